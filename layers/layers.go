@@ -1,0 +1,153 @@
+// Package layers is the stackerfile language: it reads stackerfiles, substitutes
+// their variables, checks them, and orders their layers into a Graph. It touches
+// nothing but the files it reads.
+//
+// The directives and their meaning are those of project-stacker's stacker.
+package layers
+
+import (
+	"fmt"
+	"io/fs"
+)
+
+// A Position is a place in a stackerfile as its author sees it: before
+// substitution, lines and columns counted from 1.
+type Position struct {
+	File         string // as the user named it
+	Line, Column int
+}
+
+func (p Position) String() string {
+	return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column)
+}
+
+// A Stackerfile is one parsed file.
+type Stackerfile struct {
+	Name          string   // as the user named it: what messages show
+	Path          string   // absolute
+	Dir           string   // absolute folder that relative paths in it start from
+	Content       string   // after substitution
+	Prerequisites []string // absolute paths, in the order of `config: prerequisites`
+	Normalize     string   // `config: normalize`: "" or NormalizeGit
+	Layers        []*Layer // in the order of the file
+}
+
+// NormalizeGit keeps of a file's mode only what git keeps, so that a umask does
+// not count.
+const NormalizeGit = "git"
+
+// Types of a Base.
+const (
+	BaseDocker  = "docker"  // an image in a registry
+	BaseOCI     = "oci"     // an image in a local OCI layout
+	BaseTar     = "tar"     // a root filesystem in a tar file
+	BaseScratch = "scratch" // nothing
+	BaseBuilt   = "built"   // another layer of the graph
+)
+
+// A Base is what a layer starts from.
+type Base struct {
+	Pos      Position
+	Type     string // one of the Base constants
+	URL      string // as written; for BaseOCI without the tag
+	Tag      string // BaseOCI: the tag, BaseBuilt: the layer's name
+	Insecure bool   // BaseDocker: plain http, or https whose certificate is not checked
+	Source   Source // BaseTar: where the tar is. BaseOCI: the layout's absolute path
+}
+
+// Schemes of a Source.
+const (
+	SchemeLocal   = ""
+	SchemeHTTP    = "http"
+	SchemeHTTPS   = "https"
+	SchemeStacker = "stacker"
+)
+
+// A Source names a file or folder: on this machine, behind a URL, or in another layer.
+type Source struct {
+	Raw     string // as written, after substitution
+	Scheme  string // one of the Scheme constants
+	Path    string // SchemeLocal: absolute. SchemeStacker: rooted in the layer, e.g. /usr/bin/tool
+	Layer   string // SchemeStacker: the layer's name
+	Content bool   // ends in a slash: the folder's content is meant, not the folder itself
+}
+
+// An Import is a file or folder that a layer may read while it runs; with a Dest
+// it is copied into the image before the run.
+type Import struct {
+	Pos       Position
+	Source    Source
+	Name      string       // base name under Folder at which a run sees it
+	Legacy    bool         // from `import`: seen at /stacker/NAME, otherwise at /stacker/imports/NAME
+	Hash      string       // "" or 64 lower-case hexadecimal digits: sha256 of the file
+	Dest      string       // "" or an absolute path in the image; a trailing slash means: into this folder
+	Mode      *fs.FileMode // permission, setuid, setgid and sticky bits of what is copied to Dest
+	UID, GID  *int         // owner of what is copied to Dest; root when nil
+	Normalize string       // as Stackerfile.Normalize, for this import
+}
+
+// An OverlayDir is a host folder whose content is laid over the rootfs at Dest
+// and becomes a layer of the image.
+type OverlayDir struct {
+	Pos    Position
+	Source string // absolute
+	Raw    string // as written
+	Dest   string // absolute path in the image, "/" by default
+}
+
+// A Bind is a host path that is mounted into a run.
+type Bind struct {
+	Pos    Position
+	Source string // absolute
+	Dest   string // absolute path in the rootfs
+	Track  bool   // its tree is an input of the step, and it is mounted read-only
+}
+
+// A Layer is one named entry of a stackerfile: a node of the Graph.
+type Layer struct {
+	Name string
+	Pos  Position
+	File *Stackerfile
+
+	From        Base
+	Imports     []Import
+	OverlayDirs []OverlayDir
+	Binds       []Bind
+
+	// Run and GenerateLabels are whole scripts, beginning with their `#!` line;
+	// "" when the directive is missing.
+	Run            string
+	GenerateLabels string
+
+	BuildEnv            map[string]string
+	BuildEnvPassthrough []string // regular expressions on whole names; nil when missing
+
+	Environment map[string]string
+	Labels      map[string]string
+	Annotations map[string]string
+	Volumes     []string
+	WorkingDir  string
+	RuntimeUser string
+	Cmd         []string // nil when missing
+	Entrypoint  []string // nil when missing
+	FullCommand []string // nil when missing
+
+	OS, Arch  string // of the image; this machine's by default
+	BuildOnly bool
+}
+
+// A Graph is the layers of all stackerfiles of a build, and what each needs.
+type Graph struct {
+	Files  []*Stackerfile // prerequisites before who names them; the file that was asked for is last
+	Layers []*Layer       // each after all that it needs; otherwise in the order of the files
+
+	byName map[string]*Layer
+	needs  map[*Layer][]*Layer
+}
+
+// Layer returns the layer of that name, or nil.
+func (g *Graph) Layer(name string) *Layer { return g.byName[name] }
+
+// Needs returns the layers whose result l reads itself: its `built` base, its
+// `stacker://` tar and imports. Each stands once, in the order of g.Layers.
+func (g *Graph) Needs(l *Layer) []*Layer { return g.needs[l] }
