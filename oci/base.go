@@ -1,0 +1,302 @@
+package oci
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+)
+
+// A Layer is one layer of an image: the blob, and the digest of its
+// uncompressed tar. The zero Descriptor stands for a layer that was not packed.
+type Layer struct {
+	Descriptor
+	DiffID digest.Digest `json:"diffID"`
+}
+
+// A Base is an image that was taken in: all its blobs are in the store. It is
+// told apart by Manifest, never by name.
+type Base struct {
+	Ref      string        // how the caller named it; for messages only
+	Manifest digest.Digest // of the manifest as its source has it
+	Config   ispec.Image   // what an image built on it inherits
+	Layers   []Layer       // lowest first; media types are OCI's also for a Docker image
+}
+
+// A source is where an image comes from: a layout, a registry.
+type source interface {
+	// document returns the bytes of a manifest, an index or a config. They need
+	// not be checked by the source. d.Size may be 0 where it is not known.
+	document(ctx context.Context, d Descriptor) ([]byte, error)
+	// fetch writes the whole blob to w, which checks it afterwards. It may go on
+	// at w.Size() or w.Reset() when it was cut.
+	fetch(ctx context.Context, d Descriptor, w *Writer) error
+}
+
+// parallelFetches bounds how many layers of one image are fetched at a time.
+const parallelFetches = 4
+
+// takeIn brings an image into the store, the blobs that are there already
+// excepted, and checks it. manifest is the descriptor of an image's manifest,
+// not of an index: see resolve.
+func (s *Store) takeIn(ctx context.Context, src source, ref string, manifest Descriptor) (*Base, error) {
+	data, err := s.takeDocument(ctx, src, manifest)
+	if err != nil {
+		return nil, fmt.Errorf("%s: manifest: %w", ref, err)
+	}
+	m, err := parseManifest(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", ref, err)
+	}
+	config, err := s.takeDocument(ctx, src, m.Config)
+	if err != nil {
+		return nil, fmt.Errorf("%s: config: %w", ref, err)
+	}
+	base, err := newBase(manifest.Digest, m, config)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", ref, err)
+	}
+	base.Ref = ref
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallelFetches)
+	for _, d := range distinct(m.Layers) {
+		g.Go(func() error {
+			if err := s.takeBlob(ctx, src, d); err != nil {
+				return fmt.Errorf("%s: layer: %w", ref, err)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return base, nil
+}
+
+// distinct leaves out descriptors of a blob that was named before.
+func distinct(ds []Descriptor) []Descriptor {
+	var out []Descriptor
+	seen := map[digest.Digest]bool{}
+	for _, d := range ds {
+		if !seen[d.Digest] {
+			seen[d.Digest] = true
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// takeDocument brings a manifest or config into the store and returns it, checked.
+func (s *Store) takeDocument(ctx context.Context, src source, d Descriptor) ([]byte, error) {
+	if err := checkDigest(d.Digest); err != nil {
+		return nil, err
+	}
+	if s.Has(d) {
+		if data, err := s.ReadAll(d); err == nil {
+			return data, nil
+		}
+	}
+	data, err := checkedDocument(ctx, src, d)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.PutBytes(ctx, d.MediaType, data); err != nil {
+		return nil, err
+	}
+	return data, nil
+}
+
+// checkedDocument returns a document of the source if it is what d says.
+func checkedDocument(ctx context.Context, src source, d Descriptor) ([]byte, error) {
+	data, err := src.document(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	if d.Size == 0 {
+		d.Size = int64(len(data))
+	}
+	if err := compare(d, digest.FromBytes(data), int64(len(data))); err != nil {
+		return nil, err
+	}
+	return data, nil
+}
+
+// takeBlob brings one blob into the store.
+func (s *Store) takeBlob(ctx context.Context, src source, d Descriptor) error {
+	if err := checkDigest(d.Digest); err != nil {
+		return err
+	}
+	if s.Has(d) {
+		return nil
+	}
+	w, err := s.NewWriter(ctx)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	if err := src.fetch(ctx, d, w); err != nil {
+		return err
+	}
+	return w.CommitAs(d)
+}
+
+// Base returns a base that was taken in before, by its manifest's digest,
+// without its source. The error is fs.ErrNotExist when any of its blobs is not
+// there, and ErrCorrupt when one is damaged: then it is to be taken in again.
+func (s *Store) Base(manifest digest.Digest) (*Base, error) {
+	base, m, err := s.readBase(manifest)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range m.Layers {
+		if !s.Has(d) {
+			return nil, fmt.Errorf("base %s: layer %s: %w", manifest, d.Digest, fs.ErrNotExist)
+		}
+	}
+	return base, nil
+}
+
+// readBase reads a base's manifest and config.
+func (s *Store) readBase(manifest digest.Digest) (*Base, ispec.Manifest, error) {
+	if err := checkDigest(manifest); err != nil {
+		return nil, ispec.Manifest{}, err
+	}
+	fi, err := os.Lstat(s.Path(manifest))
+	if err != nil {
+		return nil, ispec.Manifest{}, fmt.Errorf("base %s: %w", manifest, errors.Unwrap(err))
+	}
+	data, err := s.ReadAll(Descriptor{Digest: manifest, Size: fi.Size()})
+	if err != nil {
+		return nil, ispec.Manifest{}, fmt.Errorf("base %s: manifest: %w", manifest, err)
+	}
+	m, err := parseManifest(data)
+	if err != nil {
+		return nil, ispec.Manifest{}, fmt.Errorf("base %s: %w", manifest, err)
+	}
+	config, err := s.ReadAll(m.Config)
+	if err != nil {
+		return nil, ispec.Manifest{}, fmt.Errorf("base %s: config: %w", manifest, err)
+	}
+	base, err := newBase(manifest, m, config)
+	if err != nil {
+		return nil, ispec.Manifest{}, fmt.Errorf("base %s: %w", manifest, err)
+	}
+	return base, m, nil
+}
+
+// newBase puts a base together from a manifest in OCI's terms and the config's bytes.
+func newBase(manifest digest.Digest, m ispec.Manifest, config []byte) (*Base, error) {
+	base := &Base{Manifest: manifest}
+	if err := json.Unmarshal(config, &base.Config); err != nil {
+		return nil, fmt.Errorf("its config is not JSON of an image: %w", err)
+	}
+	rootfs := base.Config.RootFS
+	if rootfs.Type != "layers" {
+		return nil, fmt.Errorf("its config has the rootfs type %q, only \"layers\" is known", rootfs.Type)
+	}
+	if len(rootfs.DiffIDs) != len(m.Layers) {
+		return nil, fmt.Errorf("its config lists %d layers, its manifest %d", len(rootfs.DiffIDs), len(m.Layers))
+	}
+	for i, id := range rootfs.DiffIDs {
+		if err := checkDigest(id); err != nil {
+			return nil, fmt.Errorf("its config's diff_id %d: %w", i+1, err)
+		}
+		base.Layers = append(base.Layers, Layer{Descriptor: m.Layers[i], DiffID: id})
+	}
+	return base, nil
+}
+
+// Docker's media types, from its image manifest version 2, schema 2.
+const (
+	dockerManifest     = "application/vnd.docker.distribution.manifest.v2+json"
+	dockerManifestList = "application/vnd.docker.distribution.manifest.list.v2+json"
+	dockerSchema1      = "application/vnd.docker.distribution.manifest.v1"
+	dockerConfig       = "application/vnd.docker.container.image.v1+json"
+	dockerLayer        = "application/vnd.docker.image.rootfs.diff.tar"
+	dockerForeign      = "application/vnd.docker.image.rootfs.foreign"
+)
+
+// layerTypes maps the media types of layers that can be unpacked to OCI's.
+var layerTypes = map[string]string{
+	ispec.MediaTypeImageLayer:     ispec.MediaTypeImageLayer,
+	ispec.MediaTypeImageLayerGzip: ispec.MediaTypeImageLayerGzip,
+	ispec.MediaTypeImageLayerZstd: ispec.MediaTypeImageLayerZstd,
+	dockerLayer:                   ispec.MediaTypeImageLayer,
+	dockerLayer + ".gzip":         ispec.MediaTypeImageLayerGzip,
+	dockerLayer + ".zstd":         ispec.MediaTypeImageLayerZstd,
+}
+
+// parseManifest reads the manifest of an image and says it in OCI's terms:
+// Docker's media types are replaced, what cannot be built on is refused.
+func parseManifest(data []byte) (ispec.Manifest, error) {
+	var m ispec.Manifest
+	if err := json.Unmarshal(data, &m); err != nil {
+		return m, fmt.Errorf("its manifest is not JSON of a manifest: %w", err)
+	}
+	switch {
+	case m.MediaType == ispec.MediaTypeImageManifest, m.MediaType == dockerManifest, m.MediaType == "":
+	case strings.HasPrefix(m.MediaType, dockerSchema1):
+		return m, errors.New("its manifest has Docker's schema 1, which is no longer supported; push it again with a newer tool")
+	default:
+		return m, fmt.Errorf("its manifest has the media type %q, which is not that of an image", m.MediaType)
+	}
+	if m.SchemaVersion != 2 {
+		return m, fmt.Errorf("its manifest has schemaVersion %d, only 2 is known", m.SchemaVersion)
+	}
+	switch m.Config.MediaType {
+	case ispec.MediaTypeImageConfig, dockerConfig:
+	default:
+		return m, fmt.Errorf("its config has the media type %q: an artifact, not an image", m.Config.MediaType)
+	}
+	if err := checkDescriptor(m.Config); err != nil {
+		return m, fmt.Errorf("its config: %w", err)
+	}
+	m.MediaType = ispec.MediaTypeImageManifest
+	m.Config.MediaType = ispec.MediaTypeImageConfig
+	for i := range m.Layers {
+		d := &m.Layers[i]
+		if err := checkDescriptor(*d); err != nil {
+			return m, fmt.Errorf("its layer %d: %w", i+1, err)
+		}
+		mapped, err := layerType(d.MediaType)
+		if err != nil {
+			return m, fmt.Errorf("its layer %d (%s): %w", i+1, d.Digest, err)
+		}
+		// What else the descriptor says (annotations, foreign URLs) is its
+		// source's matter, not that of the images built on it.
+		*d = Descriptor{MediaType: mapped, Digest: d.Digest, Size: d.Size}
+	}
+	return m, nil
+}
+
+// layerType returns OCI's name of a layer's media type, or why it cannot be unpacked.
+func layerType(mediaType string) (string, error) {
+	if mapped, ok := layerTypes[mediaType]; ok {
+		return mapped, nil
+	}
+	switch {
+	case strings.HasSuffix(mediaType, "+encrypted"):
+		return "", fmt.Errorf("media type %q: encrypted layers are not supported", mediaType)
+	case strings.HasPrefix(mediaType, dockerForeign), strings.Contains(mediaType, ".nondistributable."):
+		return "", fmt.Errorf("media type %q: layers that may not be distributed are not supported", mediaType)
+	case strings.Contains(mediaType, "squashfs"), strings.Contains(mediaType, "erofs"):
+		return "", fmt.Errorf("media type %q: a base must have tar layers", mediaType)
+	}
+	return "", fmt.Errorf("media type %q is not that of a layer", mediaType)
+}
+
+// checkDescriptor checks what a descriptor must have (image spec, descriptor.md).
+func checkDescriptor(d Descriptor) error {
+	if d.Size < 0 {
+		return fmt.Errorf("size %d of %s is negative", d.Size, d.Digest)
+	}
+	return checkDigest(d.Digest)
+}

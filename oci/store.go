@@ -1,0 +1,396 @@
+package oci
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+)
+
+// Descriptor names a blob by media type, digest and size.
+type Descriptor = ispec.Descriptor
+
+// ErrCorrupt is the cause of an error when a blob is not what its digest says.
+var ErrCorrupt = errors.New("corrupt blob")
+
+// A Store is the state folder's own OCI layout: blobs by digest, shared by all
+// builds of a user, also by concurrent processes.
+//
+// A blob is written once and never modified. It is born in the state's tmp
+// folder, checked while it is written, synced, and only then renamed to
+// layout/blobs/sha256/<hex>; so what is there is whole. Its index.json is empty:
+// what refers to a blob is a record or a Base.
+type Store struct {
+	dir   string // the layout
+	blobs string // dir/blobs/sha256
+	tmp   string // on the same filesystem as dir
+}
+
+// OpenStore opens the store in a state folder and makes it if need be.
+func OpenStore(state string) (*Store, error) {
+	dir := filepath.Join(state, "layout")
+	s := &Store{
+		dir:   dir,
+		blobs: filepath.Join(dir, ispec.ImageBlobsDir, digest.SHA256.String()),
+		tmp:   filepath.Join(state, "tmp"),
+	}
+	for _, d := range []string{s.blobs, s.tmp} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return nil, fmt.Errorf("making the state's layout: %w", err)
+		}
+	}
+	for name, v := range map[string]any{
+		ispec.ImageLayoutFile: ispec.ImageLayout{Version: ispec.ImageLayoutVersion},
+		ispec.ImageIndexFile:  emptyIndex(),
+	} {
+		path := filepath.Join(dir, name)
+		if _, err := os.Lstat(path); err == nil {
+			continue
+		}
+		data, err := json.Marshal(v)
+		if err != nil {
+			return nil, err
+		}
+		if err := s.writeFile(path, data); err != nil {
+			return nil, fmt.Errorf("making the state's layout: %w", err)
+		}
+	}
+	return s, nil
+}
+
+// Path returns where the blob of that digest is, or would be. The digest must
+// be valid.
+func (s *Store) Path(d digest.Digest) string { return filepath.Join(s.blobs, d.Encoded()) }
+
+// Has reports whether the store holds the blob with the descriptor's size. It
+// costs one stat; the content is not read.
+func (s *Store) Has(d Descriptor) bool {
+	if checkDigest(d.Digest) != nil {
+		return false
+	}
+	fi, err := os.Lstat(s.Path(d.Digest))
+	return err == nil && fi.Mode().IsRegular() && fi.Size() == d.Size
+}
+
+// Open opens a blob for reading. Its size is checked now, its content is not:
+// see OpenVerified. The error of a missing blob is fs.ErrNotExist, that of a
+// blob with another size ErrCorrupt.
+func (s *Store) Open(d Descriptor) (*os.File, error) {
+	if err := checkDigest(d.Digest); err != nil {
+		return nil, err
+	}
+	return openSized(s.Path(d.Digest), d)
+}
+
+// openSized opens the regular file that holds d. It never blocks on a fifo.
+func openSized(path string, d Descriptor) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, fmt.Errorf("opening blob %s: %w", d.Digest, errors.Unwrap(err))
+	}
+	fi, err := f.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = fmt.Errorf("blob %s is not a regular file: %w", d.Digest, ErrCorrupt)
+	}
+	if err == nil && fi.Size() != d.Size {
+		err = fmt.Errorf("blob %s has %d bytes, its descriptor says %d: %w", d.Digest, fi.Size(), d.Size, ErrCorrupt)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// OpenVerified opens a blob whose content is checked while it is read: the read
+// that reaches the end returns an ErrCorrupt instead of io.EOF when the content
+// is not what the digest says.
+func (s *Store) OpenVerified(d Descriptor) (io.ReadCloser, error) {
+	f, err := s.Open(d)
+	if err != nil {
+		return nil, err
+	}
+	return verified(f, d), nil
+}
+
+// verifiedReader compares what was read with a digest and a size when the end is reached.
+type verifiedReader struct {
+	io.ReadCloser
+	want Descriptor
+	sum  hash.Hash
+	n    int64
+}
+
+func verified(r io.ReadCloser, want Descriptor) io.ReadCloser {
+	return &verifiedReader{ReadCloser: r, want: want, sum: sha256.New()}
+}
+
+func (v *verifiedReader) Read(p []byte) (int, error) {
+	n, err := v.ReadCloser.Read(p)
+	v.sum.Write(p[:n])
+	v.n += int64(n)
+	if err == io.EOF {
+		if bad := compare(v.want, sumDigest(v.sum), v.n); bad != nil {
+			return n, bad
+		}
+	}
+	return n, err
+}
+
+// compare returns an ErrCorrupt when a content's digest and size are not the wanted ones.
+func compare(want Descriptor, got digest.Digest, size int64) error {
+	switch {
+	case size != want.Size:
+		return fmt.Errorf("blob %s has %d bytes, its descriptor says %d: %w", want.Digest, size, want.Size, ErrCorrupt)
+	case got != want.Digest:
+		return fmt.Errorf("blob %s: its content's digest is %s: %w", want.Digest, got, ErrCorrupt)
+	}
+	return nil
+}
+
+func sumDigest(h hash.Hash) digest.Digest { return digest.NewDigest(digest.SHA256, h) }
+
+// checkDigest refuses what is not a sha256 digest in canonical form; only those
+// may become part of a path. OCI image spec, descriptor.md, "Digests".
+func checkDigest(d digest.Digest) error {
+	if err := d.Validate(); err != nil {
+		return fmt.Errorf("digest %q: %w", d, err)
+	}
+	if d.Algorithm() != digest.SHA256 {
+		return fmt.Errorf("digest %q: only sha256 is supported", d)
+	}
+	return nil
+}
+
+// Put reads a blob from r and keeps it. Nothing is read when the store has it
+// already; nothing is kept when r holds something else, which is an ErrCorrupt.
+// Only Digest and Size of want are looked at.
+func (s *Store) Put(ctx context.Context, r io.Reader, want Descriptor) error {
+	if s.Has(want) {
+		return nil
+	}
+	w, err := s.NewWriter(ctx)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	// One byte more than wanted is enough to know that a source is too long.
+	if _, err := io.Copy(w, io.LimitReader(r, want.Size+1)); err != nil {
+		return err
+	}
+	return w.CommitAs(want)
+}
+
+// PutBytes keeps content as a blob and returns its descriptor.
+func (s *Store) PutBytes(ctx context.Context, mediaType string, content []byte) (Descriptor, error) {
+	d := descriptorOf(mediaType, content)
+	if s.Has(d) {
+		return d, nil
+	}
+	w, err := s.NewWriter(ctx)
+	if err != nil {
+		return Descriptor{}, err
+	}
+	defer w.Close()
+	if _, err := w.Write(content); err != nil {
+		return Descriptor{}, err
+	}
+	return d, w.CommitAs(d)
+}
+
+// descriptorOf describes content.
+func descriptorOf(mediaType string, content []byte) Descriptor {
+	return Descriptor{MediaType: mediaType, Digest: digest.FromBytes(content), Size: int64(len(content))}
+}
+
+// ReadAll returns a blob's content, checked. It is meant for manifests and
+// configs: more than 16 MiB is an error.
+func (s *Store) ReadAll(d Descriptor) ([]byte, error) {
+	if d.Size > maxDocument {
+		return nil, fmt.Errorf("blob %s: %d bytes are too many for a manifest or config", d.Digest, d.Size)
+	}
+	r, err := s.OpenVerified(d)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return io.ReadAll(r)
+}
+
+// maxDocument bounds what is read into memory of a manifest, an index or a config.
+const maxDocument = 16 << 20
+
+// A Writer writes one new blob. It is digested while it is written, so nothing
+// is read twice. Either Commit or CommitAs makes the blob seen; Close without
+// them leaves nothing behind. A Writer is for one goroutine.
+type Writer struct {
+	s    *Store
+	ctx  context.Context
+	f    *os.File
+	sum  hash.Hash
+	size int64
+}
+
+// NewWriter starts a blob. Writing fails once ctx is cancelled.
+func (s *Store) NewWriter(ctx context.Context) (*Writer, error) {
+	f, err := s.tempFile()
+	if err != nil {
+		return nil, fmt.Errorf("writing a blob: %w", err)
+	}
+	return &Writer{s: s, ctx: ctx, f: f, sum: sha256.New()}, nil
+}
+
+// Write appends to the blob.
+func (w *Writer) Write(p []byte) (int, error) {
+	if err := context.Cause(w.ctx); err != nil {
+		return 0, err
+	}
+	n, err := w.f.Write(p)
+	w.sum.Write(p[:n])
+	w.size += int64(n)
+	if err != nil {
+		err = fmt.Errorf("writing a blob: %w", err)
+	}
+	return n, err
+}
+
+// Size returns how many bytes were written so far: where a download that was
+// cut goes on.
+func (w *Writer) Size() int64 { return w.size }
+
+// Reset starts the blob again from nothing.
+func (w *Writer) Reset() error {
+	if err := w.f.Truncate(0); err != nil {
+		return fmt.Errorf("writing a blob: %w", err)
+	}
+	if _, err := w.f.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("writing a blob: %w", err)
+	}
+	w.sum.Reset()
+	w.size = 0
+	return nil
+}
+
+// Commit keeps what was written, under its own digest.
+func (w *Writer) Commit() (Descriptor, error) {
+	d := Descriptor{Digest: sumDigest(w.sum), Size: w.size}
+	return d, w.CommitAs(d)
+}
+
+// CommitAs keeps what was written if it is what want says, by Digest and Size;
+// otherwise the error is an ErrCorrupt and nothing is kept.
+func (w *Writer) CommitAs(want Descriptor) error {
+	defer w.Close()
+	if err := checkDigest(want.Digest); err != nil {
+		return err
+	}
+	if err := compare(want, sumDigest(w.sum), w.size); err != nil {
+		return err
+	}
+	if w.s.Has(want) { // another process was faster
+		return nil
+	}
+	if err := w.s.publish(w.f, w.s.Path(want.Digest)); err != nil {
+		return fmt.Errorf("keeping blob %s: %w", want.Digest, err)
+	}
+	f := w.f
+	w.f = nil // its name in tmp is gone
+	return f.Close()
+}
+
+// Close gives up a blob that was not committed. It may be called again.
+func (w *Writer) Close() error {
+	if w.f == nil {
+		return nil
+	}
+	f := w.f
+	w.f = nil
+	os.Remove(f.Name())
+	return f.Close()
+}
+
+// tempFile makes a file in tmp and locks it: a sweep of tmp takes only what
+// nobody holds.
+func (s *Store) tempFile() (*os.File, error) {
+	f, err := os.CreateTemp(s.tmp, "blob-")
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		os.Remove(f.Name())
+		f.Close()
+		return nil, fmt.Errorf("locking %s: %w", f.Name(), err)
+	}
+	return f, nil
+}
+
+// publish makes a file of tmp seen at path: synced, read-only, renamed, and the
+// folder synced, so that what refers to it may be written next.
+func (s *Store) publish(f *os.File, path string) error {
+	if err := f.Chmod(0o444); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// writeFile writes a small file of the store's own, atomically.
+func (s *Store) writeFile(path string, data []byte) error {
+	f, err := s.tempFile()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err = f.Write(data); err == nil {
+		err = s.publish(f, path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}
+
+// Remove removes blobs that nobody uses any more; missing ones are no error.
+// The caller holds the lock that says so.
+func (s *Store) Remove(ds ...digest.Digest) error {
+	for _, d := range ds {
+		if err := checkDigest(d); err != nil {
+			return err
+		}
+		if err := os.Remove(s.Path(d)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("removing blob %s: %w", d, err)
+		}
+	}
+	return nil
+}
+
+// emptyIndex is a layout's index.json before anything is in it.
+func emptyIndex() ispec.Index {
+	index := ispec.Index{MediaType: ispec.MediaTypeImageIndex, Manifests: []Descriptor{}}
+	index.SchemaVersion = 2
+	return index
+}
