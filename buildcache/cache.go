@@ -1,0 +1,221 @@
+// Package buildcache remembers the results of pure steps, and says why a result
+// is not remembered.
+//
+// A step is described by its Inputs: everything it reads, each with a name and
+// its value in clear. The sha256 of the inputs is the step's Key. A Record
+// holds the inputs and the result; it is written once, under its key, and never
+// changed. So an earlier state of a stackerfile, a branch or a file is found
+// again by its key, and two records can be compared input by input to explain a
+// miss.
+//
+// The cache is safe for any number of processes on one machine. It needs a
+// local filesystem with flock(2) and atomic rename(2). A file that is damaged
+// counts as not there, and is put aside for inspection; it is never an error.
+package buildcache
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+)
+
+// StateVersion is the version of the state folder's layout.
+const StateVersion = 1
+
+var (
+	// ErrNotFound says that there is no record under a key.
+	ErrNotFound = errors.New("no record")
+	// ErrCorrupt says that there was a record, but damaged; it has been put aside.
+	ErrCorrupt = errors.New("damaged record")
+)
+
+// A Cache is the records of one state folder.
+type Cache struct {
+	dir string
+}
+
+// Open returns the cache in a state folder and makes the folder if need be,
+// private to its user. A folder of a newer layerbuild is refused and left as it is.
+func Open(state string) (*Cache, error) {
+	c := &Cache{dir: state}
+	switch raw, err := os.ReadFile(c.path("version")); {
+	case errors.Is(err, fs.ErrNotExist):
+		return c, c.create()
+	case err != nil:
+		return nil, fmt.Errorf("state folder: %w", err)
+	default:
+		version, err := strconv.Atoi(strings.TrimSpace(string(raw)))
+		if err != nil {
+			return nil, fmt.Errorf("state folder %s: its version file is damaged: it should hold %d; `layerbuild clean --all` starts over", state, StateVersion)
+		}
+		if version > StateVersion {
+			return nil, fmt.Errorf("state folder %s was written by a newer layerbuild (version %d, this one knows %d): upgrade layerbuild, or name another folder with --state-dir", state, version, StateVersion)
+		}
+		return c, nil
+	}
+}
+
+func (c *Cache) create() error {
+	if err := os.MkdirAll(c.path("tmp"), 0o700); err != nil {
+		return fmt.Errorf("state folder: %w", err)
+	}
+	if err := os.Chmod(c.dir, 0o700); err != nil {
+		return fmt.Errorf("state folder: %w", err)
+	}
+	return c.write("version", []byte(strconv.Itoa(StateVersion)+"\n"))
+}
+
+func (c *Cache) path(elem ...string) string {
+	return filepath.Join(append([]string{c.dir}, elem...)...)
+}
+
+// write makes a file at once and durably: it is whole, or as it was.
+func (c *Cache) write(name string, data []byte) error {
+	path := c.path(name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	if err := renameio.WriteFile(path, data, 0o600, renameio.WithTempDir(c.path("tmp"))); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}
+
+// putAside moves a damaged file to where it can be inspected and will not be
+// met again.
+func (c *Cache) putAside(name string) {
+	aside := c.path("corrupt", strings.ReplaceAll(name, "/", "-"))
+	if os.MkdirAll(filepath.Dir(aside), 0o700) != nil || os.Rename(c.path(name), aside) != nil {
+		_ = os.Remove(c.path(name))
+	}
+}
+
+// An Origin says which build wrote a record. It is there to tell people, and
+// never part of a key.
+type Origin struct {
+	Layer       string `json:"layer,omitempty"`
+	Stackerfile string `json:"stackerfile,omitempty"` // absolute path
+}
+
+// A Record is the inputs of one step, spelled out, and its result.
+type Record struct {
+	Version int             `json:"version"`
+	Kind    Kind            `json:"kind"`
+	Key     Key             `json:"key"`
+	Created time.Time       `json:"created"`
+	Cost    time.Duration   `json:"cost_ns"` // wall-clock time that the step took
+	Origin  Origin          `json:"origin"`
+	Inputs  Inputs          `json:"inputs"`
+	Result  json.RawMessage `json:"result"`
+}
+
+// sealed is the form of a file on disk: a checksum, and what it is of.
+type sealed struct {
+	Sum    string          `json:"sha256"`
+	Record json.RawMessage `json:"record"`
+}
+
+func seal(v any) ([]byte, error) {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(raw)
+	out, err := json.Marshal(sealed{hex.EncodeToString(sum[:]), raw})
+	return append(out, '\n'), err
+}
+
+func unseal(data []byte, v any) error {
+	var s sealed
+	if err := json.Unmarshal(data, &s); err != nil {
+		return err
+	}
+	if sum := sha256.Sum256(s.Record); s.Sum != hex.EncodeToString(sum[:]) {
+		return errors.New("checksum does not match")
+	}
+	dec := json.NewDecoder(bytes.NewReader(s.Record))
+	dec.DisallowUnknownFields()
+	return dec.Decode(v)
+}
+
+func recordName(kind Kind, key Key) string {
+	return filepath.Join("records", string(kind), string(key[:2]), string(key)+".json")
+}
+
+// Get returns the record under a key. Its errors are ErrNotFound, ErrCorrupt,
+// and those of reading the disk.
+func (c *Cache) Get(kind Kind, key Key) (*Record, error) {
+	name := recordName(kind, key)
+	var r Record
+	if err := c.read(name, &r); err != nil {
+		return nil, err
+	}
+	if r.Version != FormatVersion || r.Kind != kind || r.Key != key {
+		c.putAside(name)
+		return nil, ErrCorrupt
+	}
+	return &r, nil
+}
+
+// read decodes a sealed file; a damaged one is put aside.
+func (c *Cache) read(name string, v any) error {
+	data, err := os.ReadFile(c.path(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return ErrNotFound
+	}
+	if err != nil {
+		return err
+	}
+	if unseal(data, v) != nil {
+		c.putAside(name)
+		return ErrCorrupt
+	}
+	return nil
+}
+
+// Put remembers the result of a step with these inputs. Everything that the
+// result names must be on disk already.
+func (c *Cache) Put(kind Kind, in Inputs, result any, cost time.Duration, origin Origin) (*Record, error) {
+	raw, err := json.Marshal(result)
+	if err != nil {
+		return nil, err
+	}
+	r := &Record{
+		Version: FormatVersion,
+		Kind:    kind,
+		Key:     in.Key(kind),
+		Created: time.Now().UTC().Truncate(time.Second),
+		Cost:    cost,
+		Origin:  origin,
+		Inputs:  in,
+		Result:  raw,
+	}
+	data, err := seal(r)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.write(recordName(kind, r.Key), data); err != nil {
+		return nil, fmt.Errorf("remembering a %s step: %w", kind, err)
+	}
+	return r, nil
+}

@@ -1,0 +1,77 @@
+package buildcache
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"path/filepath"
+	"time"
+)
+
+// Latest is what is known of the last build of one layer of one stackerfile:
+// what an explanation compares with.
+type Latest struct {
+	Stackerfile string       `json:"stackerfile"` // absolute path
+	Layer       string       `json:"layer"`
+	Keys        map[Kind]Key `json:"keys"`
+	Failed      bool         `json:"failed"` // the last build of it failed; Keys are of the last good one
+	Time        time.Time    `json:"time"`
+}
+
+func latestName(stackerfile, layer string) string {
+	return filepath.Join("latest", short(stackerfile), short(layer)+".json")
+}
+
+// short makes a file name of any text.
+func short(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:16])
+}
+
+// Latest returns the last build of a layer, or ErrNotFound. A damaged file
+// counts as not found: it is a help for explanations and nothing else.
+func (c *Cache) Latest(stackerfile, layer string) (*Latest, error) {
+	var l Latest
+	if err := c.read(latestName(stackerfile, layer), &l); err != nil {
+		return nil, ErrNotFound
+	}
+	return &l, nil
+}
+
+// SetLatest remembers the last build of a layer.
+func (c *Cache) SetLatest(l Latest) error {
+	data, err := seal(l)
+	if err != nil {
+		return err
+	}
+	return c.write(latestName(l.Stackerfile, l.Layer), data)
+}
+
+// A Resolution is what a name outside of this machine stood for when it was
+// last asked: all there is to go by when it cannot be asked.
+type Resolution struct {
+	Name   string    `json:"name"`
+	Digest string    `json:"digest"`
+	Time   time.Time `json:"time"`
+}
+
+// Resolution returns what a name last stood for, or ErrNotFound.
+func (c *Cache) Resolution(name string) (*Resolution, error) {
+	var r Resolution
+	if err := c.read(resolutionName(name), &r); err != nil || r.Name != name {
+		return nil, ErrNotFound
+	}
+	return &r, nil
+}
+
+// SetResolution remembers what a name stands for now.
+func (c *Cache) SetResolution(name, digest string) error {
+	data, err := seal(Resolution{name, digest, time.Now().UTC().Truncate(time.Second)})
+	if err != nil {
+		return err
+	}
+	return c.write(resolutionName(name), data)
+}
+
+func resolutionName(name string) string {
+	return filepath.Join("latest", "resolve", short(name)+".json")
+}
