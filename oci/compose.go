@@ -1,0 +1,203 @@
+package oci
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// DefaultPath is the PATH of an image whose base and stackerfile set none.
+const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// An ImageSpec is all that decides an image besides its blobs. The directives
+// are those of a stackerfile; what is nil or empty is inherited from the base.
+type ImageSpec struct {
+	Base   *Base       // nil: from scratch. Image.Base for a `built` base
+	Layers []SpecLayer // on top of the base's, lowest first
+	OS     string      // the base's when empty, this machine's from scratch
+	Arch   string
+	Author string
+	Epoch  time.Time // the image's own times
+
+	Environment map[string]string
+	Labels      map[string]string
+	Annotations map[string]string // the manifest's; a base's are not inherited
+	Volumes     []string
+	WorkingDir  string
+	RuntimeUser string
+	Cmd         []string // nil when missing
+	Entrypoint  []string // nil when missing; clears an inherited cmd, as in a Dockerfile
+	FullCommand []string // nil when missing; becomes the entrypoint, and cmd is cleared
+}
+
+// A SpecLayer is a layer of an image to be, and its entry in the history. A zero
+// Layer is a step that changed no file: it has an entry only.
+type SpecLayer struct {
+	Layer
+	CreatedBy string
+}
+
+// An Image is a composed image: its two documents and the layers they name.
+type Image struct {
+	Manifest      Descriptor
+	ManifestBytes []byte
+	Config        Descriptor
+	ConfigBytes   []byte
+	Layers        []Layer // all, the base's included
+
+	config ispec.Image
+}
+
+// Base returns the image as what a `built` layer starts from.
+func (i *Image) Base() *Base {
+	return &Base{Manifest: i.Manifest.Digest, Config: i.config, Layers: i.Layers}
+}
+
+// Blobs returns the descriptors of all that the image's manifest names.
+func (i *Image) Blobs() []Descriptor {
+	ds := []Descriptor{i.Config}
+	for _, l := range i.Layers {
+		ds = append(ds, l.Descriptor)
+	}
+	return distinct(ds)
+}
+
+// Compose makes an image's config and manifest. It is pure: equal specs give
+// equal bytes. The base's layers and history come first, as they are.
+func Compose(spec ImageSpec) (*Image, error) {
+	image := &Image{config: inherited(spec.Base)}
+	c := &image.config
+	if spec.OS != "" {
+		c.OS = spec.OS
+	}
+	if spec.Arch != "" && spec.Arch != c.Architecture {
+		c.Architecture, c.Variant = spec.Arch, ""
+	}
+	epoch := spec.Epoch.UTC()
+	c.Created, c.Author = &epoch, spec.Author
+	direct(&c.Config, spec)
+
+	var layers []Layer
+	if spec.Base != nil {
+		layers = spec.Base.Layers
+	}
+	image.Layers = slices.Clone(layers)
+	for _, l := range spec.Layers {
+		empty := l.Digest == ""
+		c.History = append(c.History, ispec.History{Created: &epoch, CreatedBy: l.CreatedBy, Author: spec.Author, EmptyLayer: empty})
+		if !empty {
+			image.Layers = append(image.Layers, l.Layer)
+		}
+	}
+	c.RootFS = ispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{}}
+	m := ispec.Manifest{MediaType: ispec.MediaTypeImageManifest, Layers: []Descriptor{}, Annotations: spec.Annotations}
+	m.SchemaVersion = 2
+	for i, l := range image.Layers {
+		if l.Digest == "" || l.DiffID == "" {
+			return nil, fmt.Errorf("composing an image: layer %d was not packed", i+1)
+		}
+		c.RootFS.DiffIDs = append(c.RootFS.DiffIDs, l.DiffID)
+		m.Layers = append(m.Layers, l.Descriptor)
+	}
+
+	var err error
+	if image.ConfigBytes, err = json.Marshal(c); err != nil {
+		return nil, fmt.Errorf("composing an image: %w", err)
+	}
+	image.Config = descriptorOf(ispec.MediaTypeImageConfig, image.ConfigBytes)
+	m.Config = image.Config
+	if image.ManifestBytes, err = json.Marshal(m); err != nil {
+		return nil, fmt.Errorf("composing an image: %w", err)
+	}
+	image.Manifest = descriptorOf(ispec.MediaTypeImageManifest, image.ManifestBytes)
+	return image, nil
+}
+
+// inherited returns a copy of a base's config that may be changed. Its history
+// has one entry a layer, which the image spec asks for and some bases lack.
+func inherited(base *Base) ispec.Image {
+	if base == nil {
+		return ispec.Image{Platform: ispec.Platform{OS: "linux", Architecture: runtime.GOARCH}}
+	}
+	c := base.Config
+	c.Config.Env = slices.Clone(c.Config.Env)
+	c.Config.Labels = maps.Clone(c.Config.Labels)
+	c.Config.Volumes = maps.Clone(c.Config.Volumes)
+	c.History = nil
+	named := 0
+	for _, h := range base.Config.History {
+		if !h.EmptyLayer {
+			named++
+		}
+	}
+	for range len(base.Layers) - named {
+		c.History = append(c.History, ispec.History{Comment: "a layer of the base, which has no history of it"})
+	}
+	c.History = append(c.History, base.Config.History...)
+	return c
+}
+
+// direct applies the directives of a stackerfile to a config.
+func direct(c *ispec.ImageConfig, spec ImageSpec) {
+	c.Env = environment(c.Env, spec.Environment)
+	for name, value := range spec.Labels {
+		if c.Labels == nil {
+			c.Labels = map[string]string{}
+		}
+		c.Labels[name] = value
+	}
+	for _, v := range spec.Volumes {
+		if c.Volumes == nil {
+			c.Volumes = map[string]struct{}{}
+		}
+		c.Volumes[v] = struct{}{}
+	}
+	if spec.WorkingDir != "" {
+		c.WorkingDir = spec.WorkingDir
+	}
+	if spec.RuntimeUser != "" {
+		c.User = spec.RuntimeUser
+	}
+	if spec.Entrypoint != nil {
+		c.Entrypoint, c.Cmd = spec.Entrypoint, nil
+	}
+	if spec.Cmd != nil {
+		c.Cmd = spec.Cmd
+	}
+	if spec.FullCommand != nil {
+		c.Entrypoint, c.Cmd = spec.FullCommand, nil
+	}
+}
+
+// environment sets variables: those that are there stay where they are, new ones
+// follow sorted by name. A PATH is always there.
+func environment(env []string, set map[string]string) []string {
+	var out []string
+	at := map[string]int{}
+	put := func(name, entry string) {
+		if i, ok := at[name]; ok {
+			out[i] = entry
+			return
+		}
+		at[name] = len(out)
+		out = append(out, entry)
+	}
+	for _, entry := range env {
+		name, _, _ := strings.Cut(entry, "=")
+		put(name, entry)
+	}
+	for _, name := range slices.Sorted(maps.Keys(set)) {
+		put(name, name+"="+set[name])
+	}
+	if _, ok := at["PATH"]; !ok {
+		put("PATH", "PATH="+DefaultPath)
+	}
+	return out
+}

@@ -1,0 +1,479 @@
+package oci
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/umoci/oci/casext"
+	"golang.org/x/sys/unix"
+)
+
+// A Layout is an OCI layout of the user's, which other tools and other processes
+// of layerbuild write too.
+//
+// index.json is replaced under an exclusive flock on the layout's folder, whole,
+// so that of parallel writers none loses a tag; entries and fields of other tools
+// are kept as they are. Blobs are there before the index names them.
+type Layout struct{ path string }
+
+// OpenLayout opens an existing layout. The error of a missing one is
+// fs.ErrNotExist; what is there but is no layout is left alone.
+func OpenLayout(path string) (*Layout, error) {
+	if err := checkLayout(path); err != nil {
+		return nil, err
+	}
+	l := &Layout{path}
+	if _, err := l.readIndex(); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// CreateLayout opens the layout at path, or makes one where there is nothing or
+// an empty folder. Anything else is refused and left alone.
+func CreateLayout(path string) (*Layout, error) {
+	entries, err := os.ReadDir(path)
+	if err == nil && len(entries) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return OpenLayout(path)
+	}
+	parent := filepath.Dir(path)
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return nil, fmt.Errorf("making the OCI layout %s: %w", path, err)
+	}
+	// Born beside it and renamed, it is whole from the start, also for another
+	// process that makes it at the same time.
+	born, err := os.MkdirTemp(parent, ".layerbuild-")
+	if err != nil {
+		return nil, fmt.Errorf("making the OCI layout %s: %w", path, err)
+	}
+	defer os.RemoveAll(born)
+	if err := fillLayout(born); err != nil {
+		return nil, fmt.Errorf("making the OCI layout %s: %w", path, err)
+	}
+	if err := os.Rename(born, path); err != nil {
+		if l, openErr := OpenLayout(path); openErr == nil {
+			return l, nil
+		}
+		return nil, fmt.Errorf("making the OCI layout %s: %w", path, err)
+	}
+	return &Layout{path}, syncDir(parent)
+}
+
+// fillLayout makes an empty layout of an empty folder.
+func fillLayout(dir string) error {
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(dir, ispec.ImageBlobsDir, digest.SHA256.String()), 0o755); err != nil {
+		return err
+	}
+	for name, v := range map[string]any{
+		ispec.ImageLayoutFile: ispec.ImageLayout{Version: ispec.ImageLayoutVersion},
+		ispec.ImageIndexFile:  emptyIndex(),
+	} {
+		data, err := json.Marshal(v)
+		if err != nil {
+			return err
+		}
+		if err := replaceFile(filepath.Join(dir, name), data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A Tag is a name in a layout's index.
+type Tag struct {
+	Name     string
+	Manifest Descriptor
+	Missing  []Descriptor // blobs of the image that are not there, or have another size
+}
+
+// Tags returns the layout's tags in the index's order. A tag of an index of
+// images is there too; what is below the index is not looked at.
+func (l *Layout) Tags() ([]Tag, error) {
+	index, err := l.readIndex()
+	if err != nil {
+		return nil, err
+	}
+	var tags []Tag
+	for _, e := range index.entries {
+		if name, ok := e.Annotations[ispec.AnnotationRefName]; ok {
+			tags = append(tags, Tag{Name: name, Manifest: e.Descriptor, Missing: l.missing(e.Descriptor)})
+		}
+	}
+	return tags, nil
+}
+
+// Has reports whether a tag stands for that manifest and all the image's blobs
+// are there with the right sizes. Contents are not read, but the manifest.
+func (l *Layout) Has(tag string, manifest digest.Digest) (bool, error) {
+	index, err := l.readIndex()
+	if err != nil {
+		return false, err
+	}
+	i := index.find(tag)
+	return i >= 0 && index.count(tag) == 1 && index.entries[i].Digest == manifest && len(l.missing(index.entries[i].Descriptor)) == 0, nil
+}
+
+// missing returns which of an image's blobs are not there: the manifest itself
+// when it is that or is damaged.
+func (l *Layout) missing(manifest Descriptor) []Descriptor {
+	if !l.has(manifest) {
+		return []Descriptor{manifest}
+	}
+	if !isManifest(manifest.MediaType) {
+		return nil
+	}
+	var m ispec.Manifest
+	data, err := l.ReadDocument(manifest)
+	if err != nil || json.Unmarshal(data, &m) != nil {
+		return []Descriptor{manifest}
+	}
+	var missing []Descriptor
+	for _, d := range distinct(append([]Descriptor{m.Config}, m.Layers...)) {
+		if !l.has(d) {
+			missing = append(missing, d)
+		}
+	}
+	return missing
+}
+
+// blobPath returns where a blob is; its digest must be valid.
+func (l *Layout) blobPath(d digest.Digest) string {
+	return filepath.Join(l.path, ispec.ImageBlobsDir, d.Algorithm().String(), d.Encoded())
+}
+
+func (l *Layout) has(d Descriptor) bool {
+	if checkDigest(d.Digest) != nil {
+		return false
+	}
+	fi, err := os.Lstat(l.blobPath(d.Digest))
+	return err == nil && fi.Mode().IsRegular() && fi.Size() == d.Size
+}
+
+// ReadDocument returns the content of a manifest or config of the layout, checked.
+func (l *Layout) ReadDocument(d Descriptor) ([]byte, error) {
+	if err := checkDescriptor(d); err != nil {
+		return nil, err
+	}
+	if d.Size > maxDocument {
+		return nil, fmt.Errorf("blob %s: %d bytes are too many for a manifest or config", d.Digest, d.Size)
+	}
+	f, err := openSized(l.blobPath(d.Digest), d)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(verified(f, d))
+}
+
+// Put makes tag stand for an image. Blobs that the layout lacks are copied from
+// the store, the documents are written, and then the index names them. Other
+// tags are not touched; a tag that stands for the image already is no change.
+func (l *Layout) Put(ctx context.Context, s *Store, tag string, image *Image) error {
+	if !casext.IsValidReferenceName(tag) {
+		return fmt.Errorf("%q cannot be a tag of an OCI layout: use letters, digits and single separators -._:@+/", tag)
+	}
+	// Long copies go on side by side. What another process removes as unused
+	// before the index names it is copied again below.
+	if err := l.locked(ctx, unix.LOCK_SH, func() error { return l.copyBlobs(ctx, s, image) }); err != nil {
+		return fmt.Errorf("writing %s to the OCI layout %s: %w", tag, l.path, err)
+	}
+	err := l.locked(ctx, unix.LOCK_EX, func() error {
+		if err := l.copyBlobs(ctx, s, image); err != nil {
+			return err
+		}
+		index, err := l.readIndex()
+		if err != nil {
+			return err
+		}
+		if !index.set(tag, image.Manifest) {
+			return nil
+		}
+		return l.writeIndex(index)
+	})
+	if err != nil {
+		return fmt.Errorf("writing %s to the OCI layout %s: %w", tag, l.path, err)
+	}
+	return nil
+}
+
+// Remove removes tags; those that are not there are no error. Blobs stay: see GC.
+func (l *Layout) Remove(ctx context.Context, tags ...string) error {
+	return l.locked(ctx, unix.LOCK_EX, func() error {
+		index, err := l.readIndex()
+		if err != nil {
+			return err
+		}
+		n := len(index.entries)
+		index.entries = slices.DeleteFunc(index.entries, func(e indexEntry) bool {
+			name, ok := e.Annotations[ispec.AnnotationRefName]
+			return ok && slices.Contains(tags, name)
+		})
+		if len(index.entries) == n {
+			return nil
+		}
+		return l.writeIndex(index)
+	})
+}
+
+// copyBlobs brings the blobs of an image that are missing into the layout.
+func (l *Layout) copyBlobs(ctx context.Context, s *Store, image *Image) error {
+	for _, d := range image.Blobs() {
+		if l.has(d) || d.Digest == image.Config.Digest {
+			continue
+		}
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		if err := l.copyBlob(s, d); err != nil {
+			return err
+		}
+	}
+	for _, doc := range []struct {
+		Descriptor
+		content []byte
+	}{{image.Config, image.ConfigBytes}, {image.Manifest, image.ManifestBytes}} {
+		if l.has(doc.Descriptor) {
+			continue
+		}
+		if err := l.writeBlob(doc.Descriptor, func(f *os.File) error { _, err := f.Write(doc.content); return err }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyBlob copies one blob: by reference where the filesystem can, otherwise
+// within the kernel.
+func (l *Layout) copyBlob(s *Store, d Descriptor) error {
+	from, err := s.Open(d)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	return l.writeBlob(d, func(to *os.File) error {
+		if unix.IoctlFileClone(int(to.Fd()), int(from.Fd())) == nil {
+			return nil
+		}
+		_, err := io.Copy(to, from) // copy_file_range
+		return err
+	})
+}
+
+// writeBlob makes a blob seen once it is written, has the right size and is synced.
+func (l *Layout) writeBlob(d Descriptor, write func(*os.File) error) error {
+	if err := checkDigest(d.Digest); err != nil {
+		return err
+	}
+	path := l.blobPath(d.Digest)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return replaceWith(path, func(f *os.File) error {
+		if err := write(f); err != nil {
+			return err
+		}
+		fi, err := f.Stat()
+		if err == nil && fi.Size() != d.Size {
+			err = fmt.Errorf("blob %s: %d bytes were written, its descriptor says %d: %w", d.Digest, fi.Size(), d.Size, ErrCorrupt)
+		}
+		return err
+	})
+}
+
+// locked runs do under a flock on the layout's folder. It waits until ctx is
+// cancelled.
+func (l *Layout) locked(ctx context.Context, how int, do func() error) error {
+	f, err := os.Open(l.path)
+	if err != nil {
+		return fmt.Errorf("OCI layout: %w", err)
+	}
+	defer f.Close() // unlocks
+	if err := flock(ctx, f, how); err != nil {
+		return fmt.Errorf("locking the OCI layout %s: %w", l.path, err)
+	}
+	return do()
+}
+
+// replaceFile makes data the content of path, atomically.
+func replaceFile(path string, data []byte) error {
+	return replaceWith(path, func(f *os.File) error { _, err := f.Write(data); return err })
+}
+
+// replaceWith makes what write writes the content of path, atomically. The new
+// file has the owner of its folder, so that a layout of a user stays theirs when
+// root writes to it.
+func replaceWith(path string, write func(*os.File) error) error {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, ".layerbuild-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // gone already once it was renamed
+	defer f.Close()
+	if err := write(f); err != nil {
+		return err
+	}
+	if err := f.Chmod(0o644); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if os.Geteuid() == 0 && unix.Stat(dir, &st) == nil {
+		if err := f.Chown(int(st.Uid), int(st.Gid)); err != nil {
+			return err
+		}
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// An indexFile is index.json with all that other tools wrote into it.
+type indexFile struct {
+	fields  map[string]json.RawMessage // all but manifests
+	entries []indexEntry
+}
+
+type indexEntry struct {
+	Descriptor
+	raw json.RawMessage
+}
+
+// readIndex reads index.json. A broken one is an error: it is never written over.
+func (l *Layout) readIndex() (*indexFile, error) {
+	path := filepath.Join(l.path, ispec.ImageIndexFile)
+	data, err := readRegular(path)
+	if err != nil {
+		return nil, fmt.Errorf("OCI layout: %w", err)
+	}
+	index, err := parseIndex(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s is broken and left as it is: %w", path, err)
+	}
+	return index, nil
+}
+
+func parseIndex(data []byte) (*indexFile, error) {
+	index := &indexFile{}
+	if err := json.Unmarshal(data, &index.fields); err != nil {
+		return nil, err
+	}
+	if index.fields == nil {
+		return nil, errors.New("it is not a JSON object")
+	}
+	var raws []json.RawMessage
+	if field, ok := index.fields["manifests"]; ok {
+		if err := json.Unmarshal(field, &raws); err != nil {
+			return nil, fmt.Errorf("manifests: %w", err)
+		}
+	}
+	delete(index.fields, "manifests")
+	for i, raw := range raws {
+		e := indexEntry{raw: raw}
+		if err := json.Unmarshal(raw, &e.Descriptor); err != nil {
+			return nil, fmt.Errorf("manifests, entry %d: %w", i+1, err)
+		}
+		index.entries = append(index.entries, e)
+	}
+	return index, nil
+}
+
+// find returns the place of a tag's first entry, or -1.
+func (x *indexFile) find(tag string) int {
+	return slices.IndexFunc(x.entries, func(e indexEntry) bool { return e.hasTag(tag) })
+}
+
+func (x *indexFile) count(tag string) (n int) {
+	for _, e := range x.entries {
+		if e.hasTag(tag) {
+			n++
+		}
+	}
+	return n
+}
+
+func (e indexEntry) hasTag(tag string) bool {
+	name, ok := e.Annotations[ispec.AnnotationRefName]
+	return ok && name == tag
+}
+
+// set makes tag stand for a manifest and nothing else; false when that is so.
+func (x *indexFile) set(tag string, d Descriptor) bool {
+	at := x.find(tag)
+	if at >= 0 && x.count(tag) == 1 && x.entries[at].Digest == d.Digest && x.entries[at].Size == d.Size {
+		return false
+	}
+	d.Annotations = map[string]string{ispec.AnnotationRefName: tag}
+	if at < 0 {
+		x.entries = append(x.entries, indexEntry{Descriptor: d})
+		return true
+	}
+	x.entries[at] = indexEntry{Descriptor: d}
+	rest := slices.DeleteFunc(x.entries[at+1:], func(e indexEntry) bool { return e.hasTag(tag) })
+	x.entries = x.entries[:at+1+len(rest)]
+	return true
+}
+
+// writeIndex replaces index.json.
+func (l *Layout) writeIndex(index *indexFile) error {
+	data, err := index.marshal()
+	if err != nil {
+		return err
+	}
+	return replaceFile(filepath.Join(l.path, ispec.ImageIndexFile), data)
+}
+
+func (x *indexFile) marshal() ([]byte, error) {
+	raws := []json.RawMessage{}
+	for _, e := range x.entries {
+		if e.raw == nil {
+			var err error
+			if e.raw, err = json.Marshal(e.Descriptor); err != nil {
+				return nil, err
+			}
+		}
+		raws = append(raws, e.raw)
+	}
+	manifests, err := json.Marshal(raws)
+	if err != nil {
+		return nil, err
+	}
+	fields := map[string]json.RawMessage{"manifests": manifests}
+	for name, value := range x.fields {
+		fields[name] = value
+	}
+	data, err := json.Marshal(fields)
+	return bytes.TrimSpace(data), err
+}
+
+// flock waits for a lock on f until ctx is cancelled. The lock ends when f is closed.
+func flock(ctx context.Context, f *os.File, how int) error {
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+		if err == nil || !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(wait):
+		}
+	}
+}

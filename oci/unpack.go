@@ -1,0 +1,166 @@
+package oci
+
+import (
+	"archive/tar"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+
+	apexlog "github.com/apex/log"
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/umoci/oci/layer"
+)
+
+// umoci logs to a logger of its own that writes to the terminal. What it says
+// is for debugging, so it goes where our own debug messages go.
+func init() { apexlog.SetHandler(apexlog.HandlerFunc(logThrough)) }
+
+func logThrough(e *apexlog.Entry) error {
+	attrs := make([]any, 0, 2*len(e.Fields)+2)
+	attrs = append(attrs, "from", "umoci")
+	for _, name := range e.Fields.Names() {
+		attrs = append(attrs, name, e.Fields.Get(name))
+	}
+	slog.Debug(e.Message, attrs...)
+	return nil
+}
+
+// Unpack applies a layer to root, which is a mounted view of all layers below
+// it: whiteouts delete what is there, and folders that the layer does not name
+// keep their owner, mode and times. (umoci's own overlayfs format would invent
+// them as root's, mode 0755.)
+//
+// The blob is decompressed and its DiffID checked in the same pass, on goroutines
+// of their own. After an error, also one about the DiffID, root is in no defined
+// state and is to be thrown away.
+func (s *Store) Unpack(ctx context.Context, l Layer, root string) error {
+	if err := s.unpack(ctx, l, root); err != nil {
+		return fmt.Errorf("unpacking layer %s: %w", l.Digest, err)
+	}
+	return nil
+}
+
+func (s *Store) unpack(ctx context.Context, l Layer, root string) error {
+	if _, err := layerType(l.MediaType); err != nil {
+		return err
+	}
+	f, err := s.Open(l.Descriptor)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	p := newDigestPipe(ctx)
+	done := make(chan struct{})
+	defer func() { cancel(); <-done }() // f stays open until nobody reads it
+	go func() {
+		defer close(done)
+		p.CloseWrite(inflate(p, f, l.MediaType))
+	}()
+
+	if err := extract(ctx, p, root); err != nil {
+		return err
+	}
+	// What follows the tar's end belongs to the DiffID too.
+	if _, err := p.WriteTo(io.Discard); err != nil {
+		return err
+	}
+	if got, _ := p.result(); got != l.DiffID {
+		return fmt.Errorf("its uncompressed content has the digest %s, its image says %s: %w", got, l.DiffID, ErrCorrupt)
+	}
+	return nil
+}
+
+// inflate writes the uncompressed content of r to w. The compression is the one
+// that the bytes have; that it is another one than the media type says is an
+// error, except that a plain tar is taken for any, as umoci and podman do.
+func inflate(w *digestPipe, r io.Reader, mediaType string) error {
+	z, kind, err := decompress(r)
+	if err != nil {
+		return err
+	}
+	defer z.Close()
+	want := map[string]string{ispec.MediaTypeImageLayerGzip: "gzip", ispec.MediaTypeImageLayerZstd: "zstd"}[mediaType]
+	if kind != "" && kind != want {
+		return fmt.Errorf("it is compressed with %s, its media type %q says otherwise", kind, mediaType)
+	}
+	_, err = w.ReadFrom(z)
+	return err
+}
+
+// extract applies the entries of a tar stream to root through umoci.
+func extract(ctx context.Context, r io.Reader, root string) error {
+	ex := layer.NewTarExtractor(&layer.UnpackOptions{OnDiskFormat: layer.DirRootfs{}})
+	tr := tar.NewReader(r)
+	for {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		hdr, err := tr.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("reading its tar: %w", err)
+		}
+		if hdr.Typeflag == tar.TypeXGlobalHeader {
+			continue // `git archive` begins with one; it names no file
+		}
+		if err := fillXattrs(hdr); err != nil {
+			return fmt.Errorf("%q: %w", hdr.Name, err)
+		}
+		name := hdr.Name // umoci changes it
+		if err := ex.UnpackEntry(root, hdr, ctxReader{ctx, tr}); err != nil {
+			return fmt.Errorf("%q: %w", name, err)
+		}
+	}
+}
+
+// ctxReader ends a long read when ctx is cancelled.
+type ctxReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c ctxReader) Read(p []byte) (int, error) {
+	if err := context.Cause(c.ctx); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
+
+// Prefixes of pax records that hold extended attributes.
+const (
+	paxXattr    = "SCHILY.xattr."     // name=value, the usual form
+	paxXattrURL = "LIBARCHIVE.xattr." // URL-encoded name=base64 of the value
+)
+
+// fillXattrs completes what archive/tar tells umoci of a file's extended
+// attributes: it leaves out those with an empty value, and knows only the usual
+// form, which cannot say names with a '='.
+func fillXattrs(hdr *tar.Header) error {
+	for key, value := range hdr.PAXRecords {
+		if name, ok := strings.CutPrefix(key, paxXattr); ok && value == "" {
+			setXattr(hdr, name, value)
+		}
+		if encoded, ok := strings.CutPrefix(key, paxXattrURL); ok {
+			name, value, err := decodeXattr(encoded, value)
+			if err != nil {
+				return err
+			}
+			if _, ok := hdr.PAXRecords[paxXattr+name]; !ok {
+				setXattr(hdr, name, value)
+			}
+		}
+	}
+	return nil
+}
+
+func setXattr(hdr *tar.Header, name, value string) {
+	if hdr.Xattrs == nil { //nolint:staticcheck // umoci reads this field
+		hdr.Xattrs = map[string]string{} //nolint:staticcheck
+	}
+	hdr.Xattrs[name] = value //nolint:staticcheck
+}
