@@ -1,0 +1,115 @@
+package overlay
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+)
+
+func TestSweepClearsAfterTheDead(t *testing.T) {
+	s := newStore(t)
+	base := commit(t, s, "", "echo x >x")
+	dead, root := start(t, "mount", filepath.Dir(s.snapshots), string(base.ID))
+	another, living := start(t, "mount", filepath.Dir(s.snapshots), string(base.ID))
+	viewer, view := start(t, "view", filepath.Dir(s.snapshots), string(base.ID))
+	ok(t, s.Sweep(t.Context()))
+	for _, path := range []string{root, living, view} {
+		if !slices.Contains(ourMounts(), path) {
+			t.Fatalf("%s of a living process is gone", path)
+		}
+	}
+	kill(t, dead)
+	kill(t, viewer)
+	ok(t, s.Sweep(t.Context()))
+	if left := ourMounts(); slices.Contains(left, root) || slices.Contains(left, view) || !slices.Contains(left, living) {
+		t.Errorf("after the sweep there is %v, it should be %s", left, living)
+	}
+	if _, err := os.Stat(filepath.Join(living, "file")); err != nil {
+		t.Error(err)
+	}
+	entries, err := os.ReadDir(s.tmp)
+	ok(t, err)
+	if len(entries) != 1 {
+		t.Errorf("left in tmp: %v", entries)
+	}
+	if !s.Has(base.ID) {
+		t.Error("the base is gone")
+	}
+	kill(t, another)
+	ok(t, s.Sweep(t.Context()))
+	isEmpty(t, s.tmp)
+}
+
+func TestPrivateMountsEndWithTheProcess(t *testing.T) {
+	s := newStore(t)
+	process, root := start(t, "private", filepath.Dir(s.snapshots), "")
+	if _, err := os.Stat(root); err != nil {
+		t.Fatal(err)
+	}
+	if slices.Contains(ourMounts(), root) {
+		t.Error("the mount is seen by others")
+	}
+	if _, err := os.Stat(filepath.Join(root, "file")); err == nil {
+		t.Error("nothing is mounted")
+	}
+	kill(t, process)
+	ok(t, s.Sweep(t.Context()))
+	isEmpty(t, s.tmp)
+}
+
+func TestProcessesTogether(t *testing.T) {
+	s := newStore(t)
+	var all []*exec.Cmd
+	for range 4 {
+		cmd := exec.Command("/proc/self/exe", filepath.Dir(s.snapshots))
+		cmd.Env = append(os.Environ(), helper+"=commit")
+		cmd.Stderr = new(bytes.Buffer)
+		ok(t, cmd.Start())
+		all = append(all, cmd)
+	}
+	for _, cmd := range all {
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("%v: %s", err, cmd.Stderr)
+		}
+	}
+	isEmpty(t, s.tmp)
+	if _, err := os.Stat(s.corrupt); err == nil {
+		t.Error("something was taken for damaged")
+	}
+}
+
+func TestRemoveWhileOthersPrepare(t *testing.T) {
+	s := newStore(t)
+	id := digest.FromString("x")
+	done := make(chan error)
+	go func() {
+		for range 50 {
+			if err := s.Remove(t.Context(), id); err != nil && !isOne(err, ErrLocked, ErrNotFound) {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	for range 50 {
+		m, err := s.Prepare(t.Context(), "")
+		ok(t, err)
+		_, err = m.Commit(t.Context(), id, "")
+		ok(t, err)
+		child, err := s.Prepare(t.Context(), id) // m still holds it
+		ok(t, err)
+		ok(t, m.Drop())
+		ok(t, child.Drop())
+	}
+	ok(t, <-done)
+}
+
+func isOne(err error, of ...error) bool {
+	return slices.ContainsFunc(of, func(e error) bool { return errors.Is(err, e) })
+}

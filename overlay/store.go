@@ -1,0 +1,272 @@
+package overlay
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+	"golang.org/x/sys/unix"
+)
+
+// What a caller can tell apart with errors.Is.
+var (
+	ErrNotFound = errors.New("not found")
+	ErrLocked   = errors.New("in use")
+	ErrInvalid  = errors.New("damaged")
+)
+
+// snapshotVersion is the version of snapshot.json that is written and read.
+const snapshotVersion = 1
+
+// tmpPrefix begins the names of what this package makes in tmp/, which it
+// shares with others.
+const tmpPrefix = "overlay-"
+
+// A Store is the snapshots below one state folder. It is safe for any number of
+// goroutines and processes on one machine, on a filesystem that has flock and
+// can be an upper layer of overlayfs; it is NOT safe on a network filesystem.
+type Store struct {
+	snapshots, tmp, failed, corrupt string
+}
+
+// A Snapshot is what is known of an immutable filesystem difference: the content
+// of its snapshot.json.
+type Snapshot struct {
+	ID          digest.Digest `json:"chainID"`
+	DiffID      digest.Digest `json:"diffID"`
+	Parent      digest.Digest `json:"parent,omitempty"` // ChainID of what it stands on; "" for nothing
+	Size        int64         `json:"size"`             // bytes allocated on disk, hardlinks counted once
+	Inodes      int64         `json:"inodes"`
+	Created     time.Time     `json:"created"`
+	Description string        `json:"description,omitempty"`
+}
+
+// Open opens the store below a state folder, and makes it if need be.
+func Open(state string) (*Store, error) {
+	if err := os.MkdirAll(state, 0o700); err != nil {
+		return nil, err
+	}
+	// Mounts are found again in /proc/self/mountinfo, which knows no symlinks.
+	state, err := filepath.Abs(state)
+	if err == nil {
+		state, err = filepath.EvalSymlinks(state)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{
+		snapshots: filepath.Join(state, "snapshots"),
+		tmp:       filepath.Join(state, "tmp"),
+		failed:    filepath.Join(state, "failed"),
+		corrupt:   filepath.Join(state, "corrupt"),
+	}
+	for _, dir := range []string{s.snapshots, s.tmp} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// Has says whether the snapshot is there and sound, as far as that can be told
+// without reading its files. It does not look at its parents.
+func (s *Store) Has(id digest.Digest) bool {
+	_, err := s.Get(id)
+	return err == nil
+}
+
+// Get returns what is known of a snapshot. It fails with ErrNotFound, or with
+// ErrInvalid if it is damaged.
+func (s *Store) Get(id digest.Digest) (Snapshot, error) {
+	path, err := s.path(id)
+	if err != nil {
+		return Snapshot{}, err
+	}
+	snap, err := readSnapshot(path, id)
+	if err != nil {
+		return Snapshot{}, fmt.Errorf("snapshot %s: %w", id, err)
+	}
+	return snap, nil
+}
+
+// path returns the folder of a snapshot, for an id that is none fails.
+func (s *Store) path(id digest.Digest) (string, error) {
+	if err := id.Validate(); err != nil || id.Algorithm() != digest.SHA256 {
+		return "", fmt.Errorf("snapshot %q: %w: not a sha256 digest", id, ErrNotFound)
+	}
+	return filepath.Join(s.snapshots, id.Encoded()), nil
+}
+
+func readSnapshot(path string, id digest.Digest) (Snapshot, error) {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return Snapshot{}, ErrNotFound
+	}
+	text, err := os.ReadFile(filepath.Join(path, "snapshot.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+			return Snapshot{}, ErrNotFound // removed just now
+		}
+		return Snapshot{}, fmt.Errorf("%w: snapshot.json is missing", ErrInvalid)
+	}
+	if err != nil {
+		return Snapshot{}, err
+	}
+	snap, err := parseSnapshot(text, id)
+	if err != nil {
+		return Snapshot{}, err
+	}
+	if info, err := os.Lstat(filepath.Join(path, "fs")); err != nil || !info.IsDir() {
+		return Snapshot{}, fmt.Errorf("%w: its folder fs is missing", ErrInvalid)
+	}
+	return snap, nil
+}
+
+// parseSnapshot reads a snapshot.json that is to be of the given id. Since the
+// id is a digest of parent and DiffID, these are proven, and no chain of parents
+// can be a circle.
+func parseSnapshot(text []byte, id digest.Digest) (Snapshot, error) {
+	var file snapshotFile
+	if err := json.Unmarshal(text, &file); err != nil {
+		return Snapshot{}, fmt.Errorf("%w: snapshot.json: %w", ErrInvalid, err)
+	}
+	snap := file.Snapshot
+	switch {
+	case file.Version != snapshotVersion:
+		return Snapshot{}, fmt.Errorf("%w: snapshot.json has version %d, not %d", ErrInvalid, file.Version, snapshotVersion)
+	case snap.DiffID.Validate() != nil, snap.ID != id, snap.ID != chainID(snap.Parent, snap.DiffID):
+		return Snapshot{}, fmt.Errorf("%w: snapshot.json is of another snapshot", ErrInvalid)
+	}
+	return snap, nil
+}
+
+type snapshotFile struct {
+	Version int `json:"version"`
+	Snapshot
+}
+
+// chainID is the id of the snapshot with the given DiffID on parent.
+func chainID(parent, diffID digest.Digest) digest.Digest {
+	if parent == "" {
+		return diffID
+	}
+	return identity.ChainID([]digest.Digest{parent, diffID})
+}
+
+// chain returns the fs folders of id and of all below it, highest first, which
+// is overlayfs's order. The caller holds id, and thereby all of them.
+func (s *Store) chain(id digest.Digest) ([]string, error) {
+	var folders []string
+	for id != "" {
+		snap, err := s.Get(id)
+		if err != nil {
+			return nil, err
+		}
+		folders = append(folders, filepath.Join(s.snapshots, id.Encoded(), "fs"))
+		id = snap.Parent
+	}
+	return folders, nil
+}
+
+// use holds a snapshot against removal until the returned file is closed.
+func (s *Store) use(ctx context.Context, id digest.Digest) (*os.File, error) {
+	path, err := s.path(id)
+	if err != nil {
+		return nil, err
+	}
+	f, err := use(ctx, path)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot %s: %w", id, err)
+	}
+	return f, nil
+}
+
+// Remove removes a snapshot. It fails with ErrLocked while any process uses it
+// or another snapshot stands on it, and with ErrNotFound. Once it returns, also
+// with an error from removing the files, either nothing has happened or the
+// snapshot is gone: the files go to tmp/ first.
+func (s *Store) Remove(ctx context.Context, id digest.Digest) error {
+	path, err := s.path(id)
+	if err != nil {
+		return err
+	}
+	// Whoever commits a child holds its parent. So no child can come up while
+	// the parent is held exclusive.
+	lock, err := lockFolder(path, unix.LOCK_EX)
+	if err != nil {
+		return fmt.Errorf("remove snapshot %s: %w", id, err)
+	}
+	defer lock.Close()
+	child, err := s.child(ctx, id)
+	if err != nil {
+		return fmt.Errorf("remove snapshot %s: %w", id, err)
+	}
+	if child != "" {
+		return fmt.Errorf("remove snapshot %s: %w: snapshot %s stands on it", id, ErrLocked, child)
+	}
+	grave, err := s.moveAway(path, s.tmp, tmpPrefix)
+	if err != nil {
+		return fmt.Errorf("remove snapshot %s: %w", id, err)
+	}
+	return os.RemoveAll(grave)
+}
+
+// child returns some snapshot that stands on id, or "".
+func (s *Store) child(ctx context.Context, id digest.Digest) (digest.Digest, error) {
+	entries, err := os.ReadDir(s.snapshots)
+	if err != nil {
+		return "", err
+	}
+	for _, e := range entries {
+		if err := ctx.Err(); err != nil {
+			return "", err
+		}
+		// One that cannot be read can never be mounted: it needs no parent.
+		child, err := s.Get(digest.NewDigestFromEncoded(digest.SHA256, e.Name()))
+		if err == nil && child.Parent == id {
+			return child.ID, nil
+		}
+	}
+	return "", nil
+}
+
+// PutAside moves a snapshot that turned out to be damaged to corrupt/, for
+// inspection, and returns where it is. It is not found from then on. Whoever has
+// it mounted goes on reading it.
+func (s *Store) PutAside(id digest.Digest) (string, error) {
+	path, err := s.path(id)
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(s.corrupt, 0o700); err != nil {
+		return "", err
+	}
+	to, err := s.moveAway(path, s.corrupt, id.Encoded()+"-")
+	if err != nil {
+		return "", fmt.Errorf("put snapshot %s aside: %w", id, err)
+	}
+	return to, nil
+}
+
+// moveAway renames a folder of snapshots/ to a unique name in the folder to.
+func (s *Store) moveAway(path, to, prefix string) (string, error) {
+	place, err := os.MkdirTemp(to, prefix)
+	if err != nil {
+		return "", err
+	}
+	// Renaming a folder replaces an empty one.
+	if err := unix.Rename(path, place); err != nil {
+		os.Remove(place)
+		if errors.Is(err, fs.ErrNotExist) {
+			return "", ErrNotFound
+		}
+		return "", err
+	}
+	return place, syncFolder(s.snapshots)
+}

@@ -1,0 +1,78 @@
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// Supported says whether dir, a folder that exists, is on a filesystem that can
+// hold a Store, by mounting something and removing a file in it, which takes a
+// millisecond. The error gives the reason and what to do about it.
+func Supported(dir string) error {
+	if os.Geteuid() != 0 {
+		return errors.New("overlayfs can only be mounted by root: use sudo")
+	}
+	tmp, err := os.MkdirTemp(dir, tmpPrefix)
+	if err != nil {
+		return err
+	}
+	if tmp, err = filepath.EvalSymlinks(tmp); err != nil {
+		return err
+	}
+	if err := errors.Join(try(tmp), removeMounted(tmp)); err != nil {
+		return fmt.Errorf("overlayfs does not work on %s: %w%s", dir, err, advice(dir, err))
+	}
+	return nil
+}
+
+// try mounts overlayfs below dir and removes a file of the lower folder.
+func try(dir string) error {
+	k := stack{
+		lowers: []string{filepath.Join(dir, "low")},
+		upper:  filepath.Join(dir, "fs"), work: filepath.Join(dir, "work"),
+	}
+	for _, f := range []string{k.lowers[0], k.upper, k.work} {
+		if err := os.Mkdir(f, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.WriteFile(filepath.Join(k.lowers[0], "file"), nil, 0o600); err != nil {
+		return err
+	}
+	if err := mountIn(dir, k); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(dir, "root", "file")); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(filepath.Join(k.upper, "file"), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR {
+		return errors.New("a removed file leaves no whiteout")
+	}
+	lock, err := lockFolder(dir, unix.LOCK_SH)
+	if err != nil {
+		return err
+	}
+	return lock.Close()
+}
+
+// advice says what to do about an error of try.
+func advice(dir string, err error) string {
+	var st unix.Statfs_t
+	if unix.Statfs(dir, &st) == nil && st.Type == unix.OVERLAYFS_SUPER_MAGIC {
+		return ": the folder is itself on overlayfs, as in a container; " +
+			"put --state-dir on a volume or another disk"
+	}
+	switch {
+	case errors.Is(err, unix.ENODEV):
+		return ": the kernel has no overlayfs: run `modprobe overlay`"
+	case errors.Is(err, unix.EPERM):
+		return ": root lacks CAP_SYS_ADMIN here, as in a container that is not privileged: run on the host or with --privileged"
+	default:
+		return ": put --state-dir on a local ext4, xfs or btrfs disk"
+	}
+}

@@ -1,0 +1,97 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// A View is a root filesystem mounted read-only: a snapshot on all its parents.
+// Until Release it keeps them from being removed.
+type View struct {
+	Root string // absolute path of the mount
+
+	release func() error
+}
+
+// View mounts a snapshot read-only, or an empty root filesystem for the id "".
+// It may be called any number of times for one id; each View is released on its
+// own. It fails with ErrNotFound and ErrInvalid, for the snapshot or one below it.
+func (s *Store) View(ctx context.Context, id digest.Digest) (*View, error) {
+	var held *os.File
+	if id != "" {
+		var err error
+		if held, err = s.use(ctx, id); err != nil {
+			return nil, err
+		}
+	}
+	v, err := s.view(id)
+	if err != nil {
+		held.Close()
+		return nil, fmt.Errorf("mount snapshot %s: %w", id, err)
+	}
+	unmount := v.release
+	v.release = sync.OnceValue(func() error {
+		defer held.Close()
+		return unmount()
+	})
+	return v, nil
+}
+
+// view mounts a snapshot that the caller holds.
+func (s *Store) view(id digest.Digest) (*View, error) {
+	folders, err := s.chain(id)
+	if err != nil {
+		return nil, err
+	}
+	dir, lock, err := s.newFolder()
+	if err != nil {
+		return nil, err
+	}
+	v := &View{Root: filepath.Join(dir, "root")}
+	v.release = sync.OnceValue(func() error {
+		defer lock.Close()
+		return removeMounted(dir)
+	})
+	if err := mountIn(dir, stack{lowers: folders}); err != nil {
+		return nil, errors.Join(err, v.release())
+	}
+	return v, nil
+}
+
+// Release unmounts the view. It may be called more than once.
+func (v *View) Release() error { return v.release() }
+
+// mountIn mounts the stack at root in the folder dir. One more lower folder, an
+// empty one, goes below all: overlayfs wants at least one, and two if there is no
+// upper folder. A single folder could be bound instead, but only overlayfs hides
+// its own attributes.
+func mountIn(dir string, k stack) error {
+	empty, root := filepath.Join(dir, "empty"), filepath.Join(dir, "root")
+	folders := []string{empty, root}
+	if len(k.lowers) == 0 && k.upper == "" {
+		more := filepath.Join(dir, "empty2")
+		folders, k.lowers = append(folders, more), append(k.lowers, more)
+	}
+	for _, f := range folders {
+		if err := os.Mkdir(f, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	k.lowers = append(k.lowers, empty)
+	return k.mount(root)
+}
+
+// removeMounted unmounts root in the folder dir and removes the folder. If it
+// cannot be unmounted, nothing is removed: it would be removed through the mount.
+func removeMounted(dir string) error {
+	if err := detach(filepath.Join(dir, "root")); err != nil {
+		return err
+	}
+	return os.RemoveAll(dir)
+}
