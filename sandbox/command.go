@@ -1,0 +1,136 @@
+package sandbox
+
+import (
+	"bytes"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	securejoin "github.com/cyphar/filepath-securejoin"
+)
+
+// checkCommand finds out why the kernel would not execute path. It would say so in
+// words that name neither a script's interpreter nor a program's loader, and a
+// runtime's report of it looks like the failure of the command.
+func (s Step) checkCommand(mounts []Mount, path string, depth int) error {
+	if depth > 4 { // the kernel's own limit, see execve(2)
+		return fmt.Errorf("%s: scripts as interpreters of scripts, nested too deep", path)
+	}
+	file, err := s.resolve(mounts, path)
+	if err != nil {
+		return err
+	}
+	switch fi, err := os.Lstat(file); {
+	case errors.Is(err, os.ErrNotExist):
+		return notFound(path)
+	case err != nil:
+		return err
+	case !fi.Mode().IsRegular():
+		return fmt.Errorf("%s: not a file that can be executed", path)
+	case fi.Mode()&0o111 == 0:
+		return fmt.Errorf("%s: not executable, its mode is %v", path, fi.Mode())
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	next, err := interpreter(f)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if next == "" {
+		return nil
+	}
+	if err := s.checkCommand(mounts, next, depth+1); err != nil {
+		return fmt.Errorf("%s needs %w", path, err)
+	}
+	return nil
+}
+
+func notFound(path string) error {
+	if strings.HasSuffix(path, "sh") {
+		return fmt.Errorf("%s: not found in the rootfs: does the base have a shell?", path)
+	}
+	return fmt.Errorf("%s: not found in the rootfs", path)
+}
+
+// resolve returns where on the host the step's path is.
+func (s Step) resolve(mounts []Mount, path string) (string, error) {
+	root, rest, longest := s.Rootfs, path, ""
+	for _, m := range mounts {
+		if within(path, m.Dest) && len(m.Dest) >= len(longest) {
+			root, rest, longest = m.Source, strings.TrimPrefix(path, m.Dest), m.Dest
+		}
+	}
+	if rest == "" {
+		return root, nil
+	}
+	return securejoin.SecureJoin(root, rest)
+}
+
+// interpreter returns the program that the kernel starts for f: a script's
+// interpreter or a dynamic program's loader; "" for another file.
+func interpreter(f *os.File) (string, error) {
+	head := make([]byte, 256) // BINPRM_BUF_SIZE
+	n, err := io.ReadFull(f, head)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		return "", err
+	}
+	head = head[:n]
+	if line, ok := bytes.CutPrefix(head, []byte("#!")); ok {
+		line, _, _ = bytes.Cut(line, []byte("\n"))
+		if fields := bytes.Fields(line); len(fields) > 0 && filepath.IsAbs(string(fields[0])) {
+			return string(fields[0]), nil
+		}
+		return "", errors.New("a script whose first line names no interpreter with its whole path")
+	}
+	if !bytes.HasPrefix(head, []byte(elf.ELFMAG)) {
+		return "", nil
+	}
+	return loader(f)
+}
+
+// loader returns the path in the PT_INTERP segment of a program.
+func loader(f *os.File) (string, error) {
+	e, err := elf.NewFile(f)
+	if err != nil {
+		return "", fmt.Errorf("damaged program: %w", err)
+	}
+	if foreign(e.Machine) && !emulated() {
+		return "", fmt.Errorf("a program for %v, which this machine (%s) cannot run: install qemu-user-static", e.Machine, runtime.GOARCH)
+	}
+	for _, p := range e.Progs {
+		if p.Type != elf.PT_INTERP {
+			continue
+		}
+		path := make([]byte, min(p.Filesz, 4096))
+		if _, err := p.ReadAt(path, 0); err != nil && !errors.Is(err, io.EOF) {
+			return "", fmt.Errorf("damaged program: %w", err)
+		}
+		return string(bytes.TrimRight(path, "\x00")), nil
+	}
+	return "", nil
+}
+
+// foreign tells machines apart whose programs this one certainly cannot run itself.
+func foreign(m elf.Machine) bool {
+	switch runtime.GOARCH {
+	case "amd64":
+		return m != elf.EM_X86_64 && m != elf.EM_386
+	case "arm64":
+		return m != elf.EM_AARCH64 && m != elf.EM_ARM
+	}
+	return false
+}
+
+// emulated tells whether the kernel hands programs of some kind to an emulator.
+func emulated() bool {
+	entries, err := filepath.Glob("/proc/sys/fs/binfmt_misc/*")
+	return err == nil && len(entries) > 2 // more than register and status
+}

@@ -1,0 +1,138 @@
+package sandbox
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/moby/profiles/seccomp"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// specVersion is one that old runtimes take too: Debian's crun 1.8.1 refuses 1.3.0.
+const specVersion = "1.0.2"
+
+// config is the runtime's configuration of s, whose container is called id.
+func (s Step) config(id string, mounts []Mount) (*specs.Spec, error) {
+	limits, err := rlimits()
+	if err != nil {
+		return nil, err
+	}
+	umask := uint32(0o022)
+	caps := capabilities()
+	spec := &specs.Spec{
+		Version:  specVersion,
+		Root:     &specs.Root{Path: s.Rootfs},
+		Hostname: or(s.Hostname, DefaultHostname),
+		Process: &specs.Process{
+			Terminal:        s.Terminal,
+			User:            specs.User{Umask: &umask},
+			Args:            s.Args,
+			Env:             environment(s.Env),
+			Cwd:             or(s.Cwd, "/"),
+			Capabilities:    &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
+			Rlimits:         limits,
+			NoNewPrivileges: true,
+		},
+		Mounts: kernelMounts(),
+		Linux: &specs.Linux{
+			// Relative, so that the limits on our own cgroup hold for the step.
+			CgroupsPath:   id,
+			Resources:     &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
+			Namespaces:    namespaces(s.Network),
+			MaskedPaths:   maskedPaths(),
+			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
+		},
+	}
+	for _, m := range mounts {
+		spec.Mounts = append(spec.Mounts, m.spec())
+	}
+	if spec.Linux.Seccomp, err = seccomp.GetDefaultProfile(spec); err != nil {
+		return nil, fmt.Errorf("seccomp profile: %w", err)
+	}
+	return spec, nil
+}
+
+func or(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
+
+// environment adds what a runtime or a shell would make up differently.
+func environment(env []string) []string {
+	env = slices.Clone(env)
+	for _, d := range []string{"PATH=" + DefaultPath, "HOME=" + DefaultHome} {
+		name := d[:strings.IndexByte(d, '=')+1]
+		if !slices.ContainsFunc(env, func(e string) bool { return strings.HasPrefix(e, name) }) {
+			env = append(env, d)
+		}
+	}
+	return env
+}
+
+// capabilities are those that docker and podman give.
+func capabilities() []string {
+	return []string{
+		"CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_MKNOD",
+		"CAP_NET_BIND_SERVICE", "CAP_NET_RAW", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
+	}
+}
+
+// rlimits sets those limits that builds notice: old programs loop over all
+// possible descriptors, and a core file would become content of the image. A
+// limit above our own may be refused.
+func rlimits() ([]specs.POSIXRlimit, error) {
+	var own unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {
+		return nil, err
+	}
+	return []specs.POSIXRlimit{
+		{Type: "RLIMIT_NOFILE", Soft: min(own.Max, 1<<10), Hard: min(own.Max, 1<<20)},
+		{Type: "RLIMIT_CORE", Soft: 0, Hard: 0},
+	}, nil
+}
+
+func namespaces(network string) []specs.LinuxNamespace {
+	ns := []specs.LinuxNamespace{
+		{Type: specs.MountNamespace}, {Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
+	}
+	if _, err := os.Stat("/proc/self/ns/cgroup"); err == nil {
+		ns = append(ns, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	}
+	if network == NetworkNone {
+		ns = append(ns, specs.LinuxNamespace{Type: specs.NetworkNamespace})
+	}
+	return ns
+}
+
+// kernelMounts are the file systems that every container has, as docker mounts them.
+func kernelMounts() []specs.Mount {
+	return []specs.Mount{
+		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}},
+		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
+	}
+}
+
+func maskedPaths() []string {
+	return []string{
+		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
+		"/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
+	}
+}
+
+func (m Mount) spec() specs.Mount {
+	options := []string{"rbind", "rprivate"}
+	if m.ReadOnly {
+		// ro alone leaves what is mounted below writable.
+		options = append(options, "ro", "rro")
+	}
+	return specs.Mount{Destination: m.Dest, Type: "bind", Source: m.Source, Options: options}
+}

@@ -1,0 +1,120 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// A Runtime is an OCI runtime that has started a container on this host.
+type Runtime struct {
+	Name    string // e.g. "runc"
+	Path    string // absolute
+	Version string // e.g. "1.1.5+ds1"
+
+	// PassedOver says, one line each, why a runtime that would have been preferred
+	// was not taken.
+	PassedOver []string
+
+	tmp string
+}
+
+// Find returns the runtime of that name or path; with "" the first of crun and
+// runc that starts a container here, which it tries: no other way tells whether
+// a runtime gets on with the host's cgroups and kernel. That takes about as long
+// as a step that does nothing. Containers have their files in tmp.
+func Find(ctx context.Context, name, tmp string) (*Runtime, error) {
+	names := []string{name}
+	if name == "" {
+		names = []string{"crun", "runc"}
+	}
+	var reasons []string
+	for _, n := range names {
+		r, err := try(ctx, n, tmp)
+		if err == nil {
+			r.PassedOver = reasons
+			return r, nil
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		reasons = append(reasons, err.Error())
+	}
+	cure := "install one with `apt-get install crun`"
+	if name != "" {
+		cure = "check --runtime, or leave it out"
+	}
+	return nil, fmt.Errorf("no OCI runtime starts a container here (%s): %s", strings.Join(reasons, "; "), cure)
+}
+
+func try(ctx context.Context, name, tmp string) (*Runtime, error) {
+	path, err := lookPath(name)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	r := &Runtime{Name: filepath.Base(path), Path: path, tmp: tmp}
+	out, err := exec.CommandContext(ctx, path, "--version").Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s --version: %w", path, err)
+	}
+	first, _, _ := strings.Cut(string(out), "\n")
+	r.Version = first[strings.LastIndexByte(first, ' ')+1:]
+	if err := r.probe(ctx); err != nil {
+		return nil, fmt.Errorf("%s %s: %w", r.Name, r.Version, err)
+	}
+	return r, nil
+}
+
+// lookPath finds a runtime also where administrators' programs are.
+func lookPath(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err == nil {
+		return filepath.Abs(path)
+	}
+	if !strings.ContainsRune(name, '/') {
+		for _, dir := range filepath.SplitList(DefaultPath) {
+			if p, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+				return p, nil
+			}
+		}
+		return "", errors.New("not installed")
+	}
+	return "", err
+}
+
+// probe creates a container with the configuration of a step. The container ends
+// with the runtime, before it has run anything.
+func (r *Runtime) probe(ctx context.Context) error {
+	b, err := newBundle(r.tmp, r.Path)
+	if err != nil {
+		return err
+	}
+	defer b.remove()
+	rootfs := filepath.Join(b.dir, "rootfs")
+	for _, dir := range []string{"proc", "dev", "sys", "mnt"} {
+		if err := os.MkdirAll(filepath.Join(rootfs, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.WriteFile(filepath.Join(rootfs, "true"), nil, 0o755); err != nil {
+		return err
+	}
+	s := Step{Rootfs: rootfs, Args: []string{"/true"}}
+	config, err := s.config(b.id, []Mount{{rootfs, "/mnt", true}})
+	if err != nil {
+		return err
+	}
+	if err := b.writeConfig(config); err != nil {
+		return err
+	}
+	err = wait(supervised(ctx, b, []string{rootfs}, r.Path, "create", "--bundle", b.dir, b.id))
+	err = b.explain(err, r.Name)
+	if left := b.delete(ctx); err == nil {
+		err = left
+	}
+	return err
+}

@@ -1,0 +1,675 @@
+package sandbox
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestMain is also the process that a test kills: see TestKilledCaller.
+func TestMain(m *testing.M) {
+	if rootfs := os.Getenv("SANDBOX_TEST_ROOTFS"); rootfs != "" {
+		r, err := Find(context.Background(), "", os.Getenv("SANDBOX_TEST_TMP"))
+		if err == nil {
+			s := Step{Rootfs: rootfs, Args: sh("sleep 1000 & echo started; wait"), Stdout: os.Stdout, Stderr: os.Stderr}
+			err = r.Run(context.Background(), s)
+		}
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+func sh(script string) []string { return []string{"/bin/sh", "-c", script} }
+
+func needRoot(t testing.TB) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+}
+
+func find(t testing.TB) *Runtime {
+	needRoot(t)
+	r, err := Find(t.Context(), "", t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// rootfs makes a root filesystem with busybox, and mountpoints for what is asked.
+func rootfs(t testing.TB, points ...string) string {
+	root := t.TempDir()
+	for _, dir := range append([]string{"/bin", "/proc", "/dev", "/sys", "/etc", "/tmp"}, points...) {
+		if err := os.MkdirAll(root+dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	busybox, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		t.Fatalf("%v: apt-get install busybox-static", err)
+	}
+	write(t, root+"/bin/busybox", string(busybox), 0o755)
+	write(t, root+"/etc/resolv.conf", "", 0o644)
+	out, err := exec.Command("/bin/busybox", "--list").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, applet := range strings.Fields(string(out)) {
+		if applet == "busybox" {
+			continue
+		}
+		if err := os.Symlink("busybox", root+"/bin/"+applet); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+func write(t testing.TB, path, text string, mode fs.FileMode) {
+	if err := os.WriteFile(path, []byte(text), mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// output runs s, which must succeed, and returns what it wrote to stdout.
+func output(t *testing.T, r *Runtime, s Step) string {
+	t.Helper()
+	var out, errs bytes.Buffer
+	s.Stdout, s.Stderr = &out, &errs
+	if err := r.Run(t.Context(), s); err != nil {
+		t.Fatalf("%v\n%s%s", err, &out, &errs)
+	}
+	clean(t, r)
+	return out.String()
+}
+
+// clean checks that nothing of a container is left.
+func clean(t *testing.T, r *Runtime) {
+	t.Helper()
+	left, _ := filepath.Glob(filepath.Join(r.tmp, "*"))
+	if len(left) > 0 {
+		t.Errorf("left in tmp: %v", left)
+	}
+	filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && strings.HasPrefix(d.Name(), bundlePrefix) && ours(r, d.Name()) {
+			t.Errorf("left: %s", path)
+		}
+		return nil
+	})
+	for _, p := range processes(t, r.tmp) {
+		t.Errorf("left: process %s", p)
+	}
+}
+
+// ours tells whether no other test process can be using the cgroup.
+func ours(r *Runtime, id string) bool {
+	_, err := os.Stat(filepath.Join(r.tmp, id))
+	procs, _ := filepath.Glob("/sys/fs/cgroup/*/" + id + "/cgroup.procs")
+	for _, p := range procs {
+		if data, _ := os.ReadFile(p); len(bytes.TrimSpace(data)) > 0 {
+			return false
+		}
+	}
+	return err == nil
+}
+
+// processes lists those whose command line names tmp.
+func processes(t *testing.T, tmp string) []string {
+	t.Helper()
+	var found []string
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range files {
+		if data, _ := os.ReadFile(f); bytes.Contains(data, []byte(tmp)) {
+			found = append(found, filepath.Base(filepath.Dir(f)))
+		}
+	}
+	return found
+}
+
+func TestFind(t *testing.T) {
+	r := find(t)
+	t.Logf("%s %s at %s; passed over: %q", r.Name, r.Version, r.Path, r.PassedOver)
+	if !filepath.IsAbs(r.Path) || r.Version == "" {
+		t.Errorf("%+v", r)
+	}
+	clean(t, r)
+	for _, name := range []string{r.Name, r.Path} {
+		if again, err := Find(t.Context(), name, r.tmp); err != nil || again.Path != r.Path {
+			t.Errorf("Find(%q) = %+v, %v", name, again, err)
+		}
+	}
+}
+
+func TestFindFails(t *testing.T) {
+	needRoot(t)
+	broken := filepath.Join(t.TempDir(), "broken")
+	write(t, broken, "#!/bin/sh\n[ \"$1\" = --version ] && echo broken version 7 && exit\n"+
+		`while [ "$1" != --log ]; do shift; done; printf '%s\n' '{"level":"error","msg":"no  luck\ntoday"}' >$2; exit 1`, 0o755)
+	for name, want := range map[string]string{
+		"no-such-runtime": "no OCI runtime starts a container here (no-such-runtime: not installed)",
+		broken:            "broken 7: broken: no luck today",
+		"/etc/passwd":     "/etc/passwd: ",
+	} {
+		tmp := t.TempDir()
+		_, err := Find(t.Context(), name, tmp)
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("Find(%q): %v\nwant %q", name, err, want)
+		}
+		if left, _ := os.ReadDir(tmp); len(left) > 0 {
+			t.Errorf("left: %v", left)
+		}
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	t.Setenv("SECRET_OF_THE_HOST", "x")
+	t.Setenv("LISTEN_FDS", "2")
+	t.Setenv("NOTIFY_SOCKET", "/run/x")
+	r, root := find(t), rootfs(t)
+	for _, c := range []struct{ env, want []string }{
+		{nil, []string{"PATH=" + DefaultPath, "HOME=/root"}},
+		{[]string{"A=b c\nd", "PATH=/bin", "E="}, []string{"A=b c\nd", "PATH=/bin", "E=", "HOME=/root"}},
+	} {
+		got := output(t, r, Step{Rootfs: root, Env: c.env, Args: []string{"/bin/cat", "/proc/self/environ"}})
+		vars := strings.Split(strings.TrimSuffix(got, "\x00"), "\x00")
+		slices.Sort(vars)
+		slices.Sort(c.want)
+		if !slices.Equal(vars, c.want) {
+			t.Errorf("got %q\nwant %q", vars, c.want)
+		}
+	}
+}
+
+// What a step sees of itself and of the host.
+func TestView(t *testing.T) {
+	r, root := find(t), rootfs(t, "/work")
+	fd, err := unix.Open("/etc/hostname", unix.O_RDONLY, 0) // inherited by what we start
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	status := `/bin/sed -n 's/^%s:[[:space:]]*//p' /proc/self/status`
+	for _, c := range []struct {
+		name, script, want string
+		step               Step
+	}{
+		{"pid 1", "echo $$ /proc/[0-9]*", "1 /proc/1\n", Step{}},
+		{"capabilities", fmt.Sprintf(status, "CapEff"), "00000000a80425fb\n", Step{}},
+		{"bounding set", fmt.Sprintf(status, "CapBnd"), "00000000a80425fb\n", Step{}},
+		{"inheritable set", fmt.Sprintf(status, "CapInh"), "0000000000000000\n", Step{}},
+		{"seccomp", fmt.Sprintf(status, "Seccomp"), "2\n", Step{}},
+		{"no new privileges", fmt.Sprintf(status, "NoNewPrivs"), "1\n", Step{}},
+		{"ignored signals", "exec "+fmt.Sprintf(status, "SigIgn"), "0000000000000000\n", Step{}},
+		{"user", "id -u; id -g; id -G; umask", "0\n0\n0\n0022\n", Step{}},
+		{"folder", "pwd", "/\n", Step{}},
+		{"given folder", "pwd", "/work\n", Step{Cwd: "/work"}},
+		{"host name", "hostname", "layerbuild\n", Step{}},
+		{"given host name", "hostname", "stacker\n", Step{Hostname: "stacker"}},
+		{"descriptors", "exec ls /proc/self/fd", "0\n1\n2\n3\n", Step{}}, // 3 is ls reading the folder
+		{"stdin", "cat", "", Step{}},
+		{"no terminal", "(: </dev/tty) 2>/dev/null || echo none", "none\n", Step{}},
+		{"cgroup", "sed -n 's/^0:://p' /proc/self/cgroup", "/\n", Step{}},
+		{"limits", "ulimit -n; ulimit -c", "1024\n0\n", Step{}},
+		{"user namespace refused", "unshare -U true 2>/dev/null || echo refused", "refused\n", Step{}},
+		{"mount refused", "mount -t tmpfs x /tmp 2>/dev/null || echo refused", "refused\n", Step{}},
+		{"masked paths", "cat /proc/timer_list /proc/interrupts /proc/keys; ls /sys/firmware", "", Step{}},
+		{"kernel settings", "(echo 1 >/proc/sys/vm/drop_caches) 2>/dev/null || echo refused", "refused\n", Step{}},
+		{"sysfs", "(mkdir /sys/x) 2>/dev/null || echo refused", "refused\n", Step{}},
+		{"devices", "cd /dev; ls -d full null ptmx random stderr tty urandom zero shm mqueue pts | wc -l", "11\n", Step{}},
+		{"shm", "echo x >/dev/shm/x; cat /dev/shm/x", "x\n", Step{}},
+		{"device nodes can be made, not used", "mknod /tmp/sd b 8 0 && (cat /tmp/sd) 2>&1; rm /tmp/sd",
+			"cat: can't open '/tmp/sd': Operation not permitted\n", Step{}},
+		{"network none", "ls /sys/class/net; tail -n +2 /proc/net/route", "lo\n", Step{Network: NetworkNone}},
+		{"network none, no resolv.conf", "wc -c </etc/resolv.conf", "0\n", Step{Network: NetworkNone}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.step.Rootfs, c.step.Args = root, sh(c.script)
+			if got := output(t, r, c.step); got != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+func TestHostNetwork(t *testing.T) {
+	r, root := find(t), rootfs(t)
+	want, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil {
+		t.Skip("this host has no /etc/resolv.conf")
+	}
+	got := output(t, r, Step{Rootfs: root, Args: sh("readlink /proc/self/ns/net; cat /etc/resolv.conf")})
+	if got != want+"\n"+string(conf) {
+		t.Errorf("got %q", got)
+	}
+	if data, _ := os.ReadFile(root + "/etc/resolv.conf"); len(data) > 0 {
+		t.Errorf("the rootfs was changed: %q", data)
+	}
+}
+
+func TestMounts(t *testing.T) {
+	r, root := find(t), rootfs(t, "/in/put", "/out")
+	write(t, root+"/script", "", 0o644)
+	in, out := t.TempDir(), t.TempDir()
+	write(t, in+"/a", "a\n", 0o644)
+	if err := os.Mkdir(in+"/sub", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("sub", in+"/sub", "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(in+"/sub", unix.MNT_DETACH)
+	script := filepath.Join(t.TempDir(), "run.sh")
+	write(t, script, "#!/bin/sh -e\ncat /in/put/a\ntouch /out/b\nfor f in /in/put/a /in/put/new /in/put/sub/new /script\n"+
+		"do (echo x >$f) 2>/dev/null || echo refused $f\ndone", 0o755)
+	got := output(t, r, Step{Rootfs: root, Args: []string{"/script"}, Mounts: []Mount{
+		{in, "/in/put/", true}, {out, "/out", false}, {script, "/script", true},
+	}})
+	want := "a\nrefused /in/put/a\nrefused /in/put/new\nrefused /in/put/sub/new\nrefused /script\n"
+	if got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if _, err := os.Stat(out + "/b"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestMountpoints(t *testing.T) {
+	dir, file := t.TempDir(), filepath.Join(t.TempDir(), "f")
+	write(t, file, "", 0o644)
+	got, err := Step{Network: NetworkNone, Mounts: []Mount{
+		{dir, "/stacker/imports", true}, {file, "/stacker/imports/f", true}, {file, "/stacker/importsx", true},
+	}}.Mountpoints()
+	want := []Mountpoint{{"/proc", true}, {"/dev", true}, {"/sys", true}, {"/stacker/imports", true}, {"/stacker/importsx", false}}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %v, %v\nwant %v", got, err, want)
+	}
+}
+
+func TestExit(t *testing.T) {
+	r, root := find(t), rootfs(t)
+	for script, want := range map[string]ExitError{
+		"exit 1":                         {Status: 1},
+		"exit 125":                       {Status: 125},
+		"exit 255":                       {Status: 255},
+		"sh -c 'kill -SEGV $$'; exit $?": {Status: 139, Signal: syscall.SIGSEGV},
+	} {
+		var got *ExitError
+		if err := r.Run(t.Context(), Step{Rootfs: root, Args: sh(script)}); !errors.As(err, &got) || *got != want {
+			t.Errorf("%s: %v", script, err)
+		}
+		clean(t, r)
+	}
+}
+
+// What keeps a command from starting is no failure of the command.
+func TestCannotStart(t *testing.T) {
+	r, root := find(t), rootfs(t)
+	write(t, root+"/noexec", "", 0o644)
+	write(t, root+"/python", "#! /usr/bin/python3 -x\n", 0o755)
+	write(t, root+"/bash", "#!/bin/bash\n", 0o755)
+	write(t, root+"/env", "#!env sh\n", 0o755)
+	write(t, root+"/loop", "#!/loop\n", 0o755)
+	write(t, root+"/elf", "\x7fELFxxxxxxx", 0o755)
+	if err := unix.Mkfifo(root+"/fifo", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	dynamic, err := os.ReadFile("/bin/true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, root+"/dynamic", string(dynamic), 0o755)
+	for path, want := range map[string]string{
+		"/bin/bash":  "/bin/bash: not found in the rootfs: does the base have a shell?",
+		"/nothing":   "/nothing: not found in the rootfs",
+		"/noexec":    "/noexec: not executable, its mode is -rw-r--r--",
+		"/python":    "/python needs /usr/bin/python3: not found in the rootfs",
+		"/bash":      "/bash needs /bin/bash: not found in the rootfs: does the base have a shell?",
+		"/env":       "/env: a script whose first line names no interpreter with its whole path",
+		"/loop":      "/loop needs /loop needs /loop needs /loop needs /loop needs /loop: scripts as interpreters of scripts, nested too deep",
+		"/fifo":      "/fifo: not a file that can be executed",
+		"/bin":       "/bin: not a file that can be executed",
+		"/dynamic":   "/dynamic needs /lib64/ld-linux-x86-64.so.2: not found in the rootfs",
+		"/elf":       "/elf: damaged program: ",
+		"no/slash":   `path "no/slash" is not absolute`,
+		"/bad\xffed": `"/bad\xffed" is not valid UTF-8 text: a runtime cannot be given it`,
+	} {
+		err := r.Run(t.Context(), Step{Rootfs: root, Args: []string{path}})
+		var exit *ExitError
+		if errors.As(err, &exit) || err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: %v\nwant %s", path, err, want)
+		}
+	}
+	// One that only the runtime finds.
+	err = r.Run(t.Context(), Step{Rootfs: root, Args: sh(""), Cwd: "/bin/busybox"})
+	var exit *ExitError
+	if err == nil || errors.As(err, &exit) || !strings.HasPrefix(err.Error(), r.Name+": ") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("runtime's failure: %v", err)
+	}
+	clean(t, r)
+}
+
+func TestMistakes(t *testing.T) {
+	r, root := find(t), rootfs(t)
+	for want, s := range map[string]Step{
+		"no command to run":                            {Rootfs: root},
+		`network "bridge": want host or none`:          {Rootfs: root, Args: sh(""), Network: "bridge"},
+		`environment variable "X": want NAME=VALUE`:    {Rootfs: root, Args: sh(""), Env: []string{"X"}},
+		"rootfs has no /x to mount on":                 {Rootfs: root, Args: sh(""), Mounts: []Mount{{"/etc", "/x", true}}},
+		"cannot mount on /etc/resolv.conf":             {Rootfs: root, Args: sh(""), Mounts: []Mount{{"/etc", "/etc/resolv.conf", true}}, Network: NetworkNone},
+		"mount /x: lstat /nonexistent":                 {Rootfs: root, Args: sh(""), Mounts: []Mount{{"/nonexistent", "/x", true}}},
+		"a step with a terminal needs one as its stan": {Rootfs: root, Args: sh(""), Terminal: true},
+	} {
+		if err := r.Run(t.Context(), s); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%v\nwant %s", err, want)
+		}
+	}
+}
+
+// A mountpoint of the rootfs that is a symbolic link is followed inside it only.
+func TestMountpointLink(t *testing.T) {
+	r, root := find(t), rootfs(t, "/run/resolve")
+	write(t, root+"/run/resolve/conf", "", 0o644)
+	for link, ok := range map[string]bool{"/run/resolve/conf": true, "../../../../run/resolve/conf": true, "/etc/hostname": false} {
+		os.Remove(root + "/etc/resolv.conf")
+		if err := os.Symlink(link, root+"/etc/resolv.conf"); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Run(t.Context(), Step{Rootfs: root, Args: sh("test -s /etc/resolv.conf")}); (err == nil) != ok {
+			t.Errorf("%s: %v", link, err)
+		}
+	}
+}
+
+func TestLargeOutput(t *testing.T) {
+	r, root := find(t), rootfs(t)
+	var out, errs counter
+	s := Step{Rootfs: root, Args: sh("dd if=/dev/zero bs=1M count=100 2>/dev/null; dd if=/dev/zero bs=1M count=10 >&2 2>/dev/null; printf end >&2"), Stdout: &out, Stderr: &errs}
+	if err := r.Run(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	if out != 100<<20 || errs != 10<<20+3 {
+		t.Errorf("got %d and %d bytes", out, errs)
+	}
+}
+
+type counter int
+
+func (c *counter) Write(p []byte) (int, error) {
+	*c += counter(len(p))
+	return len(p), nil
+}
+
+// Output is seen while the step runs.
+func TestLiveOutput(t *testing.T) {
+	r, root := find(t), rootfs(t, "/go")
+	go_ := t.TempDir()
+	pr, pw := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		s := Step{Rootfs: root, Args: sh("echo first; until test -e /go/on; do sleep 0.01; done; echo second"), Stdout: pw, Mounts: []Mount{{go_, "/go", true}}}
+		err := r.Run(t.Context(), s)
+		pw.Close()
+		done <- err
+	}()
+	lines := bufio.NewScanner(pr)
+	if !lines.Scan() || lines.Text() != "first" {
+		t.Fatalf("got %q", lines.Text())
+	}
+	write(t, go_+"/on", "", 0o644)
+	if !lines.Scan() || lines.Text() != "second" {
+		t.Fatalf("got %q", lines.Text())
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCancel(t *testing.T) {
+	r, root := find(t), rootfs(t)
+	why := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	pr, pw := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		done <- r.Run(ctx, Step{Rootfs: root, Args: sh("trap '' TERM INT HUP; setsid sleep 1000 & echo $$; wait"), Stdout: pw})
+	}()
+	bufio.NewReader(pr).ReadString('\n')
+	cgroups := cgroupsOf(t, r)
+	pids := cgroupProcesses(t, cgroups)
+	if len(pids) < 2 {
+		t.Fatalf("the step has processes %v", pids)
+	}
+	start := time.Now()
+	cancel(why)
+	if err := <-done; !errors.Is(err, why) {
+		t.Error(err)
+	}
+	if d := time.Since(start); d > 2*time.Second {
+		t.Errorf("ended after %v", d)
+	}
+	gone(t, pids)
+	for _, dir := range cgroups {
+		if _, err := os.Stat(dir); err == nil {
+			t.Errorf("left: %s", dir)
+		}
+	}
+	clean(t, r)
+}
+
+func TestCancelledBefore(t *testing.T) {
+	r, root := find(t), rootfs(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := r.Run(ctx, Step{Rootfs: root, Args: sh("")}); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if _, err := Find(ctx, "", r.tmp); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	clean(t, r)
+}
+
+// cgroupsOf returns the cgroups of the one container in r.tmp.
+func cgroupsOf(t *testing.T, r *Runtime) []string {
+	t.Helper()
+	bundles, _ := filepath.Glob(filepath.Join(r.tmp, bundlePrefix+"*"))
+	if len(bundles) != 1 {
+		t.Fatalf("bundles: %v", bundles)
+	}
+	var found []string
+	filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && d.Name() == filepath.Base(bundles[0]) {
+			found = append(found, path)
+		}
+		return nil
+	})
+	if len(found) == 0 {
+		t.Fatal("the step has no cgroup")
+	}
+	return found
+}
+
+func cgroupProcesses(t *testing.T, cgroups []string) []int {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(cgroups[0], "cgroup.procs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pids []int
+	for _, f := range strings.Fields(string(data)) {
+		pid, err := strconv.Atoi(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pids = append(pids, pid)
+	}
+	return pids
+}
+
+// gone checks that no process of pids is left, but for the time that the kernel and
+// init need for it.
+func gone(t *testing.T, pids []int) {
+	t.Helper()
+	deadline := time.Now().Add(2 * time.Second)
+	for _, pid := range pids {
+		for unix.Kill(pid, 0) != unix.ESRCH {
+			if time.Now().After(deadline) {
+				t.Errorf("process %d lives", pid)
+				break
+			}
+		}
+	}
+}
+
+// When the process that runs a step is killed, the step ends, and Sweep finds the rest.
+func TestKilledCaller(t *testing.T) {
+	needRoot(t)
+	r := &Runtime{tmp: t.TempDir()}
+	caller := exec.Command("/proc/self/exe")
+	caller.Env = append(os.Environ(), "SANDBOX_TEST_ROOTFS="+rootfs(t), "SANDBOX_TEST_TMP="+r.tmp)
+	caller.Stderr = os.Stderr
+	out, err := caller.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := caller.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		caller.Process.Kill()
+		caller.Wait()
+		Sweep(context.Background(), r.tmp)
+	})
+	if line, _ := bufio.NewReader(out).ReadString('\n'); line != "started\n" {
+		t.Fatalf("got %q", line)
+	}
+	cgroups := cgroupsOf(t, r)
+	pids := cgroupProcesses(t, cgroups)
+	if len(pids) < 2 {
+		t.Fatalf("the step has processes %v", pids)
+	}
+	if err := Sweep(t.Context(), r.tmp); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := os.ReadDir(r.tmp); len(left) != 1 {
+		t.Fatal("Sweep took what a living process uses")
+	}
+	caller.Process.Kill()
+	// The step holds the pipe: its end is the end of the last process.
+	if _, err := io.Copy(io.Discard, out); err != nil {
+		t.Error(err)
+	}
+	caller.Wait()
+	gone(t, pids)
+	if err := Sweep(t.Context(), r.tmp); err != nil {
+		t.Error(err)
+	}
+	for _, dir := range cgroups {
+		if _, err := os.Stat(dir); err == nil {
+			t.Errorf("left: %s", dir)
+		}
+	}
+	clean(t, r)
+}
+
+// An overlay that the step does not use can be unmounted while it runs, so that
+// its upper folder is free.
+func TestOtherOverlays(t *testing.T) {
+	r, root := find(t), rootfs(t)
+	other := t.TempDir()
+	for _, d := range []string{"lower", "upper", "work", "merged"} {
+		if err := os.Mkdir(filepath.Join(other, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	options := fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work", other)
+	if err := unix.Mount("overlay", other+"/merged", "overlay", 0, options); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(other+"/merged", unix.MNT_DETACH)
+	pr, pw := io.Pipe()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx, Step{Rootfs: root, Args: sh("echo; sleep 1000"), Stdout: pw}) }()
+	bufio.NewReader(pr).ReadString('\n')
+	for _, pid := range append(processes(t, r.tmp), strconv.Itoa(cgroupProcesses(t, cgroupsOf(t, r))[0])) {
+		if data, _ := os.ReadFile("/proc/" + pid + "/mountinfo"); bytes.Contains(data, []byte(other)) {
+			t.Errorf("process %s holds it", pid)
+		}
+	}
+	cancel()
+	<-done
+	if _, err := os.Stat(other + "/merged"); err != nil {
+		t.Error(err)
+	}
+	if data, _ := os.ReadFile("/proc/self/mountinfo"); !bytes.Contains(data, []byte(other)) {
+		t.Error("it was unmounted here too")
+	}
+}
+
+func BenchmarkRun(b *testing.B) {
+	r, root := find(b), rootfs(b)
+	for b.Loop() {
+		if err := r.Run(b.Context(), Step{Rootfs: root, Args: []string{"/bin/true"}}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkBareRuntime is what BenchmarkRun compares with: the same container,
+// started by hand.
+func BenchmarkBareRuntime(b *testing.B) {
+	r, root := find(b), rootfs(b)
+	s := Step{Rootfs: root, Args: []string{"/bin/true"}}
+	mounts, err := s.mounts()
+	if err != nil {
+		b.Fatal(err)
+	}
+	bundle, err := newBundle(b.TempDir(), r.Path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer bundle.remove()
+	config, err := s.config(bundle.id, mounts)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := bundle.writeConfig(config); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if out, err := exec.Command(r.Path, "--root", bundle.state(), "run", "--bundle", bundle.dir, bundle.id).CombinedOutput(); err != nil {
+			b.Fatalf("%v: %s", err, out)
+		}
+	}
+}
+
+func BenchmarkFind(b *testing.B) {
+	needRoot(b)
+	tmp := b.TempDir()
+	for b.Loop() {
+		if _, err := Find(b.Context(), "", tmp); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
