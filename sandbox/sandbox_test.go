@@ -627,6 +627,72 @@ func TestOtherOverlays(t *testing.T) {
 	}
 }
 
+// terminal opens a pseudo terminal: the side of a user, and that of a program.
+func terminal(t *testing.T) (user, program *os.File) {
+	t.Helper()
+	user, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { user.Close() })
+	if err := unix.IoctlSetPointerInt(int(user.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(int(user.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { program.Close() })
+	return user, program
+}
+
+// A shell in a terminal: it has one of its own, what is typed reaches it, and the
+// user's is as before when it ends, also when it is killed.
+func TestTerminal(t *testing.T) {
+	r, root := find(t), rootfs(t)
+	user, program := terminal(t)
+	before, err := unix.IoctlGetTermios(int(program.Fd()), unix.TCGETS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, cancelled := range []bool{false, true} {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			done <- r.Run(ctx, Step{Rootfs: root, Args: sh("tty; read x; echo got-$x; test $x = exit && exit 5; read x"),
+				Stdin: program, Stdout: program, Stderr: program, Terminal: true})
+		}()
+		seen := bufio.NewReader(user)
+		if line, err := seen.ReadString('\n'); line != "/dev/pts/0\r\n" {
+			t.Fatalf("got %q, %v", line, err)
+		}
+		word := map[bool]string{false: "exit", true: "stay"}[cancelled]
+		fmt.Fprintf(user, "%s\r", word)
+		for _, want := range []string{word, "got-" + word} { // the echo first
+			if line, err := seen.ReadString('\n'); strings.TrimSpace(line) != want {
+				t.Errorf("got %q, %v", line, err)
+			}
+		}
+		if cancelled {
+			cancel()
+		}
+		err := <-done
+		var exit *ExitError
+		if cancelled && !errors.Is(err, context.Canceled) || !cancelled && (!errors.As(err, &exit) || exit.Status != 5) {
+			t.Error(err)
+		}
+		cancel()
+		if after, err := unix.IoctlGetTermios(int(program.Fd()), unix.TCGETS); err != nil || *after != *before {
+			t.Errorf("the terminal was changed: %v", err)
+		}
+		clean(t, r)
+	}
+}
+
 func BenchmarkRun(b *testing.B) {
 	r, root := find(b), rootfs(b)
 	for b.Loop() {
