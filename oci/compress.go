@@ -102,35 +102,58 @@ var (
 	magicBzip2 = []byte("BZh")
 )
 
+const magicLength = 6
+
 // zstdWindow bounds the memory that a zstd stream may ask for: what `zstd --long`
 // makes is read, more is refused.
 const zstdWindow = 128 << 20
 
-// decompress returns the uncompressed content of r, whose compression is told by
-// its first bytes; kind is "" when there is none.
-func decompress(r io.Reader) (content io.ReadCloser, kind string, err error) {
-	b := bufio.NewReaderSize(r, 1<<20)
-	magic, err := b.Peek(6)
-	if err != nil && err != io.EOF {
-		return nil, "", err
-	}
+// compressionOf tells a stream's compression by its first bytes (magicLength of
+// them, or as many as there are); "" when there is none.
+func compressionOf(magic []byte) string {
 	switch {
 	case bytes.HasPrefix(magic, magicGzip):
-		z, err := newGzipReader(b)
-		return z, "gzip", err
+		return "gzip"
 	case bytes.HasPrefix(magic, magicZstd), isSkippableZstd(magic):
+		return "zstd"
+	case bytes.HasPrefix(magic, magicXz):
+		return "xz"
+	case bytes.HasPrefix(magic, magicBzip2):
+		return "bzip2"
+	}
+	return ""
+}
+
+// decompressor returns the uncompressed content of r. The compression is one of
+// those that compressionOf returns.
+func decompressor(r io.Reader, compression string) (io.ReadCloser, error) {
+	b := bufio.NewReaderSize(r, 1<<20)
+	switch compression {
+	case "gzip":
+		return newGzipReader(b)
+	case "zstd":
 		z, err := zstd.NewReader(b, zstd.WithDecoderMaxWindow(zstdWindow), zstd.WithDecoderConcurrency(2))
 		if err != nil {
-			return nil, "zstd", err
+			return nil, err
 		}
-		return z.IOReadCloser(), "zstd", nil
-	case bytes.HasPrefix(magic, magicXz):
+		return z.IOReadCloser(), nil
+	case "xz":
 		z, err := xz.NewReader(b)
-		return io.NopCloser(z), "xz", err
-	case bytes.HasPrefix(magic, magicBzip2):
-		return io.NopCloser(bzip2.NewReader(b)), "bzip2", nil
+		return io.NopCloser(z), err
+	case "bzip2":
+		return io.NopCloser(bzip2.NewReader(b)), nil
 	}
-	return io.NopCloser(b), "", nil
+	return io.NopCloser(b), nil
+}
+
+// magicOf returns the first bytes of a file.
+func magicOf(f io.ReaderAt) ([]byte, error) {
+	magic := make([]byte, magicLength)
+	n, err := f.ReadAt(magic, 0)
+	if err == io.EOF {
+		err = nil
+	}
+	return magic[:n], err
 }
 
 // isSkippableZstd tells a zstd file that begins with a skippable frame (RFC 8878, 3.1.2).
@@ -141,8 +164,9 @@ func isSkippableZstd(magic []byte) bool {
 // gzipReader reads the members of a gzip file one after the other. Zero bytes
 // after the last are padding, as some tools write it; anything else is an error.
 type gzipReader struct {
-	b *bufio.Reader
-	z *gzip.Reader
+	b      *bufio.Reader
+	z      *gzip.Reader
+	padded bool // zero bytes followed the last member
 }
 
 func newGzipReader(b *bufio.Reader) (io.ReadCloser, error) {
@@ -184,6 +208,7 @@ func (g *gzipReader) next() error {
 		g.z.Multistream(false)
 		return nil
 	}
+	g.padded = true
 	for {
 		c, err := g.b.ReadByte()
 		if err != nil {

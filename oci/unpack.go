@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"strings"
 
 	apexlog "github.com/apex/log"
@@ -57,7 +58,7 @@ func (s *Store) unpack(ctx context.Context, l Layer, root string) error {
 	defer func() { cancel(); <-done }() // f stays open until nobody reads it
 	go func() {
 		defer close(done)
-		p.CloseWrite(inflate(p, f, l.MediaType))
+		p.CloseWrite(inflateLayer(p, f, l.MediaType))
 	}()
 
 	if err := extract(ctx, p, root); err != nil {
@@ -73,19 +74,30 @@ func (s *Store) unpack(ctx context.Context, l Layer, root string) error {
 	return nil
 }
 
-// inflate writes the uncompressed content of r to w. The compression is the one
-// that the bytes have; that it is another one than the media type says is an
-// error, except that a plain tar is taken for any, as umoci and podman do.
-func inflate(w *digestPipe, r io.Reader, mediaType string) error {
-	z, kind, err := decompress(r)
+// layerCompressions are what the media types of layers say.
+var layerCompressions = map[string]string{
+	ispec.MediaTypeImageLayer:     "",
+	ispec.MediaTypeImageLayerGzip: "gzip",
+	ispec.MediaTypeImageLayerZstd: "zstd",
+}
+
+// inflateLayer writes the uncompressed content of a layer's blob to w. That its
+// bytes are compressed in another way than its media type says is an error; only
+// a plain tar is taken for any, as umoci and podman do.
+func inflateLayer(w *digestPipe, f *os.File, mediaType string) error {
+	magic, err := magicOf(f)
+	if err != nil {
+		return err
+	}
+	compression := compressionOf(magic)
+	if compression != "" && compression != layerCompressions[mediaType] {
+		return fmt.Errorf("it is compressed with %s, its media type %q says otherwise", compression, mediaType)
+	}
+	z, err := decompressor(f, compression)
 	if err != nil {
 		return err
 	}
 	defer z.Close()
-	want := map[string]string{ispec.MediaTypeImageLayerGzip: "gzip", ispec.MediaTypeImageLayerZstd: "zstd"}[mediaType]
-	if kind != "" && kind != want {
-		return fmt.Errorf("it is compressed with %s, its media type %q says otherwise", kind, mediaType)
-	}
 	_, err = w.ReadFrom(z)
 	return err
 }
@@ -105,8 +117,11 @@ func extract(ctx context.Context, r io.Reader, root string) error {
 		if err != nil {
 			return fmt.Errorf("reading its tar: %w", err)
 		}
-		if hdr.Typeflag == tar.TypeXGlobalHeader {
-			continue // `git archive` begins with one; it names no file
+		switch hdr.Typeflag {
+		case tar.TypeXGlobalHeader: // `git archive` begins with one; it names no file
+			continue
+		case tar.TypeGNUSparse, tar.TypeCont: // to umoci these are unknown
+			hdr.Typeflag = tar.TypeReg
 		}
 		if err := fillXattrs(hdr); err != nil {
 			return fmt.Errorf("%q: %w", hdr.Name, err)
