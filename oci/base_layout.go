@@ -113,22 +113,24 @@ func readRegular(path string) ([]byte, error) {
 	return data, err
 }
 
+var errNotRegular = errors.New("not a regular file")
+
 // openRegular opens a regular file for reading; a fifo, socket, device or folder
 // is an error, never a wait.
 func openRegular(path string) (*os.File, error) {
 	fi, err := os.Stat(path)
+	if err == nil && !fi.Mode().IsRegular() {
+		err = &os.PathError{Op: "open", Path: path, Err: errNotRegular}
+	}
 	if err != nil {
 		return nil, err
-	}
-	if !fi.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", path)
 	}
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // it may have changed since
 	if err != nil {
 		return nil, err
 	}
 	if fi, err = f.Stat(); err == nil && !fi.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a regular file", path)
+		err = &os.PathError{Op: "open", Path: path, Err: errNotRegular}
 	}
 	if err != nil {
 		f.Close()

@@ -251,7 +251,7 @@ func TestBasesThatAreRefused(t *testing.T) {
 		{"missing blob", "lacks the blob", edit(func(l madeLayout, m *ispec.Manifest, _ *ispec.Image) {
 			must(t, os.Remove(filepath.Join(l.path, "blobs/sha256", m.Layers[0].Digest.Encoded())))
 		})},
-		{"blob is a fifo", "is not a regular file", edit(func(l madeLayout, m *ispec.Manifest, _ *ispec.Image) {
+		{"blob is a fifo", "not a regular file", edit(func(l madeLayout, m *ispec.Manifest, _ *ispec.Image) {
 			path := filepath.Join(l.path, "blobs/sha256", m.Layers[0].Digest.Encoded())
 			must(t, os.Remove(path))
 			must(t, unix.Mkfifo(path, 0o644))
@@ -290,7 +290,7 @@ func TestLayoutsThatAreNone(t *testing.T) {
 		{at("file"), "x", "it is not a folder"},
 		{at("fifo"), "x", "it is not a folder"},
 		{at("empty"), "x", "is not an OCI layout: it lacks oci-layout"},
-		{at("fifoinside"), "x", "is not a regular file"},
+		{at("fifoinside"), "x", "not a regular file"},
 		{broken, "x", "not JSON of an index"},
 		{none, "x", `has no tag "x": it has no tags`},
 		{path, "c", `has no tag "c"; it has a, b`},
