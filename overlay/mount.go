@@ -68,7 +68,7 @@ func (k stack) mountFsconfig(target string) error {
 			return errNoFsconfig
 		}
 		if err != nil {
-			return refused(ctx, dir, err)
+			return err
 		}
 	}
 	for _, s := range append([]string{"source=layerbuild"}, k.settings()...) {
@@ -81,10 +81,10 @@ func (k stack) mountFsconfig(target string) error {
 	if k.upper != "" {
 		attrs = 0
 		if err := setFolder(ctx, "upperdir", k.upper); err != nil {
-			return refused(ctx, k.upper, err)
+			return err
 		}
 		if err := setFolder(ctx, "workdir", k.work); err != nil {
-			return refused(ctx, k.work, err)
+			return err
 		}
 		if err := unix.FsconfigSetFlag(ctx, "volatile"); err != nil {
 			return refused(ctx, "volatile", err)
@@ -107,14 +107,19 @@ func (k stack) mountFsconfig(target string) error {
 func setFolder(ctx int, key, dir string) error {
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return fmt.Errorf("open %s: %w", dir, err)
 	}
 	defer unix.Close(fd)
-	return unix.FsconfigSetString(ctx, key, fmt.Sprintf("/proc/self/fd/%d", fd))
+	name := fmt.Sprintf("/proc/self/fd/%d", fd)
+	if err := unix.FsconfigSetString(ctx, key, name); err != nil {
+		return refused(ctx, dir, err, name)
+	}
+	return nil
 }
 
 // refused adds what the kernel says of the mount context to its error number.
-func refused(ctx int, what string, err error) error {
+// Where it says alias it means what.
+func refused(ctx int, what string, err error, alias ...string) error {
 	var said []string
 	for buf := make([]byte, 1024); ; {
 		n, rerr := unix.Read(ctx, buf)
@@ -131,7 +136,11 @@ func refused(ctx int, what string, err error) error {
 	if len(said) == 0 {
 		return fmt.Errorf("overlayfs: %s: %w", what, err)
 	}
-	return fmt.Errorf("overlayfs: %s: %w (%s)", what, err, strings.Join(said, "; "))
+	text := strings.Join(said, "; ")
+	for _, a := range alias {
+		text = strings.ReplaceAll(text, a, what)
+	}
+	return fmt.Errorf("overlayfs: %s: %w (%s)", what, err, text)
 }
 
 // mountOptions mounts by mount(2), whose options must fit into a page. Folders are

@@ -21,12 +21,11 @@ const privateMark = "LAYERBUILD_PRIVATE_MOUNTS"
 //
 // A Go program cannot move all its threads. So it is started anew, in the same
 // process and with the same arguments, and PrivateMounts returns in that second
-// life only. It must be called before anything else is done, first thing in
-// main. Without root it does nothing.
+// life only. What the first life did it does again, so it should be little.
+// Without root it does nothing.
 func PrivateMounts() error {
-	pid := strconv.Itoa(os.Getpid())
-	if os.Getenv(privateMark) == pid {
-		return os.Unsetenv(privateMark)
+	if HavePrivateMounts() {
+		return nil
 	}
 	if os.Geteuid() != 0 {
 		return nil
@@ -41,9 +40,15 @@ func PrivateMounts() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return fmt.Errorf("keep mounts from others: %w", err)
 	}
-	if err := os.Setenv(privateMark, pid); err != nil {
+	if err := os.Setenv(privateMark, strconv.Itoa(os.Getpid())); err != nil {
 		return err
 	}
 	err := syscall.Exec("/proc/self/exe", os.Args, os.Environ())
 	return fmt.Errorf("start anew in a mount namespace: %w: is /proc mounted?", err)
+}
+
+// HavePrivateMounts tells whether the program is in its second life, and takes
+// the mark of that out of the environment: the next call is of no use.
+func HavePrivateMounts() bool {
+	return os.Getenv(privateMark) == strconv.Itoa(os.Getpid()) && os.Unsetenv(privateMark) == nil
 }
