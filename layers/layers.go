@@ -18,7 +18,7 @@ type Position struct {
 }
 
 func (p Position) String() string {
-	return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column)
+	return fmt.Sprintf("%s:%d:%d", plain(p.File), p.Line, p.Column)
 }
 
 // A Stackerfile is one parsed file.
@@ -75,15 +75,32 @@ type Source struct {
 // An Import is a file or folder that a layer may read while it runs; with a Dest
 // it is copied into the image before the run.
 type Import struct {
-	Pos       Position
-	Source    Source
-	Name      string       // base name under Folder at which a run sees it
-	Legacy    bool         // from `import`: seen at /stacker/NAME, otherwise at /stacker/imports/NAME
+	Pos    Position
+	Source Source
+	// Name is the source's base name. Without a Dest a run sees the import at
+	// Folder()/Name; Name is then "" for a Source.Content, whose entries a run sees
+	// in Folder() itself, as stacker shows them. With a Dest it is not seen there.
+	Name      string
+	Legacy    bool         // from `import` instead of `imports`
 	Hash      string       // "" or 64 lower-case hexadecimal digits: sha256 of the file
 	Dest      string       // "" or an absolute path in the image; a trailing slash means: into this folder
 	Mode      *fs.FileMode // permission, setuid, setgid and sticky bits of what is copied to Dest
 	UID, GID  *int         // owner of what is copied to Dest; root when nil
-	Normalize string       // as Stackerfile.Normalize, for this import
+	Normalize string       // as Stackerfile.Normalize, which it has unless it says otherwise
+}
+
+// Folders in which a run sees imports that have no Dest.
+const (
+	ImportsFolder       = "/stacker/imports"
+	LegacyImportsFolder = "/stacker"
+)
+
+// Folder is where a run sees the import, when that has no Dest.
+func (i Import) Folder() string {
+	if i.Legacy {
+		return LegacyImportsFolder
+	}
+	return ImportsFolder
 }
 
 // An OverlayDir is a host folder whose content is laid over the rootfs at Dest
@@ -99,7 +116,8 @@ type OverlayDir struct {
 type Bind struct {
 	Pos    Position
 	Source string // absolute
-	Dest   string // absolute path in the rootfs
+	Raw    string // the source as written
+	Dest   string // absolute path in the rootfs; Source when none is given
 	Track  bool   // its tree is an input of the step, and it is mounted read-only
 }
 
@@ -120,7 +138,7 @@ type Layer struct {
 	GenerateLabels string
 
 	BuildEnv            map[string]string
-	BuildEnvPassthrough []string // regular expressions on whole names; nil when missing
+	BuildEnvPassthrough []string // regular expressions on whole names; none means the default
 
 	Environment map[string]string
 	Labels      map[string]string

@@ -1,0 +1,76 @@
+package layers
+
+import (
+	"fmt"
+
+	"github.com/mitchellh/hashstructure/v2"
+)
+
+// Changed returns the names of the directives in which l differs from old, in the
+// order of the documentation. Positions and the stackerfile's folder do not count.
+// It compares 64-bit hashes: quick to say what to look at, and no identity.
+func (l *Layer) Changed(old *Layer) ([]string, error) {
+	var changed []string
+	for _, d := range directives {
+		before, err := hashstructure.Hash(d.value(old), hashstructure.FormatV2, nil)
+		if err != nil {
+			return nil, fmt.Errorf("compare %s of layer %s: %w", d.name, l.Name, err)
+		}
+		after, err := hashstructure.Hash(d.value(l), hashstructure.FormatV2, nil)
+		if err != nil {
+			return nil, fmt.Errorf("compare %s of layer %s: %w", d.name, l.Name, err)
+		}
+		if before != after {
+			changed = append(changed, d.name)
+		}
+	}
+	return changed, nil
+}
+
+// The following spell out what hashstructure would take for equal: a missing number
+// and zero, a missing list and an empty one.
+
+func importTexts(l *Layer, legacy bool) []string {
+	var texts []string
+	for _, i := range l.Imports {
+		if i.Legacy == legacy {
+			texts = append(texts, fmt.Sprintf("%q %s %q %s %s %s %s",
+				i.Source.Raw, i.Hash, i.Dest, optional(i.Mode), optional(i.UID), optional(i.GID), i.Normalize))
+		}
+	}
+	return texts
+}
+
+func optional[T any](value *T) string {
+	if value == nil {
+		return "-"
+	}
+	return fmt.Sprint(*value)
+}
+
+func overlayTexts(l *Layer) []string {
+	var texts []string
+	for _, o := range l.OverlayDirs {
+		texts = append(texts, fmt.Sprintf("%q %q", o.Raw, o.Dest))
+	}
+	return texts
+}
+
+func bindTexts(l *Layer) []string {
+	var texts []string
+	for _, b := range l.Binds {
+		dest := b.Dest
+		if dest == b.Source {
+			dest = "" // not this machine's path
+		}
+		texts = append(texts, fmt.Sprintf("%q %q %t", b.Raw, dest, b.Track))
+	}
+	return texts
+}
+
+func commandText(words []string) string {
+	if words == nil {
+		return ""
+	}
+	return fmt.Sprintf("%q", words)
+}

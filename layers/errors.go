@@ -1,0 +1,146 @@
+package layers
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// An Error is one fault of a stackerfile: one line that says where it is, what is
+// wrong and what to do. What it quotes of the file is escaped, so that it can be
+// shown on a terminal.
+type Error struct {
+	Pos   Position
+	Layer string // "" when the fault is of no single layer
+	Msg   string
+}
+
+func (e *Error) Error() string {
+	if e.Layer == "" {
+		return fmt.Sprintf("%s: %s", e.Pos, e.Msg)
+	}
+	return fmt.Sprintf("%s: layer %s: %s", e.Pos, quote(e.Layer), e.Msg)
+}
+
+// Errors are all faults of a build's stackerfiles, sorted by file and position.
+// There is at least one.
+type Errors []*Error
+
+// Error is one line a fault.
+func (e Errors) Error() string {
+	lines := make([]string, len(e))
+	for i, err := range e {
+		lines[i] = err.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Unwrap lets errors.As find each Error.
+func (e Errors) Unwrap() []error {
+	all := make([]error, len(e))
+	for i, err := range e {
+		all[i] = err
+	}
+	return all
+}
+
+// mostErrors keeps the faults of a file that is no stackerfile at all within what
+// somebody could read.
+const mostErrors = 1000
+
+func (e *Errors) add(pos Position, layer, format string, args ...any) {
+	switch {
+	case len(*e) == mostErrors:
+		layer, format, args = "", "there are more than %d errors: mend these first", []any{mostErrors}
+	case len(*e) > mostErrors:
+		return
+	}
+	*e = append(*e, &Error{Pos: pos, Layer: layer, Msg: fmt.Sprintf(format, args...)})
+}
+
+// result is e sorted and each fault once, or nil when there is none.
+func (e Errors) result() error {
+	if len(e) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(e, func(a, b *Error) int {
+		return cmp.Or(
+			cmp.Compare(a.Pos.File, b.Pos.File),
+			cmp.Compare(a.Pos.Line, b.Pos.Line),
+			cmp.Compare(a.Pos.Column, b.Pos.Column),
+			cmp.Compare(a.Layer, b.Layer),
+			cmp.Compare(a.Msg, b.Msg))
+	})
+	return slices.CompactFunc(e, func(a, b *Error) bool { return *a == *b })
+}
+
+// quote shows text of a stackerfile in a message: on one line, without control
+// characters, cut when it is long.
+func quote(s string) string {
+	const longest = 100
+	if len(s) <= longest {
+		return strconv.Quote(s)
+	}
+	cut := longest
+	for !utf8.RuneStart(s[cut]) {
+		cut--
+	}
+	return strconv.Quote(s[:cut]) + "…"
+}
+
+// plain is s itself where that is safe to show, else quoted.
+func plain(s string) string {
+	for _, r := range s {
+		if !strconv.IsPrint(r) || r == utf8.RuneError {
+			return quote(s)
+		}
+	}
+	return s
+}
+
+// didYouMean ends a message about an unknown name with the known name that is most
+// like it, or with nothing when none is.
+func didYouMean(name string, known []string) string {
+	best, least := "", max(1, min(len(name)/3, 3))+1
+	for _, k := range known {
+		if d := distance(name, k); d < least {
+			best, least = k, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return ": did you mean " + quote(best) + "?"
+}
+
+// distance counts the letters to insert, remove, replace, or swap with the next
+// to get from a to b.
+func distance(a, b string) int {
+	const longest = 64
+	if len(a) > longest || len(b) > longest {
+		return longest
+	}
+	var before, last []int
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		before, last, row = last, row, make([]int, len(b)+1)
+		row[0] = i + 1
+		for j := range len(b) {
+			change := 1
+			if a[i] == b[j] {
+				change = 0
+			}
+			row[j+1] = min(last[j+1]+1, row[j]+1, last[j]+change)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				row[j+1] = min(row[j+1], before[j-1]+1)
+			}
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,295 @@
+package layers
+
+import (
+	"regexp"
+	"sort"
+	"strings"
+	"unicode/utf8"
+)
+
+// A substitution gives the value of a `${{name}}`.
+type substitution struct{ name, value string }
+
+const (
+	opening = "${{"
+	closing = "}}"
+
+	// maxText bounds a stackerfile, before and after substitution.
+	maxText = 16 << 20
+	// maxSubstitutions bounds the work of values that refer to other values.
+	maxSubstitutions = 1 << 20
+	// maxNesting bounds defaults within defaults. It also keeps the search for
+	// the end of each of many unclosed placeholders short.
+	maxNesting = 16
+)
+
+// An expanded is a stackerfile's text after substitution, and the way back: all
+// positions that people see are those of the original.
+type expanded struct {
+	original string
+	text     string
+	segments []segment
+
+	textLines, originalLines lines
+}
+
+// A segment of the text, up to the next one, comes from the offset in of the
+// original: a copy of what stands there, or the value of a placeholder there.
+type segment struct {
+	out, in int
+	copied  bool
+}
+
+// expand substitutes as stacker does: one substitution at a time in the order
+// given, so that the first of two with one name wins, and a value may refer to a
+// later one but not to itself or an earlier one: it always ends. What is then left
+// takes its default.
+//
+// fail hears of each placeholder without a value, which is replaced by its name,
+// and of each that is spelled as the shell's.
+func expand(original string, subs []substitution, fail func(offset int, format string, args ...any)) *expanded {
+	refuseShellSpelling(original, subs, fail)
+	x := expander{subs: subs, fail: fail}
+	x.expand(original, 0, true, 0)
+	return &expanded{original: original, text: x.out.String(), segments: x.segments}
+}
+
+type expander struct {
+	subs     []substitution
+	fail     func(offset int, format string, args ...any)
+	out      strings.Builder
+	segments []segment
+	count    int
+	stopped  bool
+}
+
+// expand writes s with its placeholders replaced by those of x.subs from index
+// first on. It stands at the offset at of the original, or, unless copied, is the
+// value of a placeholder there.
+func (x *expander) expand(s string, at int, copied bool, first int) {
+	for s != "" && !x.stopped {
+		i := strings.Index(s, opening)
+		if i < 0 {
+			x.write(s, at, copied)
+			return
+		}
+		p, closed := scanPlaceholder(s[i:], maxNesting)
+		if !closed && copied {
+			x.fail(at+i, "%s is not closed: write ${{NAME}} or ${{NAME:default}}", quote(opening+p.name))
+		}
+		if !closed {
+			i, p.size = i+len(opening), 0
+		}
+		x.write(s[:i], at, copied)
+		if copied {
+			at += i
+		}
+		if closed {
+			x.placeholder(p, at, copied, first)
+		}
+		if copied {
+			at += p.size
+		}
+		s = s[i+p.size:]
+	}
+}
+
+func (x *expander) placeholder(p placeholder, at int, copied bool, first int) {
+	if x.count++; x.count > maxSubstitutions {
+		x.stop(at, "more than %d substitutions: values refer to each other too often", maxSubstitutions)
+		return
+	}
+	for i := first; i < len(x.subs); i++ {
+		if x.subs[i].name == p.name {
+			x.expand(x.subs[i].value, at, false, i+1)
+			return
+		}
+	}
+	if p.hasDefault {
+		if copied {
+			at += p.defaultAt
+		}
+		x.expand(p.value, at, copied, first)
+		return
+	}
+	x.fail(at, "substitution %s has no value: give one with --substitute %s=VALUE, or a default with ${{%s:default}}",
+		quote(p.name), plain(p.name), plain(p.name))
+	x.write(p.name, at, false)
+}
+
+func (x *expander) write(s string, at int, copied bool) {
+	if x.out.Len()+len(s) > maxText {
+		x.stop(at, "the stackerfile is larger than %d MiB after substitution", maxText>>20)
+		return
+	}
+	x.segments = append(x.segments, segment{out: x.out.Len(), in: at, copied: copied})
+	x.out.WriteString(s)
+}
+
+func (x *expander) stop(at int, format string, args ...any) {
+	if !x.stopped {
+		x.stopped = true
+		x.fail(at, format, args...)
+	}
+}
+
+// A placeholder is one `${{name}}` or `${{name:default}}`.
+type placeholder struct {
+	name       string
+	hasDefault bool
+	value      string // the default, which may hold placeholders
+	defaultAt  int    // its offset in the placeholder
+	size       int    // of the whole
+}
+
+// scanPlaceholder reads the placeholder at the beginning of s. Its name ends before
+// a colon, its default before a brace that closes no placeholder within.
+func scanPlaceholder(s string, nesting int) (p placeholder, closed bool) {
+	at := len(opening)
+	if end := strings.IndexAny(s[at:], ":}$\r\n"); end >= 0 {
+		s, p.name = s[at+end:], s[at:at+end]
+		at += end
+	} else {
+		p.name = s[at:]
+		return p, false
+	}
+	if strings.HasPrefix(s, closing) {
+		p.size = at + len(closing)
+		return p, true
+	}
+	if nesting == 0 || s[0] != ':' {
+		return p, false
+	}
+	p.hasDefault, p.defaultAt = true, at+1
+	end, closed := scanDefault(s[1:], nesting-1)
+	if closed {
+		p.value = s[1 : 1+end]
+		p.size = p.defaultAt + end + len(closing)
+	}
+	return p, closed
+}
+
+// scanDefault returns the size of the default at the beginning of s.
+func scanDefault(s string, nesting int) (size int, closed bool) {
+	for {
+		i := strings.IndexAny(s[size:], "}$")
+		if i < 0 {
+			return 0, false
+		}
+		size += i
+		switch {
+		case s[size] == '}':
+			return size, strings.HasPrefix(s[size:], closing)
+		case strings.HasPrefix(s[size:], opening):
+			nested, closed := scanPlaceholder(s[size:], nesting)
+			if !closed {
+				return 0, false
+			}
+			size += nested.size
+		default:
+			size++
+		}
+	}
+}
+
+// shellSpelling finds what a shell would expand: $NAME, ${NAME} and, because
+// stacker once documented it as its own, ${NAME:…}.
+var shellSpelling = regexp.MustCompile(`\$([A-Za-z_][A-Za-z0-9_]*)|\$\{([A-Za-z_][A-Za-z0-9_]*)(:[^}]*)?\}`)
+
+// refuseShellSpelling refuses $NAME where NAME is a given substitution: it would be
+// left for the shell, which is hardly what was meant.
+func refuseShellSpelling(original string, subs []substitution, fail func(int, string, ...any)) {
+	given := make(map[string]bool, len(subs))
+	for _, s := range subs {
+		given[s.name] = true
+	}
+	group := func(m []int, n int) string {
+		if m[2*n] < 0 {
+			return ""
+		}
+		return original[m[2*n]:m[2*n+1]]
+	}
+	for _, m := range shellSpelling.FindAllStringSubmatchIndex(original, -1) {
+		name := group(m, 1) + group(m, 2)
+		if given[name] {
+			fail(m[0], "unsupported placeholder %s, although a substitution for %s is given: write %s to use it",
+				quote(group(m, 0)), name, quote(opening+name+group(m, 3)+closing))
+		}
+	}
+}
+
+// position translates a line and column of the text, as YAML counts them, to the
+// original's, as editors do. Both count characters from 1.
+func (e *expanded) position(line, column int) (int, int) {
+	if e.textLines.starts == nil {
+		e.textLines.starts = lineStarts(e.text, isYAMLBreak)
+	}
+	return e.originalPosition(e.offset(e.textLines.offset(e.text, line, column)))
+}
+
+// offset is where in the original the byte at out of the text comes from.
+func (e *expanded) offset(out int) int {
+	i := sort.Search(len(e.segments), func(i int) bool { return e.segments[i].out > out })
+	if i == 0 {
+		return 0
+	}
+	s := e.segments[i-1]
+	if s.copied {
+		return s.in + out - s.out
+	}
+	return s.in
+}
+
+// originalPosition is the line and column of an offset in the original.
+func (e *expanded) originalPosition(offset int) (line, column int) {
+	if e.originalLines.starts == nil {
+		e.originalLines.starts = lineStarts(e.original, func(r rune) bool { return r == '\n' })
+	}
+	return e.originalLines.position(e.original, offset)
+}
+
+// Lines translate between offsets and positions of one text. The last answer is
+// kept, since positions are asked for in order: a file that is one long line then
+// takes no longer than any other.
+type lines struct {
+	starts             []int
+	line, column, last int // position and offset of the last answer
+}
+
+// isYAMLBreak is b-char of YAML 1.1, which is what yaml.v3 counts lines by.
+func isYAMLBreak(r rune) bool {
+	return r == '\n' || r == '\r' || r == '\u0085' || r == '\u2028' || r == '\u2029'
+}
+
+func lineStarts(text string, isBreak func(rune) bool) []int {
+	starts := []int{0}
+	for i, r := range text {
+		if isBreak(r) && !(r == '\r' && strings.HasPrefix(text[i+1:], "\n")) {
+			starts = append(starts, i+utf8.RuneLen(r))
+		}
+	}
+	return starts
+}
+
+func (l *lines) offset(text string, line, column int) int {
+	line = min(max(line, 1), len(l.starts))
+	if l.line != line || l.column > column {
+		l.line, l.column, l.last = line, 1, l.starts[line-1]
+	}
+	for l.column < column && l.last < len(text) {
+		_, size := utf8.DecodeRuneInString(text[l.last:])
+		l.last += size
+		l.column++
+	}
+	return l.last
+}
+
+func (l *lines) position(text string, offset int) (line, column int) {
+	line = sort.SearchInts(l.starts, offset+1)
+	if l.line != line || l.last > offset {
+		l.line, l.column, l.last = line, 1, l.starts[line-1]
+	}
+	l.column += utf8.RuneCountInString(text[l.last:min(offset, len(text))])
+	l.last = offset
+	return l.line, l.column
+}
