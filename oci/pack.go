@@ -288,7 +288,7 @@ func changed(name string, err error) error {
 }
 
 // data writes the next n bytes of f.
-func (t *tarrer) data(f *os.File, n int64) error {
+func (t *tarrer) data(f io.Reader, n int64) error {
 	for n > 0 {
 		if err := context.Cause(t.ctx); err != nil {
 			return err
@@ -309,7 +309,7 @@ func (t *tarrer) data(f *os.File, n int64) error {
 }
 
 // sparse writes a file with holes; those are written as zeros without being read.
-func (t *tarrer) sparse(f *os.File, size int64) error {
+func (t *tarrer) sparse(f io.ReadSeeker, size int64) error {
 	for at := int64(0); at < size; {
 		data, err := f.Seek(at, unix.SEEK_DATA)
 		if errors.Is(err, unix.ENXIO) {
