@@ -72,7 +72,7 @@
 // A lock ends with its process, however it ends. What a killed process leaves in
 // tmp/ is therefore told from what a living one works on by trying to lock it:
 // that is what Sweep does. Mounts, too, should end with their process: a program
-// calls PrivateMounts when it starts.
+// calls PrivateMounts before it mounts anything.
 //
 // # What can go wrong
 //

@@ -198,7 +198,7 @@ func (k stack) mountOptions(target string) error {
 
 // unmountWait is how long unmount waits for the last process that uses a mount:
 // one that was killed needs a moment to be gone.
-const unmountWait = 2 * time.Second
+const unmountWait = 500 * time.Millisecond
 
 // unmount unmounts the folder target, which is ErrLocked if something goes on
 // using it. It is no error if nothing is mounted there.

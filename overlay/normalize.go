@@ -58,9 +58,11 @@ func (m *Mutable) normalize(ctx context.Context, epoch time.Time) (Diff, error) 
 		return Diff{}, errors.New("it is mounted, committed or dropped")
 	}
 	n := &normalizer{
-		ctx: ctx, epoch: epoch, made: m.made,
+		epoch: epoch, made: m.made,
 		slots: make(chan struct{}, runtime.GOMAXPROCS(0)-1),
 	}
+	n.ctx, n.fail = context.WithCancelCause(ctx)
+	defer n.fail(nil)
 	up, err := openFolder(unix.AT_FDCWD, m.Upper())
 	if err != nil {
 		return Diff{}, err
@@ -79,6 +81,9 @@ func (m *Mutable) normalize(ctx context.Context, epoch time.Time) (Diff, error) 
 		defer low.Close()
 	}
 	empty, err := n.root(up, low)
+	if cause := context.Cause(n.ctx); cause != nil {
+		err = cause
+	}
 	if err != nil {
 		return Diff{}, err
 	}
@@ -90,6 +95,7 @@ func (m *Mutable) normalize(ctx context.Context, epoch time.Time) (Diff, error) 
 // A normalizer walks an upper folder and, beside it, the merged parents.
 type normalizer struct {
 	ctx   context.Context
+	fail  context.CancelCauseFunc
 	slots chan struct{} // one for each goroutine beside the first
 	epoch time.Time
 	made  map[string]bool
@@ -163,8 +169,11 @@ func (n *normalizer) folder(up, low *os.File, rel string) (left int64, err error
 		return 0, err
 	}
 	var kept atomic.Int64
-	one := func(name string) error {
-		keep, err := n.one(up, low, name, filepath.Join(rel, name))
+	one := func(e *entry) error {
+		keep, err := n.one(e)
+		if err != nil {
+			n.fail(fmt.Errorf("/%s: %w", e.rel, err)) // only the first counts
+		}
 		if keep {
 			kept.Add(1)
 		}
@@ -172,35 +181,43 @@ func (n *normalizer) folder(up, low *os.File, rel string) (left int64, err error
 	}
 	var others errgroup.Group
 	for _, name := range names {
-		select {
-		case n.slots <- struct{}{}:
-			others.Go(func() error {
-				defer func() { <-n.slots }()
-				return one(name)
-			})
-		default:
-			err = one(name)
+		if err = n.ctx.Err(); err != nil {
+			break
+		}
+		e := &entry{up: up, low: low, name: name, rel: filepath.Join(rel, name)}
+		if err = e.stat(); err != nil {
+			break
+		}
+		if !e.isFolder() || !n.begin(&others, func() error { return one(e) }) {
+			err = one(e)
 		}
 		if err != nil {
 			break
 		}
 	}
-	if werr := others.Wait(); err == nil {
-		err = werr
+	if oerr := others.Wait(); err == nil {
+		err = oerr
 	}
 	return kept.Load(), err
 }
 
-// one normalizes what has one name in the folder up, and says whether it is left.
-func (n *normalizer) one(up, low *os.File, name, rel string) (keep bool, err error) {
-	if err := n.ctx.Err(); err != nil {
-		return false, err
+// begin runs f beside the caller, if there is a processor left for it.
+func (n *normalizer) begin(group *errgroup.Group, f func() error) bool {
+	select {
+	case n.slots <- struct{}{}:
+		group.Go(func() error {
+			defer func() { <-n.slots }()
+			return f()
+		})
+		return true
+	default:
+		return false
 	}
-	e := &entry{up: up, low: low, name: name, rel: rel}
-	if err := e.stat(); err != nil {
-		return false, fmt.Errorf("/%s: %w", rel, err)
-	}
-	if e.st.Mode&unix.S_IFMT == unix.S_IFDIR {
+}
+
+// one normalizes one entry, and says whether it is left.
+func (n *normalizer) one(e *entry) (keep bool, err error) {
+	if e.isFolder() {
 		keep, err = n.subfolder(e)
 	} else {
 		keep, err = n.file(e)
@@ -208,11 +225,10 @@ func (n *normalizer) one(up, low *os.File, name, rel string) (keep bool, err err
 	if err == nil && keep {
 		err = n.keep(e)
 	}
-	if err != nil {
-		return false, fmt.Errorf("/%s: %w", rel, err)
-	}
-	return keep, nil
+	return keep, err
 }
+
+func (e *entry) isFolder() bool { return e.st.Mode&unix.S_IFMT == unix.S_IFDIR }
 
 func (e *entry) stat() error {
 	if err := unix.Fstatat(int(e.up.Fd()), e.name, &e.st, unix.AT_SYMLINK_NOFOLLOW); err != nil {

@@ -96,12 +96,17 @@ func (s *Store) Get(id digest.Digest) (Snapshot, error) {
 	return snap, nil
 }
 
-// path returns the folder of a snapshot, for an id that is none fails.
+// path returns the folder of a snapshot, whether it exists or not.
 func (s *Store) path(id digest.Digest) (string, error) {
 	if err := id.Validate(); err != nil || id.Algorithm() != digest.SHA256 {
 		return "", fmt.Errorf("snapshot %q: %w: not a sha256 digest", id, ErrNotFound)
 	}
 	return filepath.Join(s.snapshots, id.Encoded()), nil
+}
+
+// fs returns the folder that holds the difference of a snapshot that exists.
+func (s *Store) fs(id digest.Digest) string {
+	return filepath.Join(s.snapshots, id.Encoded(), "fs")
 }
 
 func readSnapshot(path string, id digest.Digest) (Snapshot, error) {
@@ -168,7 +173,7 @@ func (s *Store) chain(id digest.Digest) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		folders = append(folders, filepath.Join(s.snapshots, id.Encoded(), "fs"))
+		folders = append(folders, s.fs(id))
 		id = snap.Parent
 	}
 	return folders, nil

@@ -59,6 +59,22 @@ func isEmpty(t *testing.T, dir string) {
 	}
 }
 
+func TestDifference(t *testing.T) {
+	s := newStore(t)
+	base := commit(t, s, "", "echo x >x; mkdir d; echo y >d/y")
+	top := commit(t, s, base.ID, "rm x; rm -r d; mkdir d")
+	dir, release, err := s.Difference(t.Context(), top.ID)
+	ok(t, err)
+	if got := names(t, dir); got != "d/!, x -" {
+		t.Errorf("it holds %s", got)
+	}
+	is(t, s.Remove(t.Context(), top.ID), ErrLocked)
+	release()
+	ok(t, s.Remove(t.Context(), top.ID))
+	_, _, err = s.Difference(t.Context(), top.ID)
+	is(t, err, ErrNotFound)
+}
+
 func TestViewOfNothing(t *testing.T) {
 	s := newStore(t)
 	v, err := s.View(t.Context(), "")

@@ -9,22 +9,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Supported says whether dir, a folder that exists, is on a filesystem that can
-// hold a Store, by mounting something and removing a file in it, which takes a
+// Supported says whether the state folder is on a filesystem that can hold a
+// Store, by mounting something in it and removing a file there, which takes a
 // millisecond. The error gives the reason and what to do about it.
-func Supported(dir string) error {
+func Supported(state string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("overlayfs can only be mounted by root: use sudo")
 	}
-	tmp, err := os.MkdirTemp(dir, tmpPrefix)
+	s, err := Open(state)
 	if err != nil {
 		return err
 	}
-	if tmp, err = filepath.EvalSymlinks(tmp); err != nil {
+	dir, lock, err := s.newFolder()
+	if err != nil {
 		return err
 	}
-	if err := errors.Join(try(tmp), removeMounted(tmp)); err != nil {
-		return fmt.Errorf("overlayfs does not work on %s: %w%s", dir, err, advice(dir, err))
+	defer lock.Close()
+	if err := errors.Join(try(dir), removeMounted(dir)); err != nil {
+		return fmt.Errorf("overlayfs does not work in %s: %w%s", state, err, advice(state, err))
 	}
 	return nil
 }
@@ -53,11 +55,7 @@ func try(dir string) error {
 	if err := unix.Lstat(filepath.Join(k.upper, "file"), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR {
 		return errors.New("a removed file leaves no whiteout")
 	}
-	lock, err := lockFolder(dir, unix.LOCK_SH)
-	if err != nil {
-		return err
-	}
-	return lock.Close()
+	return nil
 }
 
 // advice says what to do about an error of try.

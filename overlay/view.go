@@ -67,6 +67,21 @@ func (s *Store) view(id digest.Digest) (*View, error) {
 // Release unmounts the view. It may be called more than once.
 func (v *View) Release() error { return v.release() }
 
+// Difference returns the folder that holds what a snapshot changes of its
+// parent, in overlayfs's form, for reading. Until release is called the snapshot
+// is kept from being removed. It fails with ErrNotFound and ErrInvalid.
+func (s *Store) Difference(ctx context.Context, id digest.Digest) (dir string, release func(), err error) {
+	held, err := s.use(ctx, id)
+	if err != nil {
+		return "", nil, err
+	}
+	if _, err := s.Get(id); err != nil {
+		held.Close()
+		return "", nil, err
+	}
+	return s.fs(id), func() { held.Close() }, nil
+}
+
 // mountIn mounts the stack at root in the folder dir. One more lower folder, an
 // empty one, goes below all: overlayfs wants at least one, and two if there is no
 // upper folder. A single folder could be bound instead, but only overlayfs hides
