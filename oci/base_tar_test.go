@@ -78,7 +78,9 @@ func TestTarsThatAreRefused(t *testing.T) {
 	good := tarOf(t, tar.Header{Name: "a"}, tar.Header{Name: "b"})
 	gz := filter(t, good, "gzip", "-n")
 	one := func(h tar.Header) []byte { return tarOf(t, tar.Header{Name: "fine"}, h) }
-	link := func(target string) []byte { return one(tar.Header{Name: "l", Typeflag: tar.TypeLink, Linkname: target}) }
+	link := func(target string) []byte {
+		return one(tar.Header{Name: "l", Typeflag: tar.TypeLink, Linkname: target})
+	}
 	for _, c := range []struct {
 		name    string
 		content []byte

@@ -158,7 +158,9 @@ func TestBaseFromLayout(t *testing.T) {
 func TestBaseOfPlatform(t *testing.T) {
 	ctx := context.Background()
 	l := makeLayout(t)
-	image := func(p ispec.Platform) Descriptor { return l.image(false, p, tarOf(t, tar.Header{Name: platformName(p)})) }
+	image := func(p ispec.Platform) Descriptor {
+		return l.image(false, p, tarOf(t, tar.Header{Name: platformName(p)}))
+	}
 	arm := func(v string) ispec.Platform { return ispec.Platform{OS: "linux", Architecture: "arm", Variant: v} }
 	arm64 := ispec.Platform{OS: "linux", Architecture: "arm64"}
 	a64, a64v8, v5, v6, win := image(amd64), image(ispec.Platform{OS: "linux", Architecture: "arm64", Variant: "v8"}), image(arm("v5")), image(arm("v6")),
@@ -238,7 +240,9 @@ func TestBasesThatAreRefused(t *testing.T) {
 		{"nondistributable", "may not be distributed", layerAs("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip")},
 		{"foreign", "may not be distributed", layerAs("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip")},
 		{"no layer", "is not that of a layer", layerAs("text/plain")},
-		{"artifact", "an artifact, not an image", edit(func(_ madeLayout, m *ispec.Manifest, _ *ispec.Image) { m.Config.MediaType = "application/vnd.oci.empty.v1+json" })},
+		{"artifact", "an artifact, not an image", edit(func(_ madeLayout, m *ispec.Manifest, _ *ispec.Image) {
+			m.Config.MediaType = "application/vnd.oci.empty.v1+json"
+		})},
 		{"schema 1", "schema 1", edit(func(_ madeLayout, m *ispec.Manifest, _ *ispec.Image) { m.MediaType = dockerSchema1 + "+json" })},
 		{"count", "lists 0 layers, its manifest 1", edit(func(_ madeLayout, _ *ispec.Manifest, c *ispec.Image) { c.RootFS.DiffIDs = nil })},
 		{"rootfs type", "rootfs type \"mystery\"", edit(func(_ madeLayout, _ *ispec.Manifest, c *ispec.Image) { c.RootFS.Type = "mystery" })},

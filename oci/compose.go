@@ -38,13 +38,15 @@ type ImageSpec struct {
 }
 
 // A SpecLayer is a layer of an image to be, and its entry in the history. A zero
-// Layer is a step that changed no file: it has an entry only.
+// Layer is a step that changed no file: it has an entry only. One with nothing
+// but a DiffID was not packed.
 type SpecLayer struct {
 	Layer
 	CreatedBy string
 }
 
-// An Image is a composed image: its two documents and the layers they name.
+// An Image is a composed image: its two documents and the layers they name. It
+// has no manifest while layers of it are not packed.
 type Image struct {
 	Manifest      Descriptor
 	ManifestBytes []byte
@@ -90,34 +92,41 @@ func Compose(spec ImageSpec) (*Image, error) {
 	}
 	image.Layers = slices.Clone(layers)
 	for _, l := range spec.Layers {
-		empty := l.Digest == ""
+		empty := l.DiffID == ""
 		c.History = append(c.History, ispec.History{Created: &epoch, CreatedBy: l.CreatedBy, Author: spec.Author, EmptyLayer: empty})
 		if !empty {
 			image.Layers = append(image.Layers, l.Layer)
 		}
 	}
 	c.RootFS = ispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{}}
-	m := ispec.Manifest{MediaType: ispec.MediaTypeImageManifest, Layers: []Descriptor{}, Annotations: spec.Annotations}
-	m.SchemaVersion = 2
-	for i, l := range image.Layers {
-		if l.Digest == "" || l.DiffID == "" {
-			return nil, fmt.Errorf("composing an image: layer %d was not packed", i+1)
-		}
+	packed := true
+	for _, l := range image.Layers {
 		c.RootFS.DiffIDs = append(c.RootFS.DiffIDs, l.DiffID)
-		m.Layers = append(m.Layers, l.Descriptor)
+		packed = packed && l.Digest != ""
 	}
-
 	var err error
 	if image.ConfigBytes, err = json.Marshal(c); err != nil {
 		return nil, fmt.Errorf("composing an image: %w", err)
 	}
 	image.Config = descriptorOf(ispec.MediaTypeImageConfig, image.ConfigBytes)
-	m.Config = image.Config
-	if image.ManifestBytes, err = json.Marshal(m); err != nil {
-		return nil, fmt.Errorf("composing an image: %w", err)
+	if packed {
+		err = image.manifest(spec.Annotations)
 	}
-	image.Manifest = descriptorOf(ispec.MediaTypeImageManifest, image.ManifestBytes)
-	return image, nil
+	return image, err
+}
+
+// manifest makes the image's manifest. All its layers have been packed.
+func (i *Image) manifest(annotations map[string]string) (err error) {
+	m := ispec.Manifest{MediaType: ispec.MediaTypeImageManifest, Config: i.Config, Layers: []Descriptor{}, Annotations: annotations}
+	m.SchemaVersion = 2
+	for _, l := range i.Layers {
+		m.Layers = append(m.Layers, l.Descriptor)
+	}
+	if i.ManifestBytes, err = json.Marshal(m); err != nil {
+		return fmt.Errorf("composing an image: %w", err)
+	}
+	i.Manifest = descriptorOf(ispec.MediaTypeImageManifest, i.ManifestBytes)
+	return nil
 }
 
 // inherited returns a copy of a base's config that may be changed. Its history

@@ -61,7 +61,8 @@ func CreateLayout(path string) (*Layout, error) {
 	if err := fillLayout(born); err != nil {
 		return nil, fmt.Errorf("making the OCI layout %s: %w", path, err)
 	}
-	if err := os.Rename(born, path); err != nil {
+	// Not os.Rename, which refuses to take the place of an empty folder.
+	if err := unix.Rename(born, path); err != nil {
 		if l, openErr := OpenLayout(path); openErr == nil {
 			return l, nil
 		}

@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
@@ -268,7 +267,7 @@ func TestCompressedBytesArePinned(t *testing.T) {
 	write(t, filepath.Join(dir, "file"), strings.Repeat("all work and no play ", 100_000))
 	s := newStore(t)
 	for c, want := range map[Compression]digest.Digest{
-		Gzip: "sha256:ae8f12520b8b27cf0975307dcec7fa70be64f9aab9af340f8844f0097ad91d12",
+		Gzip: "sha256:a23ca4727164e07ae836470a3ee7ef13a6033e38cfd31f9364d1a732d08e4b1d",
 		Zstd: "sha256:e18e25c6d7404bb94ea78df54b0345ed348e73bbd2bf487dd6365c980e262824",
 		None: "sha256:2613c39daedb5ee2d6efd9ff17e06cccfab22ea050c9081229a9d60a626e7964",
 	} {
@@ -281,21 +280,14 @@ func TestCompressedBytesArePinned(t *testing.T) {
 }
 
 func TestCompressorVersionNamesTheLibraries(t *testing.T) {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		t.Fatal("no build info")
-	}
-	named := map[string]string{"github.com/klauspost/compress": "klauspost/compress-", "github.com/klauspost/pgzip": "pgzip-"}
-	for _, dep := range info.Deps {
-		if name, ok := named[dep.Path]; ok {
-			delete(named, dep.Path)
-			if !strings.Contains(CompressorVersion, name+dep.Version) {
-				t.Errorf("%s is %s, CompressorVersion says %q", dep.Path, dep.Version, CompressorVersion)
-			}
+	mod, err := os.ReadFile("../go.mod")
+	must(t, err)
+	for module, name := range map[string]string{"github.com/klauspost/compress ": "klauspost/compress-", "github.com/klauspost/pgzip ": "pgzip-"} {
+		_, rest, ok := strings.Cut(string(mod), module)
+		version, _, _ := strings.Cut(rest, "\n")
+		if !ok || !strings.Contains(CompressorVersion+" ", name+version+" ") {
+			t.Errorf("go.mod has %s%s, CompressorVersion says %q", module, version, CompressorVersion)
 		}
-	}
-	if len(named) > 0 {
-		t.Errorf("not found in the build info: %v", named)
 	}
 }
 
