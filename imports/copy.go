@@ -1,0 +1,135 @@
+package imports
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// CopyOptions say how Copy names and dresses what it makes.
+type CopyOptions struct {
+	// Name is what the source is called in a folder that it is copied into; the
+	// last element of its path by default.
+	Name string
+
+	Mode     *fs.FileMode // of files; folders keep theirs
+	UID, GID *int         // of all that is copied; 0 by default
+	Epoch    time.Time    // mtime of all that is copied
+}
+
+// Copy copies src, whose tree is t, to dest in the root filesystem at root.
+// Symlinks on the way are resolved as if root was "/"; folders that are missing
+// are made, 0755 and root's. What is copied are the files that t names, with the
+// modes and extended attributes that it says; a source that has become other
+// gives a ChangedError, possibly after some of it was copied.
+//
+// As stacker has it:
+//   - A file goes to dest. If dest ends in a slash or is a folder, it goes into
+//     that folder. It replaces a file or symlink, never a folder.
+//   - A folder becomes dest. If dest ends in a slash, it goes into that folder.
+//     It merges with a folder that is there, also through a symlink to one.
+//   - The content of a folder (Source.Content) goes into dest.
+//
+// A folder that is there at the very place keeps its mode and owner; folders
+// below it get what the tree says.
+func (s *Store) Copy(ctx context.Context, src Source, t Tree, root, dest string, o CopyOptions) error {
+	entries, err := s.Entries(t.Digest)
+	if err != nil {
+		return err
+	}
+	source, st, err := s.openSource(src)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(source)
+	if st.isDir() != t.Dir {
+		return &ChangedError{src.Path}
+	}
+	rootfd, err := unix.Open(root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return named(root, err)
+	}
+	defer unix.Close(rootfd)
+
+	f := fill{src: src, source: source, root: rootfd, share: -1, mtime: o.Epoch, replace: true}
+	f.own(o)
+	if f.at, err = target(rootfd, src, t, dest, o.Name); err != nil {
+		return err
+	}
+	fresh, err := f.prepare(t)
+	if err != nil {
+		return f.problem(".", err)
+	}
+	if t.Dir && (!fresh || src.Content) {
+		entries = entries[1:]
+	}
+	return f.run(ctx, entries, nil)
+}
+
+// own takes over owner and mode.
+func (f *fill) own(o CopyOptions) {
+	if o.UID != nil {
+		f.uid = *o.UID
+	}
+	if o.GID != nil {
+		f.gid = *o.GID
+	}
+	if o.Mode == nil {
+		return
+	}
+	m := *o.Mode
+	mode := uint32(m & 0o7777)
+	for bit, has := range map[uint32]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
+		if m&has != 0 {
+			mode |= bit
+		}
+	}
+	f.mode = &mode
+}
+
+// target returns the path in the root filesystem at which the tree's root shall be.
+func target(root int, src Source, t Tree, dest, name string) (string, error) {
+	if name == "" {
+		name = path.Base(path.Clean(src.Path))
+	}
+	if src.Content {
+		return dest, nil
+	}
+	into := strings.HasSuffix(dest, "/")
+	if !into && !t.Dir {
+		fd, err := openInRoot(root, dest, false)
+		if err == nil {
+			unix.Close(fd)
+			into = true
+		} else if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) {
+			return "", fmt.Errorf("%s in the image: %w", dest, err)
+		}
+	}
+	if into {
+		return path.Join(dest, name), nil
+	}
+	return dest, nil
+}
+
+// prepare makes the folder that the tree goes into, and the tree's own root if
+// it is a folder: fresh tells that this one was not there.
+func (f *fill) prepare(t Tree) (fresh bool, err error) {
+	if !t.Dir {
+		fd, err := openInRoot(f.root, path.Dir(f.at), true)
+		closeFd(fd)
+		return true, err
+	}
+	fd, err := openInRoot(f.root, f.at, false)
+	if errors.Is(err, unix.ENOENT) {
+		fresh = true
+		fd, err = openInRoot(f.root, f.at, true)
+	}
+	closeFd(fd)
+	return fresh, err
+}

@@ -1,0 +1,170 @@
+// Package imports brings what a build reads from outside to where a build can
+// read it: local files and folders, other layers' files, http(s) downloads.
+//
+// A Source names what is to be read. Digest says what it contains, as a Tree:
+// the sha256 of a sorted mtree manifest, so cheap to ask again that nothing but
+// a walk is needed when nothing changed. What the build then uses is made from
+// that manifest, never from a second look at the source:
+//
+//	t, err := store.Digest(ctx, src)         // what a key is computed from
+//	m, err := store.Mirror(ctx, src, t)      // an immutable copy, to be bound into a run
+//	err = store.Copy(ctx, src, t, root, …)   // or a copy into a mounted rootfs
+//
+// Mirror and Copy hash every byte that they take from the source. A source that
+// is no longer what t says gives a ChangedError, and nothing of it is seen.
+package imports
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// Options of a Store.
+type Options struct {
+	// NoStatIndex makes Digest read every file, and neither use nor write the
+	// stat index.
+	NoStatIndex bool
+
+	// Forbidden are files and folders that no Source without a Root may be, lie
+	// in, or contain: the state folder, the OCI layout. The state folder itself
+	// is always among them, and so is "/".
+	Forbidden []string
+}
+
+// A Store keeps trees, mirrors, downloads and the stat index in a state folder.
+// Any number of processes may use one state folder at once. A Store is safe for
+// use by several goroutines.
+type Store struct {
+	state     string
+	forbidden []forbidden
+	index     *statIndex    // nil with NoStatIndex
+	unique    atomic.Uint64 // for names in tmp/
+}
+
+type forbidden struct {
+	path     string // as it is named in messages
+	real     string // without symlinks
+	dev, ino uint64 // zero while it does not exist
+}
+
+// Open opens the store in the given state folder and makes the folders it keeps
+// there: trees, statindex, mirrors, downloads, tmp.
+func Open(state string, o Options) (*Store, error) {
+	state, err := filepath.Abs(state)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range []string{"trees", "statindex", "mirrors/latest", "downloads", "tmp"} {
+		if err := os.MkdirAll(filepath.Join(state, d), 0o755); err != nil {
+			return nil, fmt.Errorf("making the state folder: %w", err)
+		}
+	}
+	s := &Store{state: state}
+	for _, p := range append([]string{state}, o.Forbidden...) {
+		f, err := newForbidden(p)
+		if err != nil {
+			return nil, err
+		}
+		s.forbidden = append(s.forbidden, f)
+	}
+	if !o.NoStatIndex {
+		s.index = newStatIndex(filepath.Join(state, "statindex"))
+	}
+	return s, nil
+}
+
+func newForbidden(path string) (forbidden, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return forbidden{}, err
+	}
+	f := forbidden{path: path, real: abs}
+	// What does not exist yet may still be made below an existing parent.
+	for rest := ""; ; {
+		if real, err := filepath.EvalSymlinks(abs); err == nil {
+			f.real = filepath.Join(real, rest)
+			break
+		}
+		if abs == "/" {
+			break
+		}
+		abs, rest = filepath.Dir(abs), filepath.Join(filepath.Base(abs), rest)
+	}
+	var st unix.Stat_t
+	if unix.Stat(f.real, &st) == nil {
+		f.dev, f.ino = st.Dev, st.Ino
+	}
+	return f, nil
+}
+
+// refuse tells why a source at the resolved path real may not be read, or nil.
+func (s *Store) refuse(path, real string) error {
+	if real == "/" {
+		return fmt.Errorf("%s is the root folder of this machine: name a folder below it", path)
+	}
+	for _, f := range s.forbidden {
+		switch {
+		case real == f.real:
+			return fmt.Errorf("%s is %s, which this build writes: it cannot be read as an import", path, f.path)
+		case within(real, f.real):
+			return fmt.Errorf("%s lies in %s, which this build writes: it cannot be read as an import", path, f.path)
+		case within(f.real, real):
+			return f.contained(path)
+		}
+	}
+	return nil
+}
+
+func (f forbidden) contained(path string) error {
+	return fmt.Errorf("%s contains %s, which this build writes: import a folder beside it, or keep it elsewhere", path, f.path)
+}
+
+// within reports whether path lies below dir. Both are absolute and clean.
+func within(path, dir string) bool {
+	return strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}
+
+// A Source is a file or folder to be read.
+type Source struct {
+	// Path is followed through symlinks, also when it is one itself. Below it,
+	// symlinks are content.
+	Path string
+
+	// Root, unless empty, is a folder that Path is meant in: a mounted rootfs.
+	// Symlinks are then resolved as if Root was "/", and never leave it.
+	Root string
+
+	// Content means the content of the folder at Path, not the folder itself:
+	// the folder's own mode and extended attributes do not count.
+	Content bool
+
+	// Normalize is "" or NormalizeGit.
+	Normalize string
+}
+
+// NormalizeGit keeps of modes what git keeps: files are 0755 when their owner
+// may execute them, otherwise 0644; folders are 0755; there are no ACLs.
+const NormalizeGit = "git"
+
+// String names the source as messages do.
+func (s Source) String() string { return s.Path }
+
+// ErrChanged is in the chain of a ChangedError.
+var ErrChanged = errors.New("changed while it was read")
+
+// A ChangedError says that a source is not, or does not stay, what it was when
+// it was digested. To digest it again may help, once.
+type ChangedError struct{ Path string }
+
+func (e *ChangedError) Error() string {
+	return e.Path + " changed while it was read: build again when nothing writes to it"
+}
+
+// Unwrap makes errors.Is(err, ErrChanged) true.
+func (e *ChangedError) Unwrap() error { return ErrChanged }

@@ -1,0 +1,94 @@
+package imports
+
+import (
+	"errors"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// openInRoot opens the folder at path as a process sees it whose root folder is
+// root: symlinks are followed, neither they nor ".." lead out. With create, the
+// folders that are missing are made, 0755 and root's. The path and what symlinks
+// make of it may be longer than PATH_MAX.
+//
+// Nobody else may rename folders below root meanwhile.
+func openInRoot(root int, path string, create bool) (int, error) {
+	at, err := unix.Openat(root, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	links := 0
+	for rest := path; rest != ""; {
+		var name string
+		name, rest, _ = strings.Cut(rest, "/")
+		next, target, err := step(root, at, name, create)
+		if err == nil && target != "" {
+			if links++; links > 255 {
+				err = unix.ELOOP
+			}
+			rest = target + "/" + rest
+			if target[0] == '/' {
+				next, err = unix.Openat(root, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+			}
+		}
+		if next != at {
+			unix.Close(at)
+		}
+		if err != nil {
+			return -1, err
+		}
+		at = next
+	}
+	return at, nil
+}
+
+// step goes from the open folder at to name in it. For a symlink it stays and
+// returns its target.
+func step(root, at int, name string, create bool) (next int, target string, err error) {
+	switch name {
+	case "", ".":
+		return at, "", nil
+	case "..":
+		if top, err := sameFile(root, at); err != nil || top {
+			return at, "", err
+		}
+	}
+	const flags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	next, err = unix.Openat(at, name, flags, 0)
+	switch {
+	case errors.Is(err, unix.ENOENT) && create:
+		if err := makeDir(at, name, 0o755); err != nil {
+			return -1, "", err
+		}
+		next, err = unix.Openat(at, name, flags, 0)
+		return next, "", err
+	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+		target, lerr := readLink(at, name)
+		if lerr != nil {
+			return -1, "", unix.ENOTDIR
+		}
+		return at, target, nil
+	}
+	return next, "", err
+}
+
+// makeDir makes a folder of root's with that mode, whatever the umask.
+func makeDir(at int, name string, mode uint32) error {
+	if err := unix.Mkdirat(at, name, 0o700); err != nil {
+		return err
+	}
+	if err := unix.Fchownat(at, name, 0, 0, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	return unix.Fchmodat(at, name, mode, 0)
+}
+
+func sameFile(a, b int) (bool, error) {
+	x, err := statFd(a)
+	if err != nil {
+		return false, err
+	}
+	y, err := statFd(b)
+	return x.dev == y.dev && x.ino == y.ino, err
+}

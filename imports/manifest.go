@@ -1,0 +1,340 @@
+package imports
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+)
+
+// A Type is what an Entry is.
+type Type byte
+
+// The types of entries. There are no sockets in a tree.
+const (
+	File Type = iota + 1
+	Dir
+	Symlink
+	Fifo
+	Char
+	Block
+)
+
+// typeNames are mtree's values of its keyword type.
+var typeNames = [...]string{File: "file", Dir: "dir", Symlink: "link", Fifo: "fifo", Char: "char", Block: "block"}
+
+// String returns mtree's name of the type: file, dir, link, fifo, char, block.
+func (t Type) String() string { return typeNames[t] }
+
+// An Entry is one file, folder, symlink, fifo or device of a tree. Files with
+// several hard links are as many files.
+type Entry struct {
+	Path         string // below the tree's root, which is "."; any bytes but NUL
+	Type         Type
+	Mode         uint32            // permission, setuid, setgid and sticky bits, as chmod(2) has them
+	Size         int64             // of a File, in bytes
+	Sum          [sha256.Size]byte // of a File's content
+	Link         string            // target of a Symlink
+	Major, Minor uint32            // of a Char or Block device
+	Xattrs       []Xattr           // sorted by name
+}
+
+// An Xattr is an extended attribute.
+type Xattr struct{ Name, Value string }
+
+// A node is an Entry with what lies in it; its Path is the last element only.
+type node struct {
+	Entry
+	kids []node // sorted by name
+}
+
+// A manifest is text that mtree(5) describes and go-mtree's ParseSpec reads:
+// entries nest, ".." leaves a folder, names are encoded by vis(3) as go-mtree
+// does. Its rules are chosen so that equal trees have equal texts, and so that
+// nothing in a tree can pretend to be something else:
+//
+//   - No comments, no /set: neither host nor user nor date.
+//   - Keywords are sorted, so that no line ends in a link target (whose last
+//     backslash would continue the line).
+//   - "=" within a name of an extended attribute is encoded too.
+//   - A line is continued after foldAt bytes, since go-mtree reads no longer
+//     lines than 64 KiB.
+const (
+	manifestHead = "#mtree v2.0\n"
+	foldAt       = 32 << 10
+)
+
+// writeManifest writes the manifest of the tree at n.
+func writeManifest(w io.Writer, n *node) error {
+	m := manifestWriter{w: w, buf: make([]byte, 0, 128<<10)}
+	m.buf = append(m.buf, manifestHead...)
+	m.node(n)
+	m.flush()
+	return m.err
+}
+
+type manifestWriter struct {
+	w   io.Writer
+	buf []byte
+	err error
+}
+
+func (m *manifestWriter) flush() {
+	if m.err == nil {
+		_, m.err = m.w.Write(m.buf)
+	}
+	m.buf = m.buf[:0]
+}
+
+func (m *manifestWriter) node(n *node) {
+	if len(m.buf) > cap(m.buf)/2 {
+		m.flush()
+	}
+	m.buf = appendEntry(m.buf, &n.Entry, n.Path)
+	if n.Type != Dir {
+		return
+	}
+	for i := range n.kids {
+		m.node(&n.kids[i])
+	}
+	m.buf = append(m.buf, "..\n"...)
+}
+
+// appendEntry appends the line of an entry called name.
+func appendEntry(b []byte, e *Entry, name string) []byte {
+	start := len(b)
+	b = appendVis(b, name, false)
+	if e.Type == Char || e.Type == Block {
+		b = append(b, " device=linux,"...)
+		b = strconv.AppendUint(b, uint64(e.Major), 10)
+		b = append(b, ',')
+		b = strconv.AppendUint(b, uint64(e.Minor), 10)
+	}
+	if e.Type == Symlink {
+		b = append(b, " link="...)
+		b = appendVis(b, e.Link, false)
+	}
+	b = append(b, " mode=0"...)
+	b = strconv.AppendUint(b, uint64(e.Mode), 8)
+	if e.Type == File {
+		b = append(b, " sha256digest="...)
+		b = hex.AppendEncode(b, e.Sum[:])
+		b = append(b, " size="...)
+		b = strconv.AppendInt(b, e.Size, 10)
+	}
+	b = append(b, " type="...)
+	b = append(b, e.Type.String()...)
+	for _, x := range e.Xattrs {
+		b = append(b, " xattr."...)
+		b = appendVis(b, x.Name, true)
+		b = append(b, '=')
+		b = base64.StdEncoding.AppendEncode(b, []byte(x.Value))
+	}
+	return append(fold(b, start), '\n')
+}
+
+// fold breaks the line that starts at b[start:] after every foldAt bytes.
+func fold(b []byte, start int) []byte {
+	if len(b)-start <= foldAt {
+		return b
+	}
+	line := bytes.Clone(b[start:])
+	b = b[:start]
+	for len(line) > foldAt {
+		b = append(b, line[:foldAt]...)
+		b = append(b, '\\', '\n')
+		line = line[foldAt:]
+	}
+	return append(b, line...)
+}
+
+// appendVis appends s as go-mtree's vis(3) writes it with its default flags:
+// what is not graphic ASCII, and each of *?[#, as a backslash and three octal
+// digits; a backslash twice. With key, "=" is encoded as well.
+func appendVis(b []byte, s string, key bool) []byte {
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '\\':
+			b = append(b, '\\', '\\')
+		case c <= ' ' || c >= 0x7f || c == '*' || c == '?' || c == '[' || c == '#' || key && c == '=':
+			b = append(b, '\\', '0'+c>>6, '0'+c>>3&7, '0'+c&7)
+		default:
+			b = append(b, c)
+		}
+	}
+	return b
+}
+
+var errManifest = errors.New("not a manifest of layerbuild")
+
+// unvis is the inverse of appendVis.
+func unvis(s string) (string, error) {
+	if strings.IndexByte(s, '\\') < 0 {
+		return s, nil
+	}
+	b := make([]byte, 0, len(s))
+	for i := 0; i < len(s); i++ {
+		switch {
+		case s[i] != '\\':
+			b = append(b, s[i])
+		case i+1 < len(s) && s[i+1] == '\\':
+			b = append(b, '\\')
+			i++
+		case i+3 < len(s):
+			c, err := strconv.ParseUint(s[i+1:i+4], 8, 8)
+			if err != nil {
+				return "", errManifest
+			}
+			b = append(b, byte(c))
+			i += 3
+		default:
+			return "", errManifest
+		}
+	}
+	return string(b), nil
+}
+
+// parseManifest reads what writeManifest wrote. The entries come in its order:
+// a folder before what lies in it, names within a folder sorted by their bytes.
+func parseManifest(text string) ([]Entry, error) {
+	rest, ok := strings.CutPrefix(text, manifestHead)
+	if !ok {
+		return nil, errManifest
+	}
+	var entries []Entry
+	var open []string // the folders that are not left yet
+	for rest != "" {
+		var line string
+		if line, rest, ok = cutLine(rest); !ok {
+			return nil, errManifest
+		}
+		if line == ".." {
+			if len(open) == 0 {
+				return nil, errManifest
+			}
+			open = open[:len(open)-1]
+			continue
+		}
+		if len(open) == 0 && len(entries) > 0 {
+			return nil, errManifest // a second root
+		}
+		e, err := parseEntry(line)
+		if err != nil {
+			return nil, err
+		}
+		if err := place(&e, open); err != nil {
+			return nil, err
+		}
+		if e.Type == Dir {
+			open = append(open, e.Path)
+		}
+		entries = append(entries, e)
+	}
+	if len(open) > 0 || len(entries) == 0 {
+		return nil, errManifest
+	}
+	return entries, nil
+}
+
+// place turns the name that e.Path is into a path in the innermost open folder.
+func place(e *Entry, open []string) error {
+	if len(open) == 0 {
+		if e.Path != "." {
+			return errManifest
+		}
+		return nil
+	}
+	if e.Path == "" || e.Path == "." || e.Path == ".." || strings.ContainsAny(e.Path, "/\x00") {
+		return errManifest
+	}
+	e.Path = join(open[len(open)-1], e.Path)
+	return nil
+}
+
+// join returns the path of name in the folder dir of a tree.
+func join(dir, name string) string {
+	if dir == "." {
+		return name
+	}
+	return dir + "/" + name
+}
+
+// cutLine returns the first line of text, put together again if it was folded.
+func cutLine(text string) (line, rest string, ok bool) {
+	line, rest, ok = strings.Cut(text, "\n")
+	for ok && strings.HasSuffix(line, "\\") {
+		var more string
+		more, rest, ok = strings.Cut(rest, "\n")
+		line = line[:len(line)-1] + more
+	}
+	return line, rest, ok
+}
+
+// parseEntry reads one line; the entry's Path is its name.
+func parseEntry(line string) (e Entry, err error) {
+	name, words, _ := strings.Cut(line, " ")
+	if e.Path, err = unvis(name); err != nil {
+		return e, err
+	}
+	for words != "" {
+		var word string
+		word, words, _ = strings.Cut(words, " ")
+		key, value, ok := strings.Cut(word, "=")
+		if !ok {
+			return e, errManifest
+		}
+		if err := e.set(key, value); err != nil {
+			return e, fmt.Errorf("%w: keyword %q", errManifest, key)
+		}
+	}
+	if e.Type == 0 || (e.Type == Symlink) != (e.Link != "") {
+		return e, errManifest
+	}
+	return e, nil
+}
+
+// set sets what a keyword of the manifest says.
+func (e *Entry) set(key, value string) (err error) {
+	switch key {
+	case "device":
+		_, err = fmt.Sscanf(value, "linux,%d,%d", &e.Major, &e.Minor)
+	case "link":
+		e.Link, err = unvis(value)
+	case "mode":
+		var mode uint64
+		mode, err = strconv.ParseUint(value, 8, 12)
+		e.Mode = uint32(mode)
+	case "sha256digest":
+		if len(value) != hex.EncodedLen(len(e.Sum)) {
+			return errManifest
+		}
+		_, err = hex.Decode(e.Sum[:], []byte(value))
+	case "size":
+		e.Size, err = strconv.ParseInt(value, 10, 64)
+	case "type":
+		for t, name := range typeNames {
+			if value == name && name != "" {
+				e.Type = Type(t)
+				return nil
+			}
+		}
+		return errManifest
+	default:
+		name, ok := strings.CutPrefix(key, "xattr.")
+		if !ok {
+			return errManifest
+		}
+		if name, err = unvis(name); err != nil {
+			return err
+		}
+		var v []byte
+		v, err = base64.StdEncoding.DecodeString(value)
+		e.Xattrs = append(e.Xattrs, Xattr{name, string(v)})
+	}
+	return err
+}

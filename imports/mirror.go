@@ -1,0 +1,326 @@
+package imports
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+// A Mirror is an immutable copy of a tree in the state folder: owned by root,
+// with modes and extended attributes as the tree says, every mtime MirrorTime.
+// No process takes it away before Release.
+type Mirror struct {
+	Path string // of the folder or file
+
+	dir *lockedDir
+}
+
+// MirrorTime is the mtime of everything in a Mirror, in seconds since 1970:
+// 1980-01-01T00:00:00Z.
+const MirrorTime = 315532800
+
+// Release lets others remove the mirror.
+func (m *Mirror) Release() error { return m.dir.Close() }
+
+// Mirror returns the mirror of t, and makes it from src if there is none. What
+// was the same in the last mirror of src is not copied again. If somebody else
+// is making it, Mirror waits.
+//
+// A mirror is a folder mirrors/HEX of the state folder with two entries: root,
+// the copy, and boot, the id of the boot of this machine in which it was written
+// or checked. Nothing is synced, since that would cost more than making it; a
+// power cut may thus damage it, but starts another boot, and then a mirror is
+// checked against its digest before it is used. Who uses a mirror has a shared
+// lock (flock) on its folder, who changes or removes one an exclusive lock.
+//
+// A source that is not t any more gives a ChangedError.
+func (s *Store) Mirror(ctx context.Context, src Source, t Tree) (*Mirror, error) {
+	for range attempts {
+		m, err := s.findMirror(ctx, t.Digest)
+		if m != nil || err != nil {
+			return m, err
+		}
+		if err := s.makeMirror(ctx, src, t.Digest); err != nil {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("%s is taken away by other builds again and again: build again", s.mirrorDir(t.Digest))
+}
+
+// mirrorDir is where the mirror of a tree is.
+func (s *Store) mirrorDir(d digest.Digest) string {
+	return filepath.Join(s.state, "mirrors", d.Encoded())
+}
+
+// hintPath is the file that names the last mirror of a source.
+func (s *Store) hintPath(src Source) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %t %q", src.Root, src.Path, src.Content, src.Normalize))
+	return filepath.Join(s.state, "mirrors", "latest", hex.EncodeToString(sum[:16]))
+}
+
+// findMirror returns a mirror that is there and can be trusted, or nil.
+func (s *Store) findMirror(ctx context.Context, d digest.Digest) (*Mirror, error) {
+	dir, err := lockDir(ctx, s.mirrorDir(d), unix.LOCK_SH)
+	if err != nil || dir == nil {
+		return nil, err
+	}
+	m := &Mirror{Path: filepath.Join(dir.path, "root"), dir: dir}
+	boot, err := bootID()
+	if err == nil {
+		if was, _ := os.ReadFile(filepath.Join(dir.path, "boot")); string(was) == boot {
+			return m, nil
+		}
+		err = s.checkMirror(ctx, m, d, boot)
+	}
+	if err == nil {
+		return m, nil
+	}
+	m.Release()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if dir, err = s.takeMirror(ctx, d); err != nil || dir == nil {
+		return nil, err
+	}
+	return nil, dir.remove()
+}
+
+// checkMirror reads a mirror of an earlier boot and notes that it is sound.
+func (s *Store) checkMirror(ctx context.Context, m *Mirror, d digest.Digest, boot string) error {
+	t, err := s.digest(ctx, Source{Path: "root", Root: m.dir.path}, nil)
+	if err != nil {
+		return err
+	}
+	if t.Digest != d {
+		return ErrCorrupt
+	}
+	return s.writeHint(filepath.Join(m.dir.path, "boot"), boot)
+}
+
+// takeMirror moves a mirror that nobody uses into tmp/, and returns it locked for
+// this process alone; nil if it is not there, or used.
+func (s *Store) takeMirror(ctx context.Context, d digest.Digest) (*lockedDir, error) {
+	dir, err := lockDir(ctx, s.mirrorDir(d), unix.LOCK_EX|unix.LOCK_NB)
+	if err != nil || dir == nil {
+		return nil, err
+	}
+	if err := dir.rename(s.tmpName("mirror")); err != nil {
+		dir.Close()
+		return nil, err
+	}
+	return dir, nil
+}
+
+// makeMirror makes the mirror of d from src, out of the last mirror of src if
+// that helps.
+func (s *Store) makeMirror(ctx context.Context, src Source, d digest.Digest) (err error) {
+	making, err := lockFile(ctx, s.mirrorDir(d)+".lock")
+	if err != nil {
+		return err
+	}
+	defer making.remove()
+	if _, err := os.Lstat(s.mirrorDir(d)); err == nil {
+		return nil // somebody else was faster
+	}
+	entries, err := s.Entries(d)
+	if err != nil {
+		return err
+	}
+	hint := s.hintPath(src)
+	dir, err := s.moldMirror(ctx, src, entries, readHint(hint))
+	if err != nil {
+		return err
+	}
+	if err := dir.rename(s.mirrorDir(d)); err != nil {
+		return errors.Join(err, dir.remove())
+	}
+	return errors.Join(dir.Close(), s.writeHint(hint, d.String()))
+}
+
+// moldMirror makes the folder of a mirror in tmp/. If nobody uses the mirror of
+// last, that one is changed into it; otherwise equal files are links to its files.
+func (s *Store) moldMirror(ctx context.Context, src Source, entries []Entry, last digest.Digest) (*lockedDir, error) {
+	old, err := s.lastEntries(ctx, last)
+	if err != nil {
+		return nil, err
+	}
+	var changes []Change
+	if old != nil {
+		changes = Compare(old, entries)
+		dir, err := s.takeMirror(ctx, last)
+		if err != nil {
+			return nil, err
+		}
+		if dir != nil {
+			return dir, orRemove(dir, s.changeMirror(ctx, src, dir, changes, entries))
+		}
+	}
+	dir, err := s.newDir(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return dir, orRemove(dir, s.newMirror(ctx, src, dir, entries, last, changes))
+}
+
+func orRemove(dir *lockedDir, err error) error {
+	if err != nil {
+		err = errors.Join(err, dir.remove())
+	}
+	return err
+}
+
+// lastEntries returns the manifest of a mirror of a folder that is there and
+// sound, or nil.
+func (s *Store) lastEntries(ctx context.Context, last digest.Digest) ([]Entry, error) {
+	if last == "" {
+		return nil, nil
+	}
+	m, err := s.findMirror(ctx, last)
+	if m == nil || err != nil {
+		return nil, err
+	}
+	defer m.Release()
+	entries, err := s.Entries(last)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrCorrupt) || err == nil && entries[0].Type != Dir {
+		return nil, nil
+	}
+	return entries, err
+}
+
+// changeMirror makes the changes in the folder of a mirror, so that it has entries.
+func (s *Store) changeMirror(ctx context.Context, src Source, dir *lockedDir, changes []Change, entries []Entry) error {
+	if err := removeOld(dir.fd(), changes); err != nil {
+		return fmt.Errorf("changing a mirror: %w", err)
+	}
+	fresh, touched := split(changes, entries)
+	return s.fillMirror(ctx, src, dir, fresh, touched, fill{share: -1})
+}
+
+// removeOld removes what the changes say is gone or other. A changed file is a
+// new file, since the old one may be another mirror's too.
+func removeOld(mirror int, changes []Change) error {
+	for _, c := range slices.Backward(changes) {
+		if c.Old == nil || c.bothDirs() {
+			continue
+		}
+		p := path.Join("root", c.Path)
+		parent, err := openBeneath(mirror, path.Dir(p), unix.O_RDONLY|unix.O_DIRECTORY)
+		if err != nil {
+			return err
+		}
+		flags := 0
+		if c.Old.Type == Dir {
+			flags = unix.AT_REMOVEDIR
+		}
+		err = unix.Unlinkat(parent, path.Base(p), flags)
+		unix.Close(parent)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// split returns the entries that the changes bring, and the folders that stay
+// but whose metadata the changes touch.
+func split(changes []Change, entries []Entry) (fresh []Entry, touched []*Entry) {
+	dirs := map[string]bool{}
+	for _, c := range changes {
+		dirs[path.Dir(c.Path)] = true
+		switch {
+		case c.bothDirs():
+			dirs[c.Path] = true
+		case c.New != nil:
+			fresh = append(fresh, *c.New)
+		}
+	}
+	for i := range entries {
+		if entries[i].Type == Dir && dirs[entries[i].Path] {
+			touched = append(touched, &entries[i])
+		}
+	}
+	return fresh, touched
+}
+
+// newMirror makes entries in an empty folder. Files that are not in changes are
+// links to those of the mirror of last, as far as that can be.
+func (s *Store) newMirror(ctx context.Context, src Source, dir *lockedDir, entries []Entry, last digest.Digest, changes []Change) error {
+	f := fill{share: -1}
+	if changes != nil {
+		m, err := s.findMirror(ctx, last)
+		if err != nil {
+			return err
+		}
+		if m != nil {
+			defer m.Release()
+			if f.share, err = openBeneath(m.dir.fd(), "root", unix.O_RDONLY|unix.O_DIRECTORY); err != nil {
+				return err
+			}
+			defer unix.Close(f.share)
+			f.differs = map[string]bool{}
+			for _, c := range changes {
+				f.differs[c.Path] = true
+			}
+		}
+	}
+	if entries[0].Type == Dir {
+		if err := makeDir(dir.fd(), "root", 0o700); err != nil {
+			return err
+		}
+	}
+	return s.fillMirror(ctx, src, dir, entries, nil, f)
+}
+
+// fillMirror makes entries in the folder of a mirror and notes the boot.
+func (s *Store) fillMirror(ctx context.Context, src Source, dir *lockedDir, entries []Entry, touched []*Entry, f fill) error {
+	source, _, err := s.openSource(src)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(source)
+	f.src, f.source, f.root, f.at, f.mtime = src, source, dir.fd(), "root", time.Unix(MirrorTime, 0)
+	if err := f.run(ctx, entries, touched); err != nil {
+		return err
+	}
+	boot, err := bootID()
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir.path, "boot"), []byte(boot), 0o644)
+}
+
+// bootID names the current boot of this machine.
+func bootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b)), err
+}
+
+// readHint returns "" for a hint that is missing or makes no sense.
+func readHint(path string) digest.Digest {
+	b, err := os.ReadFile(path)
+	if d := digest.Digest(b); err == nil && d.Validate() == nil {
+		return d
+	}
+	return ""
+}
+
+// writeHint replaces a small file that may be lost: it is not synced.
+func (s *Store) writeHint(path, text string) error {
+	tmp := s.tmpName("hint")
+	if err := os.WriteFile(tmp, []byte(text), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}

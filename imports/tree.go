@@ -1,0 +1,333 @@
+package imports
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/google/renameio/v2"
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+// A Tree says what a Source contains.
+type Tree struct {
+	// Digest is the sha256 of the manifest. The name of a source and where it
+	// is, owners, times and hard links do not count.
+	Digest digest.Digest
+
+	Files int   // regular files
+	Size  int64 // their bytes
+	Dir   bool  // a folder; otherwise one file
+
+	// Skipped are sockets, by their paths below the source: they are no content.
+	Skipped []string
+}
+
+// attempts is how often a source that changes while it is read is read.
+const attempts = 3
+
+// Digest reads src, stores its manifest, and returns its Tree. Files that the
+// stat index vouches for are not read again.
+//
+// A source that does not keep still gives a ChangedError after a few attempts.
+// What cannot be read is an error with its name. A Source without a Root may not
+// have to do with Options.Forbidden. A fifo, socket or device is not a source.
+func (s *Store) Digest(ctx context.Context, src Source) (Tree, error) {
+	return s.digest(ctx, src, s.index)
+}
+
+func (s *Store) digest(ctx context.Context, src Source, index *statIndex) (t Tree, err error) {
+	for range attempts {
+		var n *node
+		if n, t, err = s.read(ctx, src, index); err == nil {
+			t.Digest, err = s.storeManifest(n)
+			return t, err
+		}
+		if !errors.Is(err, ErrChanged) {
+			break
+		}
+	}
+	return Tree{}, err
+}
+
+// read reads src once.
+func (s *Store) read(ctx context.Context, src Source, index *statIndex) (*node, Tree, error) {
+	root, st, err := s.openSource(src)
+	if err != nil {
+		return nil, Tree{}, err
+	}
+	defer unix.Close(root)
+	if !st.isDir() {
+		return s.readFile(ctx, src, root, &st.stamp, index)
+	}
+	var avoid []forbidden
+	if src.Root == "" {
+		avoid = s.forbidden
+	}
+	n, w, err := walkTree(ctx, src, root, index, avoid)
+	if ierr := index.add(w.added); err == nil && ierr != nil {
+		err = ierr
+	}
+	if err != nil {
+		return nil, Tree{}, err
+	}
+	t := Tree{Dir: true, Skipped: w.skipped}
+	t.count(n)
+	return n, t, nil
+}
+
+func (t *Tree) count(n *node) {
+	if n.Type == File {
+		t.Files++
+		t.Size += n.Size
+	}
+	for i := range n.kids {
+		t.count(&n.kids[i])
+	}
+}
+
+// readFile reads a source that is one file, which is open and looks like st.
+func (s *Store) readFile(ctx context.Context, src Source, fd int, st *stamp, index *statIndex) (*node, Tree, error) {
+	n := &node{Entry: Entry{Path: ".", Type: File}}
+	wr := &walker{walk: &walk{ctx: ctx, src: src, index: index}, buf: make([]byte, copyBuffer), hash: sha256.New()}
+	r, ok := index.find(st)
+	if ok {
+		n.Size, n.Sum, n.Mode = st.size, r.sum(), wr.mode(st)
+	}
+	var err error
+	switch {
+	case !ok:
+		err = wr.file(fd, ".", &n.Entry, st)
+	case r.hasXattrs():
+		n.Xattrs, err = xattrFile{fd: fd}.read(wr.acl())
+	}
+	if err == nil {
+		err = index.add(wr.added)
+	}
+	if err != nil {
+		return nil, Tree{}, wr.problem(".", err)
+	}
+	return n, Tree{Files: 1, Size: n.Size}, nil
+}
+
+// FileDigest returns the sha256 of the content of the file that src is, and
+// refuses folders. Like Digest it reads no file that the stat index vouches for.
+func (s *Store) FileDigest(ctx context.Context, src Source) (digest.Digest, error) {
+	var err error
+	for range attempts {
+		var fd int
+		var st status
+		if fd, st, err = s.openSource(src); err != nil {
+			return "", err
+		}
+		if st.isDir() {
+			unix.Close(fd)
+			return "", fmt.Errorf("%s is a folder: only a file has a sha256", src)
+		}
+		var n *node
+		n, _, err = s.readFile(ctx, src, fd, &st.stamp, s.index)
+		unix.Close(fd)
+		if err == nil {
+			return sha256Digest(n.Sum), nil
+		}
+		if !errors.Is(err, ErrChanged) {
+			break
+		}
+	}
+	return "", err
+}
+
+func sha256Digest(sum [sha256.Size]byte) digest.Digest {
+	return digest.NewDigestFromEncoded(digest.SHA256, hex.EncodeToString(sum[:]))
+}
+
+// openSource opens the file or folder that src is.
+func (s *Store) openSource(src Source) (fd int, st status, err error) {
+	fd, err = s.openPath(src)
+	if err != nil {
+		return -1, st, sourceError(src, err)
+	}
+	defer unix.Close(fd)
+	if st, err = statFd(fd); err != nil {
+		return -1, st, named(src.Path, err)
+	}
+	switch {
+	case st.isDir():
+		fd, err = unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	case !st.isRegular():
+		return -1, st, fmt.Errorf("%s is a %s: an import is a file or a folder", src, typeWord(st.kind()))
+	case src.Content:
+		return -1, st, fmt.Errorf("%s is a file: leave out the / at its end", src)
+	default:
+		// What is open by O_PATH is regular, so this does not block.
+		fd, err = unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	}
+	if err != nil {
+		return -1, st, sourceError(src, err)
+	}
+	return fd, st, nil
+}
+
+// openPath opens src with O_PATH: whatever it is, this neither blocks nor reads.
+func (s *Store) openPath(src Source) (int, error) {
+	if src.Root != "" {
+		root, err := unix.Open(src.Root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return -1, err
+		}
+		defer unix.Close(root)
+		return openat2(root, src.Path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	}
+	fd, err := unix.Open(src.Path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	real, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err == nil {
+		err = s.refuse(src.Path, real)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+func sourceError(src Source, err error) error {
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return fmt.Errorf("%s does not exist: %w", src, err)
+	case errors.Is(err, unix.EACCES):
+		return fmt.Errorf("%s cannot be read: %w", src, err)
+	case errors.Is(err, unix.ELOOP):
+		return fmt.Errorf("%s is a symlink that leads to itself: %w", src, err)
+	}
+	return err
+}
+
+func typeWord(t Type) string {
+	switch t {
+	case 0:
+		return "socket"
+	case Char, Block:
+		return "device"
+	}
+	return t.String()
+}
+
+// manifestPath is where the manifest of a tree is.
+func (s *Store) manifestPath(d digest.Digest) string {
+	hex := d.Encoded()
+	return filepath.Join(s.state, "trees", hex[:2], hex)
+}
+
+// storeManifest returns the digest of the manifest of n, and stores the manifest
+// unless it is there.
+func (s *Store) storeManifest(n *node) (digest.Digest, error) {
+	h := sha256.New()
+	if err := writeManifest(h, n); err != nil {
+		return "", err
+	}
+	d := digest.NewDigest(digest.SHA256, h)
+	path := s.manifestPath(d)
+	if _, err := os.Lstat(path); err == nil {
+		return d, nil
+	}
+	err := s.writeFile(path, func(w io.Writer) error {
+		z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest))
+		if err != nil {
+			return err
+		}
+		return errors.Join(writeManifest(z, n), z.Close())
+	})
+	if err != nil {
+		return "", fmt.Errorf("storing the manifest of a tree: %w", err)
+	}
+	return d, nil
+}
+
+// writeFile makes a file of the state folder: whole and synced, or not at all.
+func (s *Store) writeFile(path string, write func(io.Writer) error) error {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Join(s.state, "tmp")), renameio.WithPermissions(0o644))
+	if err != nil {
+		return err
+	}
+	defer f.Cleanup()
+	if err := write(f); err != nil {
+		return err
+	}
+	if err := f.CloseAtomicallyReplace(); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// ErrCorrupt is in the chain of errors about a damaged file of the state folder.
+var ErrCorrupt = errors.New("damaged")
+
+// Entries returns the manifest of a tree that was digested before: each folder
+// before what is in it, names in a folder sorted by their bytes.
+//
+// A manifest that is not there gives fs.ErrNotExist. A damaged one is put aside
+// with the ending .corrupt and gives ErrCorrupt: the next Digest stores it again.
+func (s *Store) Entries(d digest.Digest) ([]Entry, error) {
+	if err := d.Validate(); err != nil {
+		return nil, fmt.Errorf("tree %q: %w", d, err)
+	}
+	path := s.manifestPath(d)
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the manifest of a tree: %w", err)
+	}
+	defer f.Close()
+	text, err := readManifest(f, d)
+	var entries []Entry
+	if err == nil {
+		entries, err = parseManifest(text)
+	}
+	if err != nil {
+		os.Rename(path, path+".corrupt")
+		return nil, fmt.Errorf("manifest %s: %w (put aside as .corrupt): %w", path, ErrCorrupt, err)
+	}
+	return entries, nil
+}
+
+// maxManifest bounds what a manifest may decompress to: ten million files.
+const maxManifest = 2 << 30
+
+// readManifest decompresses a manifest and checks that it is the one it should be.
+func readManifest(f io.Reader, d digest.Digest) (string, error) {
+	z, err := zstd.NewReader(f, zstd.WithDecoderMaxMemory(maxManifest))
+	if err != nil {
+		return "", err
+	}
+	defer z.Close()
+	text, err := io.ReadAll(io.LimitReader(z, maxManifest))
+	if err != nil {
+		return "", err
+	}
+	if got := sha256Digest(sha256.Sum256(text)); got != d {
+		return "", fmt.Errorf("its content is %s", got)
+	}
+	return string(text), nil
+}
