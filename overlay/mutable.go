@@ -25,7 +25,7 @@ type Mutable struct {
 	mounted   bool
 	committed bool
 	made      map[string]bool // mountpoints that were made, relative to the root
-	usage     *usage          // what fs holds; nil if it is not known
+	usage     *usage          // what fs holds; nil if that was not normalized
 }
 
 // Prepare begins a difference on the parent, or on nothing if parent is "". It
@@ -128,6 +128,9 @@ func (m *Mutable) Unmount() error {
 // and returns it. It is on disk when Commit returns. If there is such a snapshot
 // already, that one is returned and the difference forgotten; a damaged one is
 // replaced. The snapshot stays in use until Drop.
+//
+// A difference that was not normalized keeps its content exactly. Only what is
+// none is taken out: mountpoints, and what overlayfs has marked for itself.
 func (m *Mutable) Commit(ctx context.Context, diffID digest.Digest, description string) (Snapshot, error) {
 	snap, err := m.commit(ctx, diffID, description)
 	if err != nil {
@@ -147,11 +150,9 @@ func (m *Mutable) commit(ctx context.Context, diffID digest.Digest, description 
 		return Snapshot{}, err
 	}
 	if m.usage == nil {
-		u, err := measure(ctx, m.Upper())
-		if err != nil {
+		if _, err := m.normalize(ctx, &normalizer{exact: true}); err != nil {
 			return Snapshot{}, err
 		}
-		m.usage = &u
 	}
 	snap := Snapshot{
 		ID: chainID(m.parent, diffID), DiffID: diffID, Parent: m.parent,

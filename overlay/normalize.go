@@ -46,21 +46,18 @@ type Diff struct {
 //
 // It reads each folder once, and works on several at a time.
 func (m *Mutable) Normalize(ctx context.Context, epoch time.Time) (Diff, error) {
-	diff, err := m.normalize(ctx, epoch)
+	diff, err := m.normalize(ctx, &normalizer{epoch: epoch})
 	if err != nil {
 		return Diff{}, fmt.Errorf("normalize %s: %w", m.Upper(), err)
 	}
 	return diff, nil
 }
 
-func (m *Mutable) normalize(ctx context.Context, epoch time.Time) (Diff, error) {
+func (m *Mutable) normalize(ctx context.Context, n *normalizer) (Diff, error) {
 	if m.committed || m.mounted || m.dir == "" {
 		return Diff{}, errors.New("it is mounted, committed or dropped")
 	}
-	n := &normalizer{
-		epoch: epoch, made: m.made,
-		slots: make(chan struct{}, runtime.GOMAXPROCS(0)-1),
-	}
+	n.made, n.slots = m.made, make(chan struct{}, runtime.GOMAXPROCS(0)-1)
 	n.ctx, n.fail = context.WithCancelCause(ctx)
 	defer n.fail(nil)
 	up, err := openFolder(unix.AT_FDCWD, m.Upper())
@@ -98,6 +95,7 @@ type normalizer struct {
 	fail  context.CancelCauseFunc
 	slots chan struct{} // one for each goroutine beside the first
 	epoch time.Time
+	exact bool // leave all content as it is: take out only what Mount and overlayfs have put in
 	made  map[string]bool
 
 	mu      sync.Mutex
@@ -248,6 +246,10 @@ func (e *entry) stat() error {
 // file normalizes anything but a folder.
 func (n *normalizer) file(e *entry) (keep bool, err error) {
 	switch kind := e.st.Mode & unix.S_IFMT; {
+	case kind == unix.S_IFREG && e.st.Size == 0 && n.made[e.rel]:
+		return e.remove(0)
+	case n.exact:
+		return true, nil
 	case kind == unix.S_IFCHR && e.st.Rdev == 0: // a whiteout
 		if e.below == nil {
 			return e.remove(0)
@@ -257,8 +259,6 @@ func (n *normalizer) file(e *entry) (keep bool, err error) {
 		n.mu.Lock()
 		n.sockets = append(n.sockets, "/"+e.rel)
 		n.mu.Unlock()
-		return e.remove(0)
-	case kind == unix.S_IFREG && e.st.Size == 0 && n.made[e.rel]:
 		return e.remove(0)
 	}
 	same, err := n.equal(e)
@@ -287,7 +287,7 @@ func (n *normalizer) subfolder(e *entry) (keep bool, err error) {
 	if n.made[e.rel] {
 		return e.remove(unix.AT_REMOVEDIR)
 	}
-	if low == nil || !sameOwner(&e.st, e.below) {
+	if n.exact || low == nil || !sameOwner(&e.st, e.below) {
 		return true, nil
 	}
 	same, err := sameXattrs(e.path(), e.lowPath())
@@ -357,7 +357,8 @@ func (n *normalizer) keep(e *entry) error {
 			return fmt.Errorf("remove attribute %s: %w", name, err)
 		}
 	}
-	if mtime := n.clamp(e.st.Mtim); mtime != e.st.Mtim || e.st.Mode&unix.S_IFMT == unix.S_IFDIR {
+	// A folder's mtime changes when something is taken out of it.
+	if mtime := n.clamp(e.st.Mtim); mtime != e.st.Mtim || e.isFolder() {
 		times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, mtime}
 		if err := unix.UtimesNanoAt(int(e.up.Fd()), e.name, times, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return fmt.Errorf("set mtime: %w", err)
@@ -371,6 +372,9 @@ func (n *normalizer) keep(e *entry) error {
 
 // clamp is the whole second that an mtime becomes.
 func (n *normalizer) clamp(t unix.Timespec) unix.Timespec {
+	if n.exact {
+		return t
+	}
 	if !n.epoch.IsZero() {
 		t.Sec = min(t.Sec, n.epoch.Unix())
 	}
