@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -165,8 +166,8 @@ func (r *Registry) session(ctx context.Context, repo name.Repository, insecure b
 // statuses, and a body that is watched.
 func (s *session) get(ctx context.Context, method, path string, header http.Header, want ...int) (*http.Response, error) {
 	u := url.URL{Scheme: s.repo.Scheme(), Host: s.repo.RegistryStr(), Path: "/v2/" + s.repo.RepositoryStr() + "/" + path}
-	ctx, cancel := context.WithCancelCause(ctx)
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	watched, cancel := context.WithCancelCause(ctx)
+	req, err := http.NewRequestWithContext(watched, method, u.String(), nil)
 	if err != nil {
 		cancel(nil)
 		return nil, err
@@ -174,15 +175,14 @@ func (s *session) get(ctx context.Context, method, path string, header http.Head
 	req.Header = header
 	resp, err := s.client.Do(req)
 	if err == nil {
-		resp.Body = &watchedBody{body: resp.Body, ctx: ctx, cancel: cancel, stall: s.stall, timer: time.AfterFunc(s.stall, func() { cancel(errStalled) })}
+		resp.Body = watch(watched, cancel, resp.Body, s.stall)
 		if err = transport.CheckError(resp, want...); err == nil {
 			return resp, nil
 		}
 		resp.Body.Close()
 	}
-	err = s.explain(ctx, err)
 	cancel(nil)
-	return nil, err
+	return nil, s.explain(ctx, err)
 }
 
 func manifestHeader() http.Header {
@@ -190,8 +190,8 @@ func manifestHeader() http.Header {
 	return http.Header{"Accept": {strings.Join(types, ", ")}}
 }
 
-// head describes what a tag or digest stands for. A registry that does not say all
-// of it in an answer to HEAD is asked for the whole.
+// head describes what a tag or digest stands for. Where an answer to HEAD does not
+// say all of it, the whole is fetched.
 func (s *session) head(ctx context.Context, identifier string) (Descriptor, error) {
 	resp, err := s.get(ctx, http.MethodHead, "manifests/"+identifier, manifestHeader(), http.StatusOK, http.StatusMethodNotAllowed)
 	if err != nil {
@@ -250,49 +250,51 @@ func mediaType(h http.Header) string {
 // manifest returns the bytes of a manifest or index and the media type that the
 // registry says it has.
 func (s *session) manifest(ctx context.Context, identifier string) ([]byte, string, error) {
-	resp, err := s.get(ctx, http.MethodGet, "manifests/"+identifier, manifestHeader(), http.StatusOK)
-	if err != nil {
-		return nil, "", err
-	}
-	data, err := s.readAll(ctx, resp)
-	return data, mediaType(resp.Header), err
-}
-
-func (s *session) readAll(ctx context.Context, resp *http.Response) ([]byte, error) {
-	defer resp.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
-	if err != nil {
-		return nil, s.explain(ctx, err)
-	}
-	if len(data) > maxDocument {
-		return nil, fmt.Errorf("more than %d MiB are too much for a manifest or config", maxDocument>>20)
-	}
-	return data, nil
+	return s.read(ctx, "manifests/"+identifier, manifestHeader())
 }
 
 // document is a method of source. Only a config is a blob for a registry.
-func (s *session) document(ctx context.Context, d Descriptor) ([]byte, error) {
-	if d.MediaType != ispec.MediaTypeImageConfig {
-		data, _, err := s.manifest(ctx, d.Digest.String())
-		return data, err
+func (s *session) document(ctx context.Context, d Descriptor) (data []byte, err error) {
+	if d.MediaType == ispec.MediaTypeImageConfig {
+		data, _, err = s.read(ctx, "blobs/"+d.Digest.String(), http.Header{})
+	} else {
+		data, _, err = s.manifest(ctx, d.Digest.String())
 	}
-	resp, err := s.get(ctx, http.MethodGet, "blobs/"+d.Digest.String(), http.Header{}, http.StatusOK)
-	if err != nil {
-		return nil, err
-	}
-	return s.readAll(ctx, resp)
+	return data, err
 }
 
-// fetch is a method of source. It goes on as long as each attempt brings something.
-func (s *session) fetch(ctx context.Context, d Descriptor, w *Writer) error {
+// read returns a document and the media type it is sent with.
+func (s *session) read(ctx context.Context, path string, header http.Header) (data []byte, found string, err error) {
+	err = s.persist(ctx, func() (int64, error) {
+		resp, err := s.get(ctx, http.MethodGet, path, header, http.StatusOK)
+		if err != nil {
+			return 0, err
+		}
+		defer resp.Body.Close()
+		found = mediaType(resp.Header)
+		data, err = io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
+		return 0, err
+	})
+	if len(data) > maxDocument {
+		return nil, "", fmt.Errorf("more than %d MiB are too much for a manifest or config", maxDocument>>20)
+	}
+	return data, found, err
+}
+
+// persist does what may be cut again, as long as it comes further than before and
+// some times more.
+func (s *session) persist(ctx context.Context, do func() (int64, error)) error {
+	var furthest int64
 	for attempt := 1; ; attempt++ {
-		before := w.Size()
-		err := s.fetchRest(ctx, d, w)
-		if !errors.As(err, &cutError{}) || ctx.Err() != nil {
+		reached, err := do()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if !errors.As(err, &cutError{}) {
 			return err
 		}
-		if w.Size() > before {
-			attempt = 1
+		if reached > furthest {
+			furthest, attempt = reached, 1
 		}
 		if attempt >= maxAttempts {
 			return s.explain(ctx, err)
@@ -303,13 +305,21 @@ func (s *session) fetch(ctx context.Context, d Descriptor, w *Writer) error {
 	}
 }
 
+// fetch is a method of source.
+func (s *session) fetch(ctx context.Context, d Descriptor, w *Writer) error {
+	return s.persist(ctx, func() (int64, error) {
+		err := s.fetchRest(ctx, d, w)
+		return w.Size(), err
+	})
+}
+
 // fetchRest appends to w what it lacks. It returns a cutError when there is more to
 // come, and nil when the registry has given all that it has, which may not be what
 // d says: that is for the caller to check.
 func (s *session) fetchRest(ctx context.Context, d Descriptor, w *Writer) error {
 	header := http.Header{}
 	if w.Size() > 0 {
-		header.Set("Range", fmt.Sprintf("bytes=%d-", w.Size()))
+		header.Set("Range", fmt.Sprintf("bytes=%d-%d", w.Size(), d.Size-1))
 	}
 	resp, err := s.get(ctx, http.MethodGet, "blobs/"+d.Digest.String(), header,
 		http.StatusOK, http.StatusPartialContent, http.StatusRequestedRangeNotSatisfiable)
@@ -319,16 +329,14 @@ func (s *session) fetchRest(ctx context.Context, d Descriptor, w *Writer) error 
 	defer resp.Body.Close()
 	switch resp.StatusCode {
 	case http.StatusRequestedRangeNotSatisfiable:
-		return nil
+		return cmp.Or(w.Reset(), error(cutError{errors.New("the registry cannot go on where it was cut")}))
 	case http.StatusPartialContent:
 		if !strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", w.Size())) {
 			return errors.New("the registry gives another part of the blob than was asked for")
 		}
 	case http.StatusOK: // it knows no ranges
-		if w.Size() > 0 {
-			if err := w.Reset(); err != nil {
-				return err
-			}
+		if err := w.Reset(); err != nil {
+			return err
 		}
 	}
 	before := w.Size()
@@ -373,6 +381,11 @@ type watchedBody struct {
 	cancel context.CancelCauseFunc
 	stall  time.Duration
 	timer  *time.Timer
+}
+
+func watch(ctx context.Context, cancel context.CancelCauseFunc, body io.ReadCloser, stall time.Duration) *watchedBody {
+	timer := time.AfterFunc(stall, func() { cancel(errStalled) })
+	return &watchedBody{body, ctx, cancel, stall, timer}
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {

@@ -164,28 +164,27 @@ func (s *session) explain(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	var answer *transport.Error
-	if errors.As(err, &answer) {
+	var (
+		certificate *tls.CertificateVerificationError
+		answer      *transport.Error
+		broken      cutError
+		request     *url.Error
+	)
+	switch {
+	case errors.As(err, &certificate): // before the answer of plain http, where that was tried too
+		return fmt.Errorf("%w: %w: install the certificate of its authority, or set `insecure: true`", ErrUnreachable, certificate)
+	case errors.As(err, &answer):
 		return s.explainAnswer(answer)
-	}
-	var request *url.Error
-	switch broken := (cutError{}); {
 	case errors.As(err, &broken):
 		return fmt.Errorf("%w: the connection was cut: %w", ErrUnreachable, broken.error)
 	case !errors.As(err, &request):
 		return err
+	case strings.Contains(request.Error(), "HTTP response to HTTPS client"):
+		return fmt.Errorf("%w: %s speaks plain http: set `insecure: true` if that is meant", ErrUnreachable, s.repo.RegistryStr())
+	case errors.Is(request, errPlain):
+		return fmt.Errorf("%w: %w", ErrUnreachable, request.Err)
 	}
-	host, cause := s.repo.RegistryStr(), request.Err
-	var certificate *tls.CertificateVerificationError
-	switch {
-	case errors.Is(cause, errPlain):
-		return fmt.Errorf("%w: %w", ErrUnreachable, cause)
-	case errors.As(cause, &certificate):
-		return fmt.Errorf("%w: %w: install the certificate of its authority, or set `insecure: true`", ErrUnreachable, cause)
-	case strings.Contains(cause.Error(), "HTTP response to HTTPS client"):
-		return fmt.Errorf("%w: %s speaks plain http: set `insecure: true` if that is meant", ErrUnreachable, host)
-	}
-	return fmt.Errorf("%w: %w: check the name, the network, and HTTPS_PROXY", ErrUnreachable, cause)
+	return fmt.Errorf("%w: %w: check the name, the network, and HTTPS_PROXY", ErrUnreachable, request.Err)
 }
 
 // explainAnswer puts the refusal of a registry into words.
