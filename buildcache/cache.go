@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
 )
 
 // StateVersion is the version of the state folder's layout.
@@ -42,36 +43,76 @@ var (
 
 // A Cache is the records of one state folder.
 type Cache struct {
-	dir string
+	dir   string
+	inUse *os.File // the version file, locked shared: see Destroy
 }
 
 // Open returns the cache in a state folder and makes the folder if need be,
-// private to its user. A folder of a newer layerbuild is refused and left as it is.
+// private to its user. A folder of a newer layerbuild is refused and left as it
+// is. Until Close the folder is in use, and is not destroyed.
 func Open(state string) (*Cache, error) {
 	c := &Cache{dir: state}
-	switch raw, err := os.ReadFile(c.path("version")); {
-	case errors.Is(err, fs.ErrNotExist):
-		return c, c.create()
-	case err != nil:
+	if err := c.create(); err != nil {
 		return nil, fmt.Errorf("state folder: %w", err)
-	default:
-		version, err := strconv.Atoi(strings.TrimSpace(string(raw)))
-		if err != nil {
-			return nil, fmt.Errorf("state folder %s: its version file is damaged: it should hold %d; `layerbuild clean --all` starts over", state, StateVersion)
-		}
-		if version > StateVersion {
-			return nil, fmt.Errorf("state folder %s was written by a newer layerbuild (version %d, this one knows %d): upgrade layerbuild, or name another folder with --state-dir", state, version, StateVersion)
-		}
-		return c, nil
 	}
+	raw, err := os.ReadFile(c.path("version"))
+	if err != nil {
+		return nil, fmt.Errorf("state folder: %w", err)
+	}
+	version, err := strconv.Atoi(strings.TrimSpace(string(raw)))
+	if err != nil {
+		return nil, fmt.Errorf("state folder %s: its version file is damaged, it should hold %d: remove the folder to start over", state, StateVersion)
+	}
+	if version > StateVersion {
+		return nil, fmt.Errorf("state folder %s was written by a newer layerbuild (version %d, this one knows %d): upgrade layerbuild, or name another folder with --state-dir", state, version, StateVersion)
+	}
+	if c.inUse, err = os.Open(c.path("version")); err != nil {
+		return nil, fmt.Errorf("state folder: %w", err)
+	}
+	if err := unix.Flock(int(c.inUse.Fd()), unix.LOCK_SH); err != nil {
+		_ = c.inUse.Close()
+		return nil, fmt.Errorf("state folder %s: flock: %w: name a folder on a local filesystem with --state-dir", state, err)
+	}
+	if !current(c.inUse) { // destroyed meanwhile
+		_ = c.inUse.Close()
+		return Open(state)
+	}
+	return c, nil
 }
 
+// Close ends the use of the state folder.
+func (c *Cache) Close() error { return c.inUse.Close() }
+
+// Destroy removes a whole state folder. It fails while any process uses it.
+func Destroy(state string) error {
+	c, err := Open(state)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := unix.Flock(int(c.inUse.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("state folder %s is in use by another process: %w", state, err)
+	}
+	gone, err := os.MkdirTemp(filepath.Dir(state), ".layerbuild-removed-")
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(state, gone); err != nil {
+		return err
+	}
+	return os.RemoveAll(gone)
+}
+
+// create makes the folder if it is not there.
 func (c *Cache) create() error {
+	if _, err := os.Stat(c.path("version")); err == nil {
+		return nil
+	}
 	if err := os.MkdirAll(c.path("tmp"), 0o700); err != nil {
-		return fmt.Errorf("state folder: %w", err)
+		return err
 	}
 	if err := os.Chmod(c.dir, 0o700); err != nil {
-		return fmt.Errorf("state folder: %w", err)
+		return err
 	}
 	return c.write("version", []byte(strconv.Itoa(StateVersion)+"\n"))
 }

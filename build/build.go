@@ -1,0 +1,317 @@
+// Package build is the engine. It walks the graph of layers, asks the cache for
+// each, and where the cache does not know, drives the rooms that do the work:
+//
+//	stackerfile → layers.Graph → per layer: inputs → key → record, or run → snapshots → blobs → manifest
+//
+// The rooms do not know each other; what they share passes through here as
+// plain values.
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/imports"
+	"github.com/layerbuild/layerbuild/layers"
+	"github.com/layerbuild/layerbuild/oci"
+	"github.com/layerbuild/layerbuild/overlay"
+	"github.com/layerbuild/layerbuild/progress"
+)
+
+// Options say what to build and how.
+type Options struct {
+	Stackerfile string
+	Load        layers.Options
+	StateDir    string // what is remembered between builds
+	OCIDir      string // the OCI layout that images go to
+	Clock       Clock
+	Runtime     string // an OCI runtime's name or path; "" takes the first that starts
+	Jobs        int    // how many layers are worked on at once; 0 is one a core
+
+	Targets    []string // the layers to build, with all they need; none is all
+	NoCache    []string // layers that are built whatever the cache knows; AllLayers is every one
+	Plan       bool     // find out what would be built, and build nothing
+	FailOnMiss bool     // stop where the cache does not know
+	Verify     []string // layers that are built again and compared with what the cache knows
+
+	// OnRunFailure is a command that runs in a step's container after the step
+	// failed, on the terminal; "" is none.
+	OnRunFailure string
+
+	Sink progress.Sink
+}
+
+// AllLayers stands for every layer of the graph in Options.
+const AllLayers = "*"
+
+// A Builder has the rooms of one build open.
+type Builder struct {
+	Options
+	graph     *layers.Graph
+	cache     *buildcache.Cache
+	sources   *imports.Store
+	snapshots *overlay.Store
+	blobs     *oci.Store
+	output    *oci.Layout
+
+	mayMount bool // this process has mounts of its own
+	environ  []string
+	runner   Runner
+	registry func() *oci.Registry
+	layers   map[*layers.Layer]*outcome
+}
+
+// errMounts says that the build is not all hits: it goes on in a process that
+// has mounts of its own.
+var errMounts = errors.New("the build needs mounts")
+
+// Build builds what the options say. When everything is found in the cache,
+// nothing is mounted, unpacked or run. Otherwise the process starts itself once
+// more with mounts of its own, which end with it however it ends; the second
+// life finds again what the first one found.
+func Build(ctx context.Context, o Options) error {
+	graph, err := load(o.Stackerfile, o.Load, o.Targets)
+	if err != nil {
+		return err
+	}
+	for _, name := range slices.Concat(o.NoCache, o.Verify) {
+		if name != AllLayers && graph.Layer(name) == nil {
+			return fmt.Errorf("there is no layer %q to build", name)
+		}
+	}
+	b, err := open(o, graph)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	if b.mayMount || o.Plan {
+		return b.build(ctx)
+	}
+	hold := &held{sink: o.Sink}
+	b.Sink = hold
+	err = b.build(ctx)
+	if errors.Is(err, errMounts) {
+		if err := overlay.Supported(o.StateDir); err != nil {
+			return err
+		}
+		return overlay.PrivateMounts()
+	}
+	hold.release()
+	return err
+}
+
+func load(stackerfile string, o layers.Options, targets []string) (*layers.Graph, error) {
+	graph, err := layers.Load(stackerfile, o)
+	if err != nil {
+		return nil, err
+	}
+	return graph.Only(targets...)
+}
+
+// Order returns the names of the layers in the order in which they are built.
+func Order(stackerfile string, o layers.Options, targets ...string) ([]string, error) {
+	graph, err := load(stackerfile, o, targets)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, l := range graph.Layers {
+		names = append(names, l.Name)
+	}
+	return names, nil
+}
+
+// open opens the rooms.
+func open(o Options, graph *layers.Graph) (*Builder, error) {
+	var err error
+	for _, dir := range []*string{&o.StateDir, &o.OCIDir} {
+		if *dir, err = filepath.Abs(*dir); err != nil {
+			return nil, err
+		}
+	}
+	if o.Jobs == 0 {
+		o.Jobs = runtime.NumCPU()
+	}
+	b := &Builder{
+		Options:  o,
+		graph:    graph,
+		mayMount: overlay.HavePrivateMounts(),
+		environ:  os.Environ(),
+		registry: sync.OnceValue(oci.NewRegistry),
+		layers:   map[*layers.Layer]*outcome{},
+	}
+	b.runner = &lazyRuntime{b: b}
+	if b.cache, err = buildcache.Open(o.StateDir); err != nil {
+		return nil, err
+	}
+	if b.sources, err = imports.Open(o.StateDir, imports.Options{Forbidden: []string{o.StateDir, o.OCIDir}}); err != nil {
+		return nil, err
+	}
+	if b.snapshots, err = overlay.Open(o.StateDir); err != nil {
+		return nil, err
+	}
+	if b.blobs, err = oci.OpenStore(o.StateDir); err != nil {
+		return nil, err
+	}
+	if b.output, err = oci.CreateLayout(o.OCIDir); err != nil {
+		return nil, err
+	}
+	for _, l := range graph.Layers {
+		b.layers[l] = &outcome{done: make(chan struct{})}
+	}
+	return b, nil
+}
+
+func (b *Builder) close() { _ = b.cache.Close() }
+
+// build builds every layer as soon as those it needs are there. The first
+// failure stops the others.
+func (b *Builder) build(ctx context.Context) error {
+	start := time.Now()
+	if b.mayMount {
+		if err := b.snapshots.Sweep(ctx); err != nil {
+			return err
+		}
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	slots := semaphore.NewWeighted(int64(b.Jobs))
+	for _, l := range b.graph.Layers {
+		group.Go(func() error {
+			if err := b.awaitNeeds(ctx, l); err != nil {
+				return err
+			}
+			if err := slots.Acquire(ctx, 1); err != nil {
+				return err
+			}
+			defer slots.Release(1)
+			return b.layer(ctx, l)
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return b.finish(start)
+}
+
+// finish sums a build up. A build that went well may still have something to
+// say that is no success: what would be built, what is not reproducible.
+func (b *Builder) finish(start time.Time) error {
+	var hits int
+	var misses, differs []string
+	for _, l := range b.graph.Layers {
+		switch o := b.layers[l]; {
+		case o.differs:
+			differs = append(differs, l.Name)
+		case o.hit:
+			hits++
+		case o.image == nil:
+			misses = append(misses, l.Name)
+		}
+	}
+	b.report(progress.Event{
+		Kind: progress.Summary,
+		Text: fmt.Sprintf("%d of %s from the cache", hits, count(len(b.layers), "layer")),
+		Took: time.Since(start),
+	})
+	switch {
+	case len(misses) > 0:
+		return &MissError{misses}
+	case len(differs) > 0:
+		return &DifferError{differs}
+	}
+	return nil
+}
+
+// A MissError says that layers are not in the cache, when nothing was to be built.
+type MissError struct{ Layers []string }
+
+func (e *MissError) Error() string {
+	return fmt.Sprintf("%s would be built: %s", count(len(e.Layers), "layer"), strings.Join(e.Layers, ", "))
+}
+
+// A DifferError says that layers came out otherwise when they were built again of
+// the same inputs.
+type DifferError struct{ Layers []string }
+
+func (e *DifferError) Error() string {
+	return fmt.Sprintf("%s not reproducible: %s", isAre(len(e.Layers), "layer"), strings.Join(e.Layers, ", "))
+}
+
+func isAre(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun + " is"
+	}
+	return count(n, noun) + " are"
+}
+
+// awaitNeeds waits for the layers that l reads.
+func (b *Builder) awaitNeeds(ctx context.Context, l *layers.Layer) error {
+	for _, need := range b.graph.Needs(l) {
+		select {
+		case <-b.layers[need].done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// mounts is asked before anything that mounts, downloads or takes long.
+func (b *Builder) mounts() error {
+	if !b.mayMount {
+		return errMounts
+	}
+	return nil
+}
+
+func (b *Builder) report(e progress.Event) {
+	e.Time = time.Now()
+	b.Sink.Report(e)
+}
+
+func (b *Builder) notice(l *layers.Layer, kind progress.Kind, format string, args ...any) {
+	b.report(progress.Event{Kind: kind, Layer: l.Name, Text: fmt.Sprintf(format, args...)})
+}
+
+// held keeps events back until it is known that the build ends in this process.
+type held struct {
+	mu     sync.Mutex
+	sink   progress.Sink
+	events []progress.Event
+}
+
+func (h *held) Report(e progress.Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.events = append(h.events, e)
+}
+
+func (h *held) release() {
+	for _, e := range h.events {
+		h.sink.Report(e)
+	}
+}
+
+// fail makes an error about a place in a stackerfile.
+func fail(l *layers.Layer, pos layers.Position, err error) error {
+	return &layers.Error{Pos: pos, Layer: l.Name, Msg: err.Error()}
+}
+
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}

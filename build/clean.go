@@ -1,0 +1,43 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/layers"
+	"github.com/layerbuild/layerbuild/oci"
+)
+
+// Clean removes the OCI layout that builds wrote to, and returns what it held.
+// Anything else at its place is refused and left alone.
+func Clean(ctx context.Context, ociDir, stackerfile string, load layers.Options) ([]Tagged, error) {
+	if _, err := os.Lstat(ociDir); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	layout, err := oci.OpenLayout(ociDir)
+	if err != nil {
+		return nil, err
+	}
+	images, err := Inspect(ociDir, stackerfile, load)
+	if err != nil {
+		return nil, err
+	}
+	return images, layout.Destroy(ctx)
+}
+
+// Forget removes all that is remembered between builds. It is refused while a
+// build uses it.
+func Forget(stateDir string) error {
+	if _, err := os.Lstat(filepath.Join(stateDir, "version")); errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(stateDir); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return fmt.Errorf("%s is no state folder of layerbuild: it is left alone", stateDir)
+	}
+	return buildcache.Destroy(stateDir)
+}

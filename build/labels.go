@@ -1,0 +1,109 @@
+package build
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/overlay"
+)
+
+// labels returns what the layer's generate_labels makes of its rootfs: from the
+// cache, or by running it. Its changes to the rootfs are thrown away; each file
+// it leaves in /oci-labels becomes a label.
+func (b *Builder) labels(ctx context.Context, s *rootfsStep, c chain) (map[string]string, buildcache.Key, error) {
+	if s.l.GenerateLabels == "" {
+		return nil, "", nil
+	}
+	s.env = s.l.BuildEnvironment(b.environ)
+	in := labelsInputs(s, c)
+	key := in.Key(buildcache.Labels)
+	var labels map[string]string
+	if _, err := b.lookup(buildcache.Labels, in, &labels); err == nil {
+		return labels, key, nil
+	}
+	if err := b.mounts(); err != nil {
+		return nil, "", err
+	}
+	lock, err := b.lock(ctx, s.l, key)
+	if err != nil {
+		return nil, "", err
+	}
+	defer lock.Unlock()
+	if _, err := b.lookup(buildcache.Labels, in, &labels); err == nil {
+		return labels, key, nil
+	}
+	start := time.Now()
+	if labels, err = b.generateLabels(ctx, s, c); err != nil {
+		return nil, "", err
+	}
+	_, err = b.cache.Put(buildcache.Labels, in, labels, time.Since(start), origin(s.l))
+	return labels, key, err
+}
+
+func labelsInputs(s *rootfsStep, c chain) (in buildcache.Inputs) {
+	in.Add(buildcache.Format, "compatibility", compatibility)
+	in.Add(buildcache.BaseChange, "chain", string(c.id()))
+	in.Add(buildcache.Definition, "generate_labels", s.l.GenerateLabels)
+	for _, v := range s.env {
+		if v.Keyed {
+			in.Add(buildcache.Env, "env "+v.Name, v.Value)
+		}
+	}
+	return in
+}
+
+func (b *Builder) generateLabels(ctx context.Context, s *rootfsStep, c chain) (map[string]string, error) {
+	if err := b.ensure(ctx, s.l, c); err != nil {
+		return nil, err
+	}
+	upper, err := b.snapshots.Prepare(ctx, c.id())
+	if err != nil {
+		return nil, err
+	}
+	defer upper.Drop()
+	run, err := b.newRun(s, s.l.GenerateLabels, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer run.close()
+	root, err := upper.Mount(ctx, append(mountpoints(run.points), overlay.Mountpoint{Path: labelsDir})...)
+	if err != nil {
+		return nil, err
+	}
+	if err := run.in(ctx, root); err != nil {
+		return nil, err
+	}
+	return readLabels(filepath.Join(root, labelsDir))
+}
+
+// maxLabel bounds a label's value, in bytes.
+const maxLabel = 1 << 20
+
+// readLabels makes a label of each regular file in a folder.
+func readLabels(dir string) (map[string]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("generate_labels: %w", err)
+	}
+	labels := map[string]string{}
+	for _, entry := range entries {
+		f, err := os.OpenFile(filepath.Join(dir, entry.Name()), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+		if err != nil {
+			return nil, fmt.Errorf("generate_labels: %s/%q: %w", labelsDir, entry.Name(), err)
+		}
+		text, err := io.ReadAll(io.LimitReader(f, maxLabel+1))
+		_ = f.Close()
+		if err != nil || len(text) > maxLabel || !entry.Type().IsRegular() {
+			return nil, fmt.Errorf("generate_labels: %s/%q should be a file of at most 1 MiB", labelsDir, entry.Name())
+		}
+		labels[entry.Name()] = string(text)
+	}
+	return labels, nil
+}

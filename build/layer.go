@@ -1,0 +1,223 @@
+package build
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/layers"
+	"github.com/layerbuild/layerbuild/oci"
+	"github.com/layerbuild/layerbuild/progress"
+)
+
+// An outcome is what is known of a layer once it is done: what other layers
+// start from and read.
+type outcome struct {
+	done    chan struct{} // closed when all the rest is set
+	image   *oci.Image    // nil when the layer would have to be built first
+	hit     bool
+	differs bool // it was built again, and came out otherwise
+}
+
+func (o *outcome) chain() chain { return o.image.Layers }
+
+// layer makes one layer: its rootfs, its labels, and its image, each from the
+// cache where that knows it.
+func (b *Builder) layer(ctx context.Context, l *layers.Layer) error {
+	o := b.layers[l]
+	start := time.Now()
+	err := b.makeLayer(ctx, l, o)
+	switch {
+	case b.Plan && errors.Is(err, errMounts):
+		o.image, o.hit = nil, false
+	case err != nil:
+		return err
+	case o.hit:
+		b.report(progress.Event{Kind: progress.Hit, Layer: l.Name})
+	default:
+		b.report(progress.Event{Kind: progress.Built, Layer: l.Name, Took: time.Since(start)})
+	}
+	close(o.done)
+	return nil
+}
+
+func (b *Builder) makeLayer(ctx context.Context, l *layers.Layer, o *outcome) error {
+	for _, need := range b.graph.Needs(l) {
+		if b.layers[need].image == nil {
+			b.notice(l, progress.Miss, "it reads layer %q, which would be built", need.Name)
+			return errMounts
+		}
+	}
+	base, err := b.base(ctx, l)
+	if err != nil {
+		return err
+	}
+	step, err := b.newRootfsStep(ctx, l, base)
+	if err != nil {
+		return err
+	}
+	record, fs, err := b.rootfs(ctx, step, o)
+	if err != nil {
+		return err
+	}
+	labels, labelsKey, err := b.labels(ctx, step, base.chain().with(fs.chain()...))
+	if err != nil {
+		return err
+	}
+	if o.image, err = b.makeImage(ctx, step, fs, record.Created, labels); err != nil || b.Plan {
+		return err
+	}
+	return b.setLatest(l, record.Key, labelsKey)
+}
+
+// rootfs returns the result of a step: from the cache, or by doing it.
+func (b *Builder) rootfs(ctx context.Context, s *rootfsStep, o *outcome) (*buildcache.Record, rootfs, error) {
+	record, fs, miss := b.lookupRootfs(s)
+	verify := miss == nil && named(b.Verify, s.l)
+	if miss == nil && !verify && !named(b.NoCache, s.l) {
+		o.hit = true
+		return record, fs, nil
+	}
+	if !verify {
+		for _, reason := range b.reasons(s, miss) {
+			b.notice(s.l, progress.Miss, "%s", reasonText(reason))
+		}
+	}
+	if b.FailOnMiss && !verify {
+		return nil, fs, &MissError{[]string{s.l.Name}}
+	}
+	if err := b.mounts(); err != nil {
+		return nil, fs, err
+	}
+	lock, err := b.lock(ctx, s.l, s.inputs.Key(buildcache.Rootfs))
+	if err != nil {
+		return nil, fs, err
+	}
+	defer lock.Unlock()
+	if miss != nil {
+		if record, fs, miss = b.lookupRootfs(s); miss == nil && !named(b.NoCache, s.l) {
+			o.hit = true // another process has made it meanwhile
+			return record, fs, nil
+		}
+	}
+	start := time.Now()
+	made, err := b.makeRootfs(ctx, s)
+	if err != nil {
+		if ctx.Err() == nil {
+			b.setFailed(s.l)
+		}
+		return nil, fs, err
+	}
+	if verify {
+		o.differs, err = b.compare(ctx, s, fs, made)
+		return record, fs, err
+	}
+	record, err = b.cache.Put(buildcache.Rootfs, s.inputs, made, time.Since(start), origin(s.l))
+	return record, made, err
+}
+
+// named tells whether a list of layers has this one.
+func named(names []string, l *layers.Layer) bool {
+	return slices.Contains(names, AllLayers) || slices.Contains(names, l.Name)
+}
+
+// lookupRootfs returns the remembered result of a step if it can be used: each
+// of its layers has a snapshot, or a blob to make the snapshot from.
+func (b *Builder) lookupRootfs(s *rootfsStep) (*buildcache.Record, rootfs, error) {
+	var fs rootfs
+	if len(s.untracked) > 0 {
+		return nil, fs, buildcache.ErrNotFound
+	}
+	record, err := b.lookup(buildcache.Rootfs, s.inputs, &fs)
+	if err != nil {
+		return nil, fs, err
+	}
+	below := s.base.chain()
+	whole := below.with(fs.chain()...)
+	ids := whole.ids()
+	for i := len(below); i < len(whole); i++ {
+		if !b.snapshots.Has(ids[i]) && !b.packed(&whole[i]) {
+			return nil, fs, buildcache.ErrNotFound
+		}
+	}
+	return record, fs, nil
+}
+
+// layers returns the result as links of a chain.
+func (fs rootfs) chain() chain {
+	links := make(chain, len(fs.Layers))
+	for i, layer := range fs.Layers {
+		links[i].DiffID = layer.DiffID
+	}
+	return links
+}
+
+// lookup decodes the remembered result of a step.
+func (b *Builder) lookup(kind buildcache.Kind, in buildcache.Inputs, result any) (*buildcache.Record, error) {
+	record, err := b.cache.Get(kind, in.Key(kind))
+	if err != nil {
+		if errors.Is(err, buildcache.ErrCorrupt) {
+			b.report(progress.Event{Kind: progress.Warning, Text: fmt.Sprintf("a damaged %s record has been put aside in the state folder's corrupt folder", kind)})
+		}
+		return nil, err
+	}
+	return record, json.Unmarshal(record.Result, result)
+}
+
+// lock waits for other processes that do the same work, and says for whom.
+func (b *Builder) lock(ctx context.Context, l *layers.Layer, key buildcache.Key) (*buildcache.Lock, error) {
+	return b.cache.Lock(ctx, key, l.Name, func(h buildcache.Holder) {
+		b.notice(l, progress.Notice, "waiting for process %d, which has been building layer %q since %s", h.PID, h.Layer, h.Since.Local().Format(time.TimeOnly))
+	})
+}
+
+func (b *Builder) setLatest(l *layers.Layer, rootfs, labels buildcache.Key) error {
+	keys := map[buildcache.Kind]buildcache.Key{buildcache.Rootfs: rootfs}
+	if labels != "" {
+		keys[buildcache.Labels] = labels
+	}
+	if before, err := b.cache.Latest(l.File.Path, l.Name); err == nil && !before.Failed &&
+		before.Keys[buildcache.Rootfs] == rootfs && before.Keys[buildcache.Labels] == labels {
+		return nil
+	}
+	return b.cache.SetLatest(buildcache.Latest{Stackerfile: l.File.Path, Layer: l.Name, Keys: keys, Time: time.Now().UTC()})
+}
+
+// setFailed remembers that the last build of a layer failed. It is a help for
+// explanations only, and so is never an error.
+func (b *Builder) setFailed(l *layers.Layer) {
+	latest := buildcache.Latest{Stackerfile: l.File.Path, Layer: l.Name}
+	if before, err := b.cache.Latest(l.File.Path, l.Name); err == nil {
+		latest = *before
+	}
+	latest.Failed, latest.Time = true, time.Now().UTC()
+	_ = b.cache.SetLatest(latest)
+}
+
+// packInputs are the inputs of packing a snapshot's difference, whatever it lies on.
+func packInputs(diff digest.Digest) (in buildcache.Inputs) {
+	in.Add(buildcache.BaseChange, "diff", string(diff))
+	in.Add(buildcache.Definition, "type", "tar")
+	in.Add(buildcache.Definition, "compression", string(oci.Gzip))
+	in.Add(buildcache.Format, "compressor", oci.CompressorVersion)
+	return in
+}
+
+// packed fills in the blob of a layer, if one is remembered and there.
+func (b *Builder) packed(layer *oci.Layer) bool {
+	if layer.Descriptor.Digest != "" {
+		return true // a base's layer, taken over as it was
+	}
+	var blob oci.Descriptor
+	if _, err := b.lookup(buildcache.Pack, packInputs(layer.DiffID), &blob); err != nil || !b.blobs.Has(blob) {
+		return false
+	}
+	layer.Descriptor = blob
+	return true
+}

@@ -1,0 +1,245 @@
+package build
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strconv"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/imports"
+	"github.com/layerbuild/layerbuild/layers"
+	"github.com/layerbuild/layerbuild/progress"
+)
+
+// compatibility pins whatever decides the content of snapshots: what a step
+// finds around it, the clamping of times, the form of tars. It changes when a
+// release makes other DiffIDs of the same inputs, and only then.
+const compatibility = "1"
+
+// A rootfsStep is what makes a layer's rootfs from its base: its overlay dirs,
+// its imports and its run, with all that they read.
+type rootfsStep struct {
+	l        *layers.Layer
+	base     *base
+	epoch    time.Time
+	copied   []imported // imports with a dest: they are put into the image
+	shown    []imported // imports that the run sees below /stacker
+	overlays []overlaid
+	env      []layers.EnvVar
+
+	inputs    buildcache.Inputs
+	untracked []string // binds that nobody watches: the step is never found in the cache
+}
+
+type imported struct {
+	layers.Import
+	source *source
+	tree   imports.Tree
+}
+
+type overlaid struct {
+	layers.OverlayDir
+	source *source
+	tree   imports.Tree
+}
+
+// A rootfs is the result of a rootfs step: the layers it added to its base.
+type rootfs struct {
+	Layers []added `json:"layers"`
+}
+
+type added struct {
+	DiffID digest.Digest `json:"diff_id"`
+	By     string        `json:"by"` // what made it, for the image's history
+}
+
+// newRootfsStep measures all that the step reads. What cannot change the result
+// is left out: without a run nobody sees the environment, the layer's name, or
+// imports that are not copied into the image.
+func (b *Builder) newRootfsStep(ctx context.Context, l *layers.Layer, base *base) (*rootfsStep, error) {
+	s := &rootfsStep{l: l, base: base, epoch: b.Clock.epoch(base.created())}
+	in := &s.inputs
+	in.Add(buildcache.Format, "compatibility", compatibility)
+	in.Add(buildcache.BaseChange, "base", string(base.chain().id()))
+	in.Add(buildcache.Epoch, "epoch", epochText(s.epoch))
+	if err := b.addOverlays(ctx, s); err != nil {
+		return nil, err
+	}
+	if err := b.addImports(ctx, s); err != nil {
+		return nil, err
+	}
+	if l.Run == "" {
+		return s, nil
+	}
+	in.Add(buildcache.Definition, "run", l.Run)
+	in.Add(buildcache.Platform, "platform", l.OS+"/"+l.Arch)
+	s.env = l.BuildEnvironment(b.environ)
+	for _, v := range s.env {
+		if v.Keyed {
+			in.Add(buildcache.Env, "env "+v.Name, v.Value)
+		}
+	}
+	return s, b.addBinds(ctx, s)
+}
+
+func (b *Builder) addOverlays(ctx context.Context, s *rootfsStep) error {
+	for i, dir := range s.l.OverlayDirs {
+		from := layers.Source{Raw: dir.Raw, Path: dir.Source, Content: true}
+		source, tree, err := b.measured(ctx, s.l, from, "", s.l.File.Normalize)
+		if err == nil && !tree.Dir {
+			err = fmt.Errorf("overlay dir %s is not a folder: use `imports` with `dest` for a file", dir.Raw)
+		}
+		if err != nil {
+			return b.failAt(ctx, s.l, dir.Pos, err)
+		}
+		s.overlays = append(s.overlays, overlaid{dir, source, tree})
+		s.inputs.Add(buildcache.Overlay, fmt.Sprintf("overlay %d %s", i, dir.Dest), string(tree.Digest))
+	}
+	return nil
+}
+
+func (b *Builder) addImports(ctx context.Context, s *rootfsStep) error {
+	shown := map[string]bool{}
+	for i, imp := range s.l.Imports {
+		source, tree, err := b.measured(ctx, s.l, imp.Source, imp.Hash, imp.Normalize)
+		if err != nil {
+			return b.failAt(ctx, s.l, imp.Pos, err)
+		}
+		for _, path := range tree.Skipped {
+			b.notice(s.l, progress.Warning, "import %q: %q is a socket and is left out", imp.Source.Raw, path)
+		}
+		in := imported{imp, source, tree}
+		switch {
+		case imp.Dest != "":
+			s.copied = append(s.copied, in)
+			s.inputs.Add(buildcache.Import, fmt.Sprintf("copy %d %s", len(s.copied), imp.Dest), copyText(imp, tree))
+		case s.l.Run != "":
+			name := "import " + imp.Folder() + "/" + imp.Name
+			if imp.Name == "" {
+				name = fmt.Sprintf("import %d's content in %s", i+1, imp.Folder())
+			}
+			if shown[name] {
+				continue // one source, imported twice
+			}
+			shown[name] = true
+			s.shown = append(s.shown, in)
+			s.inputs.Add(buildcache.Import, name, string(tree.Digest))
+		}
+	}
+	return nil
+}
+
+// copyText spells out what is copied into the image, and how. Copies are
+// numbered, since a later one replaces what an earlier one put in its place.
+func copyText(imp layers.Import, tree imports.Tree) string {
+	text, _ := json.Marshal(struct {
+		Tree     digest.Digest
+		Name     string
+		Content  bool
+		Mode     *fs.FileMode
+		UID, GID *int
+	}{tree.Digest, imp.Name, imp.Source.Content, imp.Mode, imp.UID, imp.GID})
+	return string(text)
+}
+
+func (b *Builder) addBinds(ctx context.Context, s *rootfsStep) error {
+	for _, bind := range s.l.Binds {
+		if !bind.Track {
+			s.untracked = append(s.untracked, bind.Source)
+			continue
+		}
+		_, tree, err := b.measured(ctx, s.l, layers.Source{Raw: bind.Source, Path: bind.Source}, "", "")
+		if err != nil {
+			return b.failAt(ctx, s.l, bind.Pos, err)
+		}
+		s.inputs.Add(buildcache.Bind, "bind "+bind.Dest, string(tree.Digest))
+	}
+	return nil
+}
+
+func (b *Builder) measured(ctx context.Context, l *layers.Layer, from layers.Source, hash, normalize string) (*source, imports.Tree, error) {
+	source, err := b.source(ctx, l, from, hash, normalize)
+	if err != nil {
+		return nil, imports.Tree{}, err
+	}
+	m, err := source.measure(ctx)
+	return source, m.Tree, err
+}
+
+// failAt makes an error about a place in the stackerfile, unless the build was
+// stopped for another reason.
+func (b *Builder) failAt(ctx context.Context, l *layers.Layer, pos layers.Position, err error) error {
+	if err == nil || errors.Is(err, errMounts) || ctx.Err() != nil {
+		return err
+	}
+	return fail(l, pos, err)
+}
+
+// reasons says why the step is not found in the cache, all causes at once.
+func (b *Builder) reasons(s *rootfsStep, miss error) []buildcache.Reason {
+	var reasons []buildcache.Reason
+	if miss == nil {
+		return []buildcache.Reason{{Code: buildcache.NoCache}}
+	}
+	for _, path := range s.untracked {
+		reasons = append(reasons, buildcache.Reason{Code: buildcache.Untracked, Name: "bind " + path})
+	}
+	latest, err := b.cache.Latest(s.l.File.Path, s.l.Name)
+	if err != nil {
+		return append(reasons, buildcache.Reason{Code: buildcache.First})
+	}
+	if latest.Failed {
+		reasons = append(reasons, buildcache.Reason{Code: buildcache.Failed})
+	}
+	if latest.Keys[buildcache.Rootfs] == "" {
+		return reasons
+	}
+	return append(reasons, b.differences(latest.Keys[buildcache.Rootfs], s.inputs, miss)...)
+}
+
+// differences compares the step with the record of an earlier build.
+func (b *Builder) differences(key buildcache.Key, in buildcache.Inputs, miss error) []buildcache.Reason {
+	if errors.Is(miss, buildcache.ErrCorrupt) {
+		return []buildcache.Reason{{Code: buildcache.Corrupt, Name: "record"}}
+	}
+	before, err := b.cache.Get(buildcache.Rootfs, key)
+	if err != nil {
+		return []buildcache.Reason{{Code: buildcache.Missing, Name: "record"}}
+	}
+	if diff := buildcache.Diff(before.Inputs, in); len(diff) > 0 {
+		return diff
+	}
+	return []buildcache.Reason{{Code: buildcache.Missing, Name: "snapshot"}}
+}
+
+// reasonText is one reason in a line.
+func reasonText(r buildcache.Reason) string {
+	switch r.Code {
+	case buildcache.First:
+		return "FIRST: it has not been built here before"
+	case buildcache.NoCache:
+		return "NO-CACHE: --no-cache was given"
+	case buildcache.Failed:
+		return "FAILED: it failed the last time"
+	case buildcache.Untracked:
+		return fmt.Sprintf("UNTRACKED: %s may have changed (`track: true` watches it)", r.Name)
+	case buildcache.Missing:
+		return fmt.Sprintf("MISSING: its %s is gone", r.Name)
+	case buildcache.Corrupt:
+		return fmt.Sprintf("CORRUPT: its %s was damaged and has been put aside", r.Name)
+	}
+	switch {
+	case r.Old == "":
+		return fmt.Sprintf("%s: %s is new", r.Code, strconv.QuoteToGraphic(r.Name))
+	case r.New == "":
+		return fmt.Sprintf("%s: %s is gone", r.Code, strconv.QuoteToGraphic(r.Name))
+	default:
+		return fmt.Sprintf("%s: %s changed", r.Code, strconv.QuoteToGraphic(r.Name))
+	}
+}

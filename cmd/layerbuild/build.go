@@ -1,0 +1,165 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/layers"
+)
+
+// buildFlags are the flags of all commands that build.
+type buildFlags struct {
+	build.Options
+	shellFail  bool
+	timestamps string
+	orderOnly  bool
+}
+
+func newBuildCommand(s *settings) *cobra.Command {
+	var f buildFlags
+	cmd := &cobra.Command{
+		Use:   "build",
+		Short: "Build the layers of a stackerfile",
+		Long: `Build the layers of a stackerfile, and of those that it names as
+prerequisites, and put an image for each into the OCI layout; layers that are
+build_only leave none.
+
+Images are the same for the same inputs, wherever and by whomever they are
+built. Their times are SOURCE_DATE_EPOCH if that is set, else the base image's,
+else 1980-01-01.
+
+Exit status: 0 when all is built, 1 on an error, 3 when --dry-run or
+--fail-on-miss found something to build, 4 when --verify found a layer that is
+not reproducible.`,
+		Example: `  layerbuild build
+  layerbuild build -f images/stacker.yaml --substitute VERSION=1.2
+  layerbuild build --dry-run          # what would be built, and why
+  layerbuild build --shell-fail       # a shell where a run failed`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return s.build(cmd, &f) },
+	}
+	f.add(cmd)
+	flags := cmd.Flags()
+	flags.StringSliceVar(&f.NoCache, "no-cache", nil, "build all layers, or those `LAYER,…`, whatever the cache knows")
+	flags.Lookup("no-cache").NoOptDefVal = build.AllLayers
+	flags.StringArrayVar(&f.Targets, "target", nil, "build only this `LAYER` and what it needs; repeatable")
+	flags.BoolVar(&f.Plan, "dry-run", false, "say what would be built, and why; build nothing")
+	flags.BoolVar(&f.FailOnMiss, "fail-on-miss", false, "stop at the first layer that is not in the cache")
+	flags.BoolVar(&f.orderOnly, "order-only", false, "print the layers in the order in which they are built")
+	verify := flags.Bool("verify", false, "build layers that are in the cache again, and compare")
+	cmd.PreRun = func(*cobra.Command, []string) {
+		if *verify {
+			f.Verify = []string{build.AllLayers}
+		}
+	}
+	return cmd
+}
+
+func newPlanCommand(s *settings) *cobra.Command {
+	var f buildFlags
+	cmd := &cobra.Command{
+		Use:   "plan [LAYER...]",
+		Short: "Say what a build would do, and why: build --dry-run",
+		Long: `Say which layers a build would find in the cache, which it would build, and why.
+Nothing is built. The exit status is 3 when something would be.`,
+		RunE: func(cmd *cobra.Command, targets []string) error {
+			f.Plan, f.Targets = true, targets
+			return s.build(cmd, &f)
+		},
+	}
+	f.add(cmd)
+	return cmd
+}
+
+func newVerifyCommand(s *settings) *cobra.Command {
+	var f buildFlags
+	cmd := &cobra.Command{
+		Use:   "verify [LAYER...]",
+		Short: "Build layers again and compare: are they reproducible?",
+		Long: `Build layers, or all, again although they are in the cache, and compare the
+results. A layer that comes out otherwise is named, with the files that differ;
+what is in the cache stays. The exit status is 4 when there is one.`,
+		RunE: func(cmd *cobra.Command, targets []string) error {
+			f.Targets, f.Verify = targets, targets
+			if len(targets) == 0 {
+				f.Verify = []string{build.AllLayers}
+			}
+			return s.build(cmd, &f)
+		},
+	}
+	f.add(cmd)
+	return cmd
+}
+
+func (f *buildFlags) add(cmd *cobra.Command) {
+	addStackerfileFlags(cmd, &f.Stackerfile, &f.Load)
+	flags := cmd.Flags()
+	flags.BoolVar(&f.Load.RequireHash, "require-hash", false, "refuse http(s) imports without a hash")
+	flags.StringVar(&f.Runtime, "runtime", "", "the OCI runtime that steps run in, by `name` or path (default: crun or runc, whichever starts)")
+	flags.StringVar(&f.OnRunFailure, "on-run-failure", "", "a `command` to run in the container where a run failed")
+	flags.BoolVar(&f.shellFail, "shell-fail", false, "open a shell where a run failed: --on-run-failure /bin/sh")
+	flags.StringVar(&f.timestamps, "timestamps", "reproducible", "times in images: `reproducible` or now")
+	flags.IntVarP(&f.Jobs, "jobs", "j", 0, "how many layers to work on at once (default: one a core)")
+}
+
+// build runs a build as the flags say.
+func (s *settings) build(cmd *cobra.Command, f *buildFlags) (err error) {
+	if f.Clock, err = parseClock(f.timestamps); err != nil {
+		return err
+	}
+	if f.Load.Builtins, err = s.builtins(); err != nil {
+		return err
+	}
+	if f.Jobs < 0 {
+		return fmt.Errorf("--jobs is %d: it should be a number of layers", f.Jobs)
+	}
+	if f.orderOnly {
+		names, err := build.Order(f.Stackerfile, f.Load, f.Targets...)
+		for _, name := range names {
+			fmt.Fprintln(cmd.OutOrStdout(), printable(name))
+		}
+		return err
+	}
+	if f.shellFail {
+		f.OnRunFailure = "/bin/sh"
+	}
+	f.StateDir, f.OCIDir, f.Sink = s.stateDir, s.ociDir, s.sink()
+	return withStatus(build.Build(cmd.Context(), f.Options))
+}
+
+// withStatus gives those errors an exit status of their own that scripts ask for.
+func withStatus(err error) error {
+	var miss *build.MissError
+	var differ *build.DifferError
+	switch {
+	case errors.As(err, &miss):
+		return &exitStatus{3, err}
+	case errors.As(err, &differ):
+		return &exitStatus{4, err}
+	}
+	return err
+}
+
+// addStackerfileFlags adds the flags of all commands that read a stackerfile.
+func addStackerfileFlags(cmd *cobra.Command, file *string, load *layers.Options) {
+	flags := cmd.Flags()
+	flags.StringVarP(file, "stacker-file", "f", "stacker.yaml", "the stackerfile")
+	flags.StringArrayVar(&load.Substitutions, "substitute", nil, "replace ${{K}} in stackerfiles, as `K=V`; repeatable")
+	flags.StringArrayVar(&load.SubstituteFiles, "substitute-file", nil, "a YAML `file` of substitutions, K: V; repeatable")
+}
+
+func parseClock(timestamps string) (build.Clock, error) {
+	switch timestamps {
+	case "now":
+		return build.Clock{Now: true}, nil
+	case "reproducible":
+		epoch, err := build.ParseEpoch(os.Getenv("SOURCE_DATE_EPOCH"))
+		return build.Clock{Epoch: epoch}, err
+	default:
+		return build.Clock{}, fmt.Errorf("--timestamps is %q: it should be reproducible or now", timestamps)
+	}
+}

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/layers"
+)
+
+func newCleanCommand(s *settings) *cobra.Command {
+	var file string
+	var load layers.Options
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "clean",
+		Short: "Remove the images that were built",
+		Long: `Remove the OCI layout that builds write their images to. What is remembered
+between builds stays, so that the next build restores the images without running
+anything; --all removes that too.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if load.Builtins, err = s.builtins(); err != nil {
+				return err
+			}
+			images, err := build.Clean(cmd.Context(), s.ociDir, file, load)
+			if err != nil {
+				return err
+			}
+			if !s.quiet {
+				for _, image := range images {
+					note := ""
+					if image.Stale {
+						note = ", which was of no layer of the stackerfile"
+					}
+					fmt.Fprintf(cmd.OutOrStdout(), "removed %s%s\n", printable(image.Tag), note)
+				}
+			}
+			if all {
+				return build.Forget(s.stateDir)
+			}
+			return nil
+		},
+	}
+	addStackerfileFlags(cmd, &file, &load)
+	cmd.Flags().BoolVar(&all, "all", false, "also remove all that is remembered between builds, of all stackerfiles")
+	return cmd
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/layers"
+)
+
+func newInspectCommand(s *settings) *cobra.Command {
+	var file string
+	var load layers.Options
+	cmd := &cobra.Command{
+		Use:   "inspect [TAG...]",
+		Short: "Show the images that were built",
+		Long: `Show the images in the OCI layout: their tags, layers, sizes and configuration.
+A tag that is of no layer of the stackerfile any more is marked as such.`,
+		Example: `  layerbuild inspect
+  layerbuild inspect app --oci-dir build/oci`,
+		RunE: func(cmd *cobra.Command, tags []string) (err error) {
+			if load.Builtins, err = s.builtins(); err != nil {
+				return err
+			}
+			images, err := build.Inspect(s.ociDir, file, load, tags...)
+			if err != nil {
+				return err
+			}
+			for i, image := range images {
+				if i > 0 {
+					fmt.Fprintln(cmd.OutOrStdout())
+				}
+				if err := showImage(cmd.OutOrStdout(), image); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	addStackerfileFlags(cmd, &file, &load)
+	return cmd
+}
+
+func showImage(w io.Writer, image build.Tagged) error {
+	note := ""
+	if image.Stale {
+		note = "  (no layer of the stackerfile: of an earlier build)"
+	}
+	fmt.Fprintf(w, "%s%s\n", printable(image.Tag), note)
+	fmt.Fprintf(w, "  manifest  %s\n", image.Manifest.Digest)
+	fmt.Fprintf(w, "  platform  %s/%s\n", printable(image.Image.OS), printable(image.Image.Architecture))
+	fmt.Fprintf(w, "  size      %s in %d layers\n", units.BytesSize(float64(image.Size())), len(image.Layers))
+	for _, layer := range image.Layers {
+		fmt.Fprintf(w, "  layer     %s  %10s  %s\n", layer.Digest, units.BytesSize(float64(layer.Size)), strings.TrimPrefix(layer.MediaType, "application/vnd.oci.image.layer.v1."))
+	}
+	for _, blob := range image.Missing {
+		fmt.Fprintf(w, "  missing   %s: build again to restore it\n", blob.Digest)
+	}
+	// JSON escapes whatever a terminal would obey.
+	config, err := json.MarshalIndent(image.Image.Config, "  ", "  ")
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "  config    %s\n", config)
+	return nil
+}
+
+// printable makes text from outside safe for a terminal.
+func printable(s string) string {
+	quoted := fmt.Sprintf("%q", s)
+	if quoted == `"`+s+`"` {
+		return s
+	}
+	return quoted
+}

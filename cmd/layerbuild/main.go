@@ -1,0 +1,150 @@
+// Command layerbuild builds OCI images from a stackerfile.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/layerbuild/layerbuild/progress"
+)
+
+// version is stamped by the Makefile; otherwise the module's version is shown.
+var version string
+
+func main() { os.Exit(run()) }
+
+// run executes the command line and returns the process's exit status.
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := newCommand().ExecuteContext(ctx)
+	switch {
+	case err == nil:
+		return 0
+	case ctx.Err() != nil:
+		fmt.Fprintln(os.Stderr, "interrupted")
+		return 130
+	}
+	fmt.Fprintf(os.Stderr, "error: %s\n", err)
+	var status *exitStatus
+	if errors.As(err, &status) {
+		return status.code
+	}
+	return 1
+}
+
+// An exitStatus is an error with an exit status of its own.
+type exitStatus struct {
+	code int
+	err  error
+}
+
+func (e *exitStatus) Error() string { return e.err.Error() }
+func (e *exitStatus) Unwrap() error { return e.err }
+
+// settings are the flags that all commands share.
+type settings struct {
+	stateDir string
+	ociDir   string
+	debug    bool
+	quiet    bool
+}
+
+func newCommand() *cobra.Command {
+	s := &settings{}
+	cmd := &cobra.Command{
+		Use:   "layerbuild",
+		Short: "Build OCI images from a stackerfile",
+		Long: `layerbuild builds OCI images from a stackerfile: YAML that names layers, what
+each starts from, what it imports and what it runs.
+
+  base:                             # an image from a local OCI layout
+    from:
+      type: oci
+      url: ./busybox:latest
+    run: adduser -D app
+  app:                              # the next one starts from it
+    from:
+      type: built
+      tag: base
+    imports: [main.sh]
+    run: cp /stacker/imports/main.sh /usr/bin/app
+    cmd: app
+
+  layerbuild build                  # builds what changed, and puts both images into ./oci
+
+A layer is built again only when something that it reads has changed: its base,
+its imports' content, its overlay dirs, its script or its build environment.
+layerbuild says which. What is remembered lies in the state folder, which all
+builds of a user share.`,
+		Version:           buildVersion(),
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		DisableAutoGenTag: true,
+	}
+	flags := cmd.PersistentFlags()
+	flags.StringVar(&s.stateDir, "state-dir", defaultStateDir(), "what is remembered between builds")
+	flags.StringVar(&s.ociDir, "oci-dir", "oci", "the OCI layout that images go to")
+	flags.BoolVar(&s.debug, "debug", false, "show every reason and every step")
+	flags.BoolVarP(&s.quiet, "quiet", "q", false, "show nothing but warnings and errors")
+	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return fmt.Errorf("%w; see `%s --help`", err, c.CommandPath())
+	})
+	cmd.AddCommand(newBuildCommand(s), newPlanCommand(s), newVerifyCommand(s), newCleanCommand(s), newInspectCommand(s))
+	return cmd
+}
+
+func (s *settings) sink() progress.Sink {
+	level := progress.Normal
+	switch {
+	case s.quiet:
+		level = progress.Quiet
+	case s.debug:
+		level = progress.Verbose
+	}
+	return progress.NewPlain(os.Stdout, level)
+}
+
+// defaultStateDir follows the XDG base directory specification.
+func defaultStateDir() string {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return ".layerbuild"
+	}
+	return filepath.Join(cache, "layerbuild")
+}
+
+func buildVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+// builtins are the substitutions that every stackerfile may use.
+func (s *settings) builtins() (map[string]string, error) {
+	state, err := filepath.Abs(s.stateDir)
+	if err != nil {
+		return nil, err
+	}
+	oci, err := filepath.Abs(s.ociDir)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]string{
+		"STACKER_STACKER_DIR": state,
+		"STACKER_ROOTFS_DIR":  filepath.Join(state, "snapshots"),
+		"STACKER_OCI_DIR":     oci,
+	}, nil
+}
