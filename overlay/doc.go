@@ -57,6 +57,9 @@
 // never changed. Drop ends the Mutable either way: it removes what was not
 // committed.
 //
+// Keep ends it otherwise: the difference of a step that failed stays under a name,
+// and any process may Find, mount, and then drop or keep it again.
+//
 // A layer that comes as a tar is made the same way, but without Normalize: it is
 // unpacked below the mounted root, and committed as it is, so that it stays
 // exactly what the tar says.

@@ -19,6 +19,7 @@ func chainOf(t *testing.T, s *Store, n int) digest.Digest {
 		m, err := s.Prepare(t.Context(), id)
 		ok(t, err)
 		ok(t, os.WriteFile(filepath.Join(m.Upper(), fmt.Sprint(i)), nil, 0o600))
+		m.usage = &usage{} // or each Commit mounts the parents to look at them
 		snap, err := m.Commit(t.Context(), digest.FromString(fmt.Sprint(i)), "")
 		ok(t, err)
 		ok(t, m.Drop())

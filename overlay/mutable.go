@@ -171,10 +171,8 @@ func (m *Mutable) commit(ctx context.Context, diffID digest.Digest, description 
 // what others have pending on this filesystem as well, and it reports what
 // failed to be written (since Linux 5.8).
 func (m *Mutable) seal(ctx context.Context, snap Snapshot) error {
-	for _, name := range []string{"root", "empty", "work"} {
-		if err := os.RemoveAll(filepath.Join(m.dir, name)); err != nil {
-			return err
-		}
+	if err := m.clear("mutable.json"); err != nil {
+		return err
 	}
 	text, err := json.MarshalIndent(snapshotFile{Version: snapshotVersion, Snapshot: snap}, "", "  ")
 	if err != nil {
@@ -188,6 +186,16 @@ func (m *Mutable) seal(ctx context.Context, snap Snapshot) error {
 	}
 	if err := unix.Syncfs(int(m.lock.Fd())); err != nil {
 		return fmt.Errorf("write %s to disk: %w", m.dir, err)
+	}
+	return nil
+}
+
+// clear removes what only a mount needs, and more.
+func (m *Mutable) clear(more ...string) error {
+	for _, name := range append(more, "root", "empty", "work") {
+		if err := os.RemoveAll(filepath.Join(m.dir, name)); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -242,14 +250,19 @@ func (m *Mutable) adopt(ctx context.Context, id digest.Digest, path string) (Sna
 // in which case the snapshot is no longer in use by it. It may be called more
 // than once, and in any state.
 func (m *Mutable) Drop() error {
-	var err error
-	if m.dir != "" && !m.committed {
-		if err = removeMounted(m.dir); err != nil {
-			err = fmt.Errorf("drop %s: %w", m.dir, err)
-		}
+	defer m.close()
+	if m.dir == "" || m.committed {
+		return nil
 	}
+	if err := removeMounted(m.dir); err != nil {
+		return fmt.Errorf("drop %s: %w", m.dir, err)
+	}
+	return nil
+}
+
+// close gives up what the Mutable holds.
+func (m *Mutable) close() {
 	m.lock.Close()
 	m.held.Close()
 	m.dir, m.mounted = "", false
-	return err
 }

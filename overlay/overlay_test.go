@@ -31,7 +31,14 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	// Other packages' tests may use this one at the same time.
+	dir, err := os.MkdirTemp("", "overlay-test-")
+	if err != nil {
+		panic(err)
+	}
+	os.Setenv("TMPDIR", dir)
 	code := m.Run()
+	os.Remove(dir)
 	if left := ourMounts(); len(left) > 0 {
 		fmt.Fprintln(os.Stderr, "left mounted:", left)
 		code = 1
@@ -39,11 +46,9 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// ourMounts returns what this package has mounted, for any Store.
+// ourMounts returns what is mounted by these tests.
 func ourMounts() []string {
-	mounts, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) {
-		return i.Source != "layerbuild", false
-	})
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(os.Getenv("TMPDIR")))
 	if err != nil {
 		return []string{err.Error()}
 	}
@@ -263,6 +268,8 @@ var helpers = map[string]func(args []string) error{
 	"private": helpPrivate,
 	"view":    helpView,
 	"commit":  helpCommit,
+	"find":    helpFind,
+	"loop":    helpLoop,
 }
 
 // helpMount STATE PARENT mounts a Mutable, writes a file, and waits.
@@ -348,6 +355,82 @@ func helpCommit(args []string) error {
 	}
 	fmt.Println("done")
 	return nil
+}
+
+// helpFind STATE NAME mounts what was kept, and waits.
+func helpFind(args []string) error {
+	s, err := Open(args[0])
+	if err != nil {
+		return err
+	}
+	m, err := s.Find(context.Background(), args[1])
+	if err != nil {
+		return err
+	}
+	root, err := m.Mount(context.Background())
+	if err != nil {
+		return err
+	}
+	fmt.Println(root)
+	return waitForEnd()
+}
+
+// helpLoop STATE goes through the whole life of a snapshot, again and again.
+func helpLoop(args []string) error {
+	ctx := context.Background()
+	s, err := Open(args[0])
+	if err != nil {
+		return err
+	}
+	fmt.Println("begun")
+	for i := 0; ; i++ {
+		if err := s.Sweep(ctx); err != nil {
+			return err
+		}
+		id, err := liveOnce(ctx, s, fmt.Sprint(i%5))
+		if err != nil {
+			return err
+		}
+		if i%7 == 0 {
+			if err := s.Remove(ctx, id); err != nil && !errors.Is(err, ErrLocked) {
+				return err
+			}
+		}
+	}
+}
+
+// liveOnce makes a layer of two snapshots, and looks at it.
+func liveOnce(ctx context.Context, s *Store, name string) (id digest.Digest, err error) {
+	for range 2 {
+		m, err := s.Prepare(ctx, id)
+		if err != nil {
+			return "", err
+		}
+		defer m.Drop()
+		root, err := m.Mount(ctx, Mountpoint{Path: "/proc"})
+		if err != nil {
+			return "", err
+		}
+		if err := os.WriteFile(filepath.Join(root, name+id.String()), []byte("content"), 0o600); err != nil {
+			return "", err
+		}
+		if err := m.Unmount(); err != nil {
+			return "", err
+		}
+		if _, err := m.Normalize(ctx, epoch); err != nil {
+			return "", err
+		}
+		snap, err := m.Commit(ctx, digest.FromString(name), "")
+		if err != nil {
+			return "", err
+		}
+		id = snap.ID
+	}
+	v, err := s.View(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	return id, v.Release()
 }
 
 // waitForEnd waits until the test closes standard input.

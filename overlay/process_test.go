@@ -3,14 +3,19 @@ package overlay
 import (
 	"bytes"
 	"errors"
+	"flag"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
+
+var kills = flag.Int("kills", 20, "how often TestKilledAtAnyMoment kills a process")
 
 func TestSweepClearsAfterTheDead(t *testing.T) {
 	s := newStore(t)
@@ -44,6 +49,44 @@ func TestSweepClearsAfterTheDead(t *testing.T) {
 	kill(t, another)
 	ok(t, s.Sweep(t.Context()))
 	isEmpty(t, s.tmp)
+}
+
+// A process that is killed at any moment leaves a store that the next one uses
+// as it is: no half snapshot, and nothing that Sweep does not take away.
+func TestKilledAtAnyMoment(t *testing.T) {
+	s := newStore(t)
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	for range *kills {
+		process, _ := start(t, "loop", filepath.Dir(s.snapshots))
+		time.Sleep(time.Duration(random.IntN(30_000)) * time.Microsecond)
+		kill(t, process)
+		entries, err := os.ReadDir(s.snapshots)
+		ok(t, err)
+		for _, e := range entries {
+			id := digest.NewDigestFromEncoded(digest.SHA256, e.Name())
+			v, err := s.View(t.Context(), id)
+			ok(t, err)
+			files, err := os.ReadDir(v.Root)
+			ok(t, err)
+			for _, f := range files {
+				text, err := os.ReadFile(filepath.Join(v.Root, f.Name()))
+				ok(t, err)
+				if string(text) != "content" {
+					t.Errorf("%s holds %q", f.Name(), text)
+				}
+			}
+			ok(t, v.Release())
+		}
+		ok(t, s.Sweep(t.Context()))
+		isEmpty(t, s.tmp)
+		if left := ourMounts(); len(left) > 0 {
+			t.Fatalf("left mounted: %v", left)
+		}
+	}
+	_, err := liveOnce(t.Context(), s, "x")
+	ok(t, err)
 }
 
 func TestPrivateMountsEndWithTheProcess(t *testing.T) {

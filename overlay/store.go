@@ -193,7 +193,7 @@ func (s *Store) use(ctx context.Context, id digest.Digest) (*os.File, error) {
 }
 
 // Remove removes a snapshot. It fails with ErrLocked while any process uses it
-// or another snapshot stands on it, and with ErrNotFound. Once it returns, also
+// or something else stands on it, and with ErrNotFound. Once it returns, also
 // with an error from removing the files, either nothing has happened or the
 // snapshot is gone: the files go to tmp/ first.
 func (s *Store) Remove(ctx context.Context, id digest.Digest) error {
@@ -213,17 +213,17 @@ func (s *Store) Remove(ctx context.Context, id digest.Digest) error {
 		return fmt.Errorf("remove snapshot %s: %w", id, err)
 	}
 	if child != "" {
-		return fmt.Errorf("remove snapshot %s: %w: snapshot %s stands on it", id, ErrLocked, child)
+		return fmt.Errorf("remove snapshot %s: %w: %s stands on it", id, ErrLocked, child)
 	}
-	grave, err := s.moveAway(path, s.tmp, tmpPrefix)
+	grave, err := moveAway(path, s.tmp, tmpPrefix)
 	if err != nil {
 		return fmt.Errorf("remove snapshot %s: %w", id, err)
 	}
 	return os.RemoveAll(grave)
 }
 
-// child returns some snapshot that stands on id, or "".
-func (s *Store) child(ctx context.Context, id digest.Digest) (digest.Digest, error) {
+// child tells of something that stands on the snapshot id, or returns "".
+func (s *Store) child(ctx context.Context, id digest.Digest) (string, error) {
 	entries, err := os.ReadDir(s.snapshots)
 	if err != nil {
 		return "", err
@@ -235,7 +235,16 @@ func (s *Store) child(ctx context.Context, id digest.Digest) (digest.Digest, err
 		// One that cannot be read can never be mounted: it needs no parent.
 		child, err := s.Get(digest.NewDigestFromEncoded(digest.SHA256, e.Name()))
 		if err == nil && child.Parent == id {
-			return child.ID, nil
+			return "snapshot " + string(child.ID), nil
+		}
+	}
+	if entries, err = os.ReadDir(s.failed); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	for _, e := range entries {
+		kept, err := readKept(filepath.Join(s.failed, e.Name()))
+		if err == nil && kept.Parent == id {
+			return fmt.Sprintf("the kept layer %q", e.Name()), nil
 		}
 	}
 	return "", nil
@@ -252,15 +261,15 @@ func (s *Store) PutAside(id digest.Digest) (string, error) {
 	if err := os.MkdirAll(s.corrupt, 0o700); err != nil {
 		return "", err
 	}
-	to, err := s.moveAway(path, s.corrupt, id.Encoded()+"-")
+	to, err := moveAway(path, s.corrupt, id.Encoded()+"-")
 	if err != nil {
 		return "", fmt.Errorf("put snapshot %s aside: %w", id, err)
 	}
 	return to, nil
 }
 
-// moveAway renames a folder of snapshots/ to a unique name in the folder to.
-func (s *Store) moveAway(path, to, prefix string) (string, error) {
+// moveAway renames a folder to a unique name in the folder to.
+func moveAway(path, to, prefix string) (string, error) {
 	place, err := os.MkdirTemp(to, prefix)
 	if err != nil {
 		return "", err
@@ -273,5 +282,5 @@ func (s *Store) moveAway(path, to, prefix string) (string, error) {
 		}
 		return "", err
 	}
-	return place, syncFolder(s.snapshots)
+	return place, syncFolder(filepath.Dir(path))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,30 +15,33 @@ import (
 )
 
 // Sweep removes what dead processes left in tmp/, and unmounts what they left
-// mounted there. It leaves alone what a living process works on. It goes on
-// after an error, and returns all of them.
+// mounted there or in failed/. It leaves alone what a living process works on. It
+// goes on after an error, and returns all of them.
 func (s *Store) Sweep(ctx context.Context) error {
-	entries, err := os.ReadDir(s.tmp)
-	if err != nil {
-		return err
-	}
 	var failed []error
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), tmpPrefix) || !e.IsDir() {
-			continue
+	for _, in := range []string{s.tmp, s.failed} {
+		entries, err := os.ReadDir(in)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
-		if err := ctx.Err(); err != nil {
-			return errors.Join(append(failed, err)...)
-		}
-		if err := sweep(filepath.Join(s.tmp, e.Name())); err != nil {
-			failed = append(failed, fmt.Errorf("sweep: %w", err))
+		for _, e := range entries {
+			if !e.IsDir() || in == s.tmp && !strings.HasPrefix(e.Name(), tmpPrefix) {
+				continue
+			}
+			if err := ctx.Err(); err != nil {
+				return errors.Join(append(failed, err)...)
+			}
+			if err := sweep(filepath.Join(in, e.Name()), in == s.tmp); err != nil {
+				failed = append(failed, fmt.Errorf("sweep: %w", err))
+			}
 		}
 	}
 	return errors.Join(failed...)
 }
 
-// sweep removes a folder of tmp/ if nobody holds it.
-func sweep(dir string) error {
+// sweep unmounts what is mounted in a folder, and perhaps removes it, if nobody
+// holds it.
+func sweep(dir string, remove bool) error {
 	lock, err := lockFolder(dir, unix.LOCK_EX)
 	if errors.Is(err, ErrLocked) || errors.Is(err, ErrNotFound) {
 		return nil
@@ -55,6 +59,9 @@ func sweep(dir string) error {
 		if err := detach(mnt.Mountpoint); err != nil {
 			return err
 		}
+	}
+	if !remove {
+		return nil
 	}
 	return os.RemoveAll(dir)
 }
