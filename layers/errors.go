@@ -52,14 +52,16 @@ func (e Errors) Unwrap() []error {
 const mostErrors = 1000
 
 func (e *Errors) add(pos Position, layer, format string, args ...any) {
-	switch {
-	case len(*e) == mostErrors:
-		layer, format, args = "", "there are more than %d errors: mend these first", []any{mostErrors}
-	case len(*e) > mostErrors:
+	if e.full() {
 		return
+	}
+	if len(*e) == mostErrors {
+		layer, format, args = "", "there are more than %d errors: mend these first", []any{mostErrors}
 	}
 	*e = append(*e, &Error{Pos: pos, Layer: layer, Msg: fmt.Sprintf(format, args...)})
 }
+
+func (e *Errors) full() bool { return len(*e) > mostErrors }
 
 // result is e sorted and each fault once, or nil when there is none.
 func (e Errors) result() error {

@@ -42,11 +42,7 @@ func Load(path string, o Options) (*Graph, error) {
 	if err := l.load(path, absolute); err != nil {
 		return nil, err
 	}
-	g := link(l.order, l.incomplete, &l.errs)
-	if err := l.errs.result(); err != nil {
-		return nil, err
-	}
-	return g, nil
+	return l.graph()
 }
 
 // A loader holds the stackerfiles of one Load.
@@ -120,8 +116,13 @@ func (l *loader) load(name, path string) error {
 	if err != nil {
 		return fmt.Errorf("read stackerfile %s: %w", plain(name), err)
 	}
-	file := &Stackerfile{Name: name, Path: path, Dir: filepath.Dir(path)}
-	l.files[path] = file
+	l.parse(&Stackerfile{Name: name, Path: path, Dir: filepath.Dir(path)}, text)
+	return nil
+}
+
+// parse reads text into file, and then its prerequisites.
+func (l *loader) parse(file *Stackerfile, text string) {
+	l.files[file.Path] = file
 	l.open = append(l.open, file)
 	p := parser{file: file, errs: &l.errs, requireHash: l.requireHash}
 	if !p.stackerfile(text, l.subs) {
@@ -132,7 +133,15 @@ func (l *loader) load(name, path string) error {
 	}
 	l.open = l.open[:len(l.open)-1]
 	l.order = append(l.order, file)
-	return nil
+}
+
+// graph links what was loaded. Its error is Errors.
+func (l *loader) graph() (*Graph, error) {
+	g := link(l.order, l.incomplete, &l.errs)
+	if err := l.errs.result(); err != nil {
+		return nil, err
+	}
+	return g, nil
 }
 
 // prerequisite loads what file names at pos, by its absolute path.

@@ -39,6 +39,9 @@ func (p *parser) position(n *yaml.Node) Position {
 // fail adds a fault at n, unless a placeholder without a value on that line has been
 // reported, of which it would be a consequence.
 func (p *parser) fail(n *yaml.Node, format string, args ...any) {
+	if p.errs.full() {
+		return
+	}
 	pos := p.position(n)
 	if !p.unsubstituted[pos.Line] {
 		p.errs.add(pos, p.layer, format, args...)
@@ -128,7 +131,7 @@ func (p *parser) syntaxError(err error) {
 	}
 	const quick = 1 << 20
 	text := p.expanded.text
-	starts := append(lineStarts(text, isYAMLBreak), len(text))
+	starts := append(markText(text, isYAMLBreak).lines(), len(text))
 	if len(text) <= quick {
 		line = 1 + sort.Search(len(starts)-2, func(k int) bool {
 			_, prefix := decode(text[:starts[k+1]])

@@ -30,7 +30,7 @@ type expanded struct {
 	text     string
 	segments []segment
 
-	textLines, originalLines lines
+	textMarks, originalMarks marks // made when first needed
 }
 
 // A segment of the text, up to the next one, comes from the offset in of the
@@ -221,10 +221,10 @@ func refuseShellSpelling(original string, subs []substitution, fail func(int, st
 // position translates a line and column of the text, as YAML counts them, to the
 // original's, as editors do. Both count characters from 1.
 func (e *expanded) position(line, column int) (int, int) {
-	if e.textLines.starts == nil {
-		e.textLines.starts = lineStarts(e.text, isYAMLBreak)
+	if e.textMarks == nil {
+		e.textMarks = markText(e.text, isYAMLBreak)
 	}
-	return e.originalPosition(e.offset(e.textLines.offset(e.text, line, column)))
+	return e.originalPosition(e.offset(e.textMarks.offset(e.text, line, column)))
 }
 
 // offset is where in the original the byte at out of the text comes from.
@@ -242,54 +242,68 @@ func (e *expanded) offset(out int) int {
 
 // originalPosition is the line and column of an offset in the original.
 func (e *expanded) originalPosition(offset int) (line, column int) {
-	if e.originalLines.starts == nil {
-		e.originalLines.starts = lineStarts(e.original, func(r rune) bool { return r == '\n' })
+	if e.originalMarks == nil {
+		e.originalMarks = markText(e.original, func(r rune) bool { return r == '\n' })
 	}
-	return e.originalLines.position(e.original, offset)
+	return e.originalMarks.position(e.original, offset)
 }
 
-// Lines translate between offsets and positions of one text. The last answer is
-// kept, since positions are asked for in order: a file that is one long line then
-// takes no longer than any other.
-type lines struct {
-	starts             []int
-	line, column, last int // position and offset of the last answer
-}
+// Marks are positions of a text: of each line's beginning, and of further characters
+// of long lines, so that finding any other takes but a few steps from the last mark
+// before it.
+type marks []mark
+
+type mark struct{ offset, line, column int }
 
 // isYAMLBreak is b-char of YAML 1.1, which is what yaml.v3 counts lines by.
 func isYAMLBreak(r rune) bool {
 	return r == '\n' || r == '\r' || r == '\u0085' || r == '\u2028' || r == '\u2029'
 }
 
-func lineStarts(text string, isBreak func(rune) bool) []int {
-	starts := []int{0}
+func markText(text string, isBreak func(rune) bool) marks {
+	const apart = 256
+	all := marks{{0, 1, 1}}
+	line, column := 1, 1
 	for i, r := range text {
+		if column%apart == 0 {
+			all = append(all, mark{i, line, column})
+		}
+		column++
 		if isBreak(r) && !(r == '\r' && strings.HasPrefix(text[i+1:], "\n")) {
-			starts = append(starts, i+utf8.RuneLen(r))
+			line, column = line+1, 1
+			all = append(all, mark{i + utf8.RuneLen(r), line, column})
+		}
+	}
+	return all
+}
+
+// offset is where the character at line and column begins, or the end of the text.
+func (m marks) offset(text string, line, column int) int {
+	next := sort.Search(len(m), func(i int) bool {
+		return m[i].line > line || m[i].line == line && m[i].column > column
+	})
+	last := m[max(next-1, 0)]
+	for at := range text[last.offset:] {
+		if last.column >= column {
+			return last.offset + at
+		}
+		last.column++
+	}
+	return len(text)
+}
+
+func (m marks) position(text string, offset int) (line, column int) {
+	last := m[sort.Search(len(m), func(i int) bool { return m[i].offset > offset })-1]
+	return last.line, last.column + utf8.RuneCountInString(text[last.offset:offset])
+}
+
+// lines are the offsets at which lines begin.
+func (m marks) lines() []int {
+	var starts []int
+	for _, mark := range m {
+		if mark.column == 1 {
+			starts = append(starts, mark.offset)
 		}
 	}
 	return starts
-}
-
-func (l *lines) offset(text string, line, column int) int {
-	line = min(max(line, 1), len(l.starts))
-	if l.line != line || l.column > column {
-		l.line, l.column, l.last = line, 1, l.starts[line-1]
-	}
-	for l.column < column && l.last < len(text) {
-		_, size := utf8.DecodeRuneInString(text[l.last:])
-		l.last += size
-		l.column++
-	}
-	return l.last
-}
-
-func (l *lines) position(text string, offset int) (line, column int) {
-	line = sort.SearchInts(l.starts, offset+1)
-	if l.line != line || l.last > offset {
-		l.line, l.column, l.last = line, 1, l.starts[line-1]
-	}
-	l.column += utf8.RuneCountInString(text[l.last:min(offset, len(text))])
-	l.last = offset
-	return l.line, l.column
 }
