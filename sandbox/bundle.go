@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -91,21 +92,53 @@ func (b *bundle) writeConfig(config *specs.Spec) error {
 	return os.WriteFile(filepath.Join(b.dir, "config.json"), data, 0o600)
 }
 
-// delete lets the runtime remove what it has not removed itself because it was
-// killed: the cgroups. No process is left then, and delete runs in a pid
-// namespace of its own, where no number is that of another's process.
+// delete removes what the runtime has not removed itself, because it was killed or
+// failed: its state and the cgroups. No process of the container is left then. The
+// runtime runs in a pid namespace of its own, where no number in its state is that
+// of a process of the host.
 func (b *bundle) delete(ctx context.Context) error {
-	if _, err := os.Stat(filepath.Join(b.state(), b.id)); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	os.Remove(b.log()) // with the errors of an earlier command
-	name := filepath.Base(b.runtime)
-	if err := b.explain(wait(supervised(ctx, b, nil, b.runtime, "delete", "--force", b.id)), name); err != nil {
-		return fmt.Errorf("remove what %s left of container %s: %v", name, b.id, err)
+	var err error
+	if _, gone := os.Stat(filepath.Join(b.state(), b.id)); gone == nil {
+		os.Remove(b.log()) // with the errors of an earlier command
+		name := filepath.Base(b.runtime)
+		if err = b.explain(wait(supervised(ctx, b, nil, b.runtime, "delete", "--force", b.id)), name); err != nil {
+			err = fmt.Errorf("remove what %s left of container %s: %v", name, b.id, err)
+		}
 	}
-	return nil
+	return errors.Join(err, b.removeCgroups())
+}
+
+// removeCgroups removes the container's cgroups in every hierarchy. crun 1.8.1
+// leaves some when it fails before it has written its state.
+func (b *bundle) removeCgroups() error {
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
+	if err != nil {
+		return err
+	}
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return err
+	}
+	// A relative CgroupsPath is below our own cgroup, beside it, or below the root: that
+	// differs between runtimes and hierarchies.
+	places := map[string]bool{"/": true}
+	for line := range strings.Lines(string(own)) {
+		if fields := strings.SplitN(strings.TrimSpace(line), ":", 3); len(fields) == 3 {
+			places[fields[2]], places[filepath.Dir(fields[2])] = true, true
+		}
+	}
+	var errs []error
+	for _, m := range mounts {
+		for place := range places {
+			err := unix.Rmdir(filepath.Join(m.Mountpoint, place, b.id))
+			if err != nil && err != unix.ENOENT && err != unix.EROFS {
+				errs = append(errs, fmt.Errorf("remove a cgroup of container %s: %w", b.id, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // logLine is a line of a runtime's log in JSON.

@@ -47,7 +47,11 @@ func (s Step) config(id string, mounts []Mount) (*specs.Spec, error) {
 		},
 	}
 	for _, m := range mounts {
-		spec.Mounts = append(spec.Mounts, m.spec())
+		bind, err := m.spec()
+		if err != nil {
+			return nil, err
+		}
+		spec.Mounts = append(spec.Mounts, bind)
 	}
 	if spec.Linux.Seccomp, err = seccomp.GetDefaultProfile(spec); err != nil {
 		return nil, fmt.Errorf("seccomp profile: %w", err)
@@ -128,11 +132,18 @@ func maskedPaths() []string {
 	}
 }
 
-func (m Mount) spec() specs.Mount {
+func (m Mount) spec() (specs.Mount, error) {
+	fi, err := os.Stat(m.Source)
+	if err != nil {
+		return specs.Mount{}, fmt.Errorf("mount %s: %w", m.Dest, err)
+	}
 	options := []string{"rbind", "rprivate"}
 	if m.ReadOnly {
-		// ro alone leaves what is mounted below writable.
-		options = append(options, "ro", "rro")
+		options = append(options, "ro")
 	}
-	return specs.Mount{Destination: m.Dest, Type: "bind", Source: m.Source, Options: options}
+	if m.ReadOnly && fi.IsDir() {
+		// ro alone leaves what is mounted below writable. crun 1.8.1 fails on rro for a file.
+		options = append(options, "rro")
+	}
+	return specs.Mount{Destination: m.Dest, Type: "bind", Source: m.Source, Options: options}, nil
 }

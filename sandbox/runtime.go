@@ -112,9 +112,5 @@ func (r *Runtime) probe(ctx context.Context) error {
 		return err
 	}
 	err = wait(supervised(ctx, b, []string{rootfs}, r.Path, "create", "--bundle", b.dir, b.id))
-	err = b.explain(err, r.Name)
-	if left := b.delete(ctx); err == nil {
-		err = left
-	}
-	return err
+	return errors.Join(b.explain(err, r.Name), b.delete(ctx))
 }

@@ -269,13 +269,14 @@ func (r *Runtime) run(ctx context.Context, s Step, b *bundle, mounts []Mount) er
 		defer term.Restore(int(s.Stdin.Fd()), state)
 	}
 	err := b.explain(wait(cmd), r.Name)
+	var exit *ExitError
+	if err == nil || errors.As(err, &exit) {
+		return err // the runtime has deleted the container
+	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	if left := b.delete(ctx); err == nil {
-		err = left
-	}
-	return err
+	return errors.Join(err, b.delete(ctx))
 }
 
 // wait runs cmd and returns when it and all that it started have ended.

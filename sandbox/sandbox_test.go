@@ -215,7 +215,7 @@ func TestView(t *testing.T) {
 		{"inheritable set", fmt.Sprintf(status, "CapInh"), "0000000000000000\n", Step{}},
 		{"seccomp", fmt.Sprintf(status, "Seccomp"), "2\n", Step{}},
 		{"no new privileges", fmt.Sprintf(status, "NoNewPrivs"), "1\n", Step{}},
-		{"ignored signals", "exec "+fmt.Sprintf(status, "SigIgn"), "0000000000000000\n", Step{}},
+		{"ignored signals", "exec " + fmt.Sprintf(status, "SigIgn"), "0000000000000000\n", Step{}},
 		{"user", "id -u; id -g; id -G; umask", "0\n0\n0\n0022\n", Step{}},
 		{"folder", "pwd", "/\n", Step{}},
 		{"given folder", "pwd", "/work\n", Step{Cwd: "/work"}},
