@@ -108,6 +108,9 @@ func plain(s string) string {
 func didYouMean(name string, known []string) string {
 	best, least := "", max(1, min(len(name)/3, 3))+1
 	for _, k := range known {
+		if len(k)-len(name) >= least || len(name)-len(k) >= least {
+			continue // so many letters are missing at least
+		}
 		if d := distance(name, k); d < least {
 			best, least = k, d
 		}

@@ -101,7 +101,7 @@ func (k *linker) add(l *Layer, name string, pos Position) {
 	case name == "":
 	case to != nil && k.visible[l.File][to.File]:
 		k.references[l] = append(k.references[l], reference{to, pos})
-	case k.incomplete:
+	case k.incomplete || k.errs.full():
 	case to != nil:
 		k.errs.add(pos, l.Name, "layer %s is in %s: add that file to config: prerequisites", quote(name), plain(to.File.Name))
 	default:

@@ -45,6 +45,12 @@ const (
 	BaseBuilt   = "built"   // another layer of the graph
 )
 
+// Networks of a layer's scripts.
+const (
+	NetworkHost = "host" // this machine's; the default, as stacker's
+	NetworkNone = "none" // a loopback of its own and nothing else
+)
+
 // A Base is what a layer starts from.
 type Base struct {
 	Pos      Position
@@ -136,6 +142,8 @@ type Layer struct {
 	// "" when the directive is missing.
 	Run            string
 	GenerateLabels string
+
+	Network string // of Run and GenerateLabels: one of the Network constants
 
 	BuildEnv            map[string]string
 	BuildEnvPassthrough []string // regular expressions on whole names; none means the default

@@ -92,7 +92,7 @@ func (l *loader) readSubstituteFile(path string, add func(name, value string) er
 		return fmt.Errorf("read substitute file %s: %w", plain(path), err)
 	}
 	p := parser{file: &Stackerfile{Name: path}, errs: &l.errs}
-	root, _ := p.read(text, func(p *parser, text string) *expanded { return p.expanded })
+	root, _ := p.read(text, nil)
 	if root == nil {
 		return l.errs.result()
 	}

@@ -69,16 +69,19 @@ func (p *parser) wrong(n *yaml.Node, what, want string) {
 	p.fail(n, "%s must be %s, not %s%s", what, want, is, hint)
 }
 
-// read substitutes and parses text, which must be one YAML document, and checks what
-// can be checked of any document. It returns nil when the file is empty, and false
-// when a fault was found that leaves nothing to go on with.
-func (p *parser) read(text string, substitute func(*parser, string) *expanded) (*yaml.Node, bool) {
+// read parses text, which must be one YAML document, after substituting in it unless
+// substitute is nil, and checks what can be checked of any document. It returns nil
+// when the file is empty, and false when a fault was found that leaves nothing to go
+// on with.
+func (p *parser) read(text string, substitute func(string) *expanded) (*yaml.Node, bool) {
 	p.expanded = &expanded{original: text, text: text, segments: []segment{{copied: true}}}
 	if bad := invalidUTF8(text); bad >= 0 {
 		p.failAt(bad, "the byte %#02x is not UTF-8: save the file as UTF-8", text[bad])
 		return nil, false
 	}
-	p.expanded = substitute(p, text)
+	if substitute != nil {
+		p.expanded = substitute(text)
+	}
 	documents, err := decode(p.expanded.text)
 	switch {
 	case err != nil:

@@ -23,7 +23,7 @@ type directive struct {
 // stackerfile reads text into p.file. It returns false when layers may be missing
 // because of a fault.
 func (p *parser) stackerfile(text string, subs []substitution) bool {
-	root, ok := p.read(text, func(p *parser, text string) *expanded { return p.substitute(text, subs) })
+	root, ok := p.read(text, func(text string) *expanded { return p.substitute(text, subs) })
 	if !ok {
 		return false
 	}
@@ -102,7 +102,7 @@ var layerName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,127}$`)
 func (p *parser) oneLayer(e pair) {
 	p.layer = e.name
 	defer func() { p.layer = "" }()
-	l := &Layer{Name: e.name, Pos: p.position(e.key), File: p.file, OS: runtime.GOOS, Arch: runtime.GOARCH}
+	l := &Layer{Name: e.name, Pos: p.position(e.key), File: p.file, Network: NetworkHost, OS: runtime.GOOS, Arch: runtime.GOARCH}
 	p.file.Layers = append(p.file.Layers, l)
 	if !layerName.MatchString(e.name) {
 		p.fail(e.key, "a layer's name is 1 to 128 letters, digits and any of _ . @ + - (others are forbidden), and begins with a letter or digit: rename it")
@@ -151,23 +151,53 @@ var directives = []directive{
 	{"imports", func(p *parser, l *Layer, n *yaml.Node) { p.imports(l, n, false) }, func(l *Layer) any { return importTexts(l, false) }},
 	{"import", func(p *parser, l *Layer, n *yaml.Node) { p.imports(l, n, true) }, func(l *Layer) any { return importTexts(l, true) }},
 	{"overlay_dirs", (*parser).overlayDirs, func(l *Layer) any { return overlayTexts(l) }},
-	{"run", func(p *parser, l *Layer, n *yaml.Node) { l.Run = p.script(n, "run") }, func(l *Layer) any { return l.Run }},
-	{"build_env", func(p *parser, l *Layer, n *yaml.Node) { l.BuildEnv = p.textMap(n, "build_env", "=") }, func(l *Layer) any { return l.BuildEnv }},
+	scriptDirective("run", func(l *Layer) *string { return &l.Run }),
+	mapDirective("build_env", "=", func(l *Layer) *map[string]string { return &l.BuildEnv }),
 	{"build_env_passthrough", (*parser).passthrough, func(l *Layer) any { return l.BuildEnvPassthrough }},
 	{"binds", (*parser).binds, func(l *Layer) any { return bindTexts(l) }},
-	{"generate_labels", func(p *parser, l *Layer, n *yaml.Node) { l.GenerateLabels = p.script(n, "generate_labels") }, func(l *Layer) any { return l.GenerateLabels }},
-	{"environment", func(p *parser, l *Layer, n *yaml.Node) { l.Environment = p.textMap(n, "environment", "=") }, func(l *Layer) any { return l.Environment }},
-	{"labels", func(p *parser, l *Layer, n *yaml.Node) { l.Labels = p.textMap(n, "labels", "") }, func(l *Layer) any { return l.Labels }},
-	{"annotations", func(p *parser, l *Layer, n *yaml.Node) { l.Annotations = p.textMap(n, "annotations", "") }, func(l *Layer) any { return l.Annotations }},
+	textDirective("network", (*parser).network, func(l *Layer) *string { return &l.Network }),
+	scriptDirective("generate_labels", func(l *Layer) *string { return &l.GenerateLabels }),
+	mapDirective("environment", "=", func(l *Layer) *map[string]string { return &l.Environment }),
+	mapDirective("labels", "", func(l *Layer) *map[string]string { return &l.Labels }),
+	mapDirective("annotations", "", func(l *Layer) *map[string]string { return &l.Annotations }),
 	{"volumes", (*parser).volumes, func(l *Layer) any { return l.Volumes }},
-	{"working_dir", func(p *parser, l *Layer, n *yaml.Node) { l.WorkingDir = p.text(n, "working_dir") }, func(l *Layer) any { return l.WorkingDir }},
-	{"runtime_user", func(p *parser, l *Layer, n *yaml.Node) { l.RuntimeUser = p.text(n, "runtime_user") }, func(l *Layer) any { return l.RuntimeUser }},
-	{"cmd", func(p *parser, l *Layer, n *yaml.Node) { l.Cmd = p.command(n, "cmd") }, func(l *Layer) any { return commandText(l.Cmd) }},
-	{"entrypoint", func(p *parser, l *Layer, n *yaml.Node) { l.Entrypoint = p.command(n, "entrypoint") }, func(l *Layer) any { return commandText(l.Entrypoint) }},
-	{"full_command", func(p *parser, l *Layer, n *yaml.Node) { l.FullCommand = p.command(n, "full_command") }, func(l *Layer) any { return commandText(l.FullCommand) }},
-	{"os", func(p *parser, l *Layer, n *yaml.Node) { l.OS = p.nonEmpty(n, "os") }, func(l *Layer) any { return l.OS }},
-	{"arch", func(p *parser, l *Layer, n *yaml.Node) { l.Arch = p.nonEmpty(n, "arch") }, func(l *Layer) any { return l.Arch }},
+	textDirective("working_dir", (*parser).text, func(l *Layer) *string { return &l.WorkingDir }),
+	textDirective("runtime_user", (*parser).text, func(l *Layer) *string { return &l.RuntimeUser }),
+	commandDirective("cmd", func(l *Layer) *[]string { return &l.Cmd }),
+	commandDirective("entrypoint", func(l *Layer) *[]string { return &l.Entrypoint }),
+	commandDirective("full_command", func(l *Layer) *[]string { return &l.FullCommand }),
+	textDirective("os", (*parser).nonEmpty, func(l *Layer) *string { return &l.OS }),
+	textDirective("arch", (*parser).nonEmpty, func(l *Layer) *string { return &l.Arch }),
 	{"build_only", func(p *parser, l *Layer, n *yaml.Node) { l.BuildOnly = p.truth(n, "build_only") }, func(l *Layer) any { return l.BuildOnly }},
+}
+
+func textDirective(name string, read func(*parser, *yaml.Node, string) string, field func(*Layer) *string) directive {
+	return directive{
+		name:  name,
+		read:  func(p *parser, l *Layer, n *yaml.Node) { *field(l) = read(p, n, name) },
+		value: func(l *Layer) any { return *field(l) },
+	}
+}
+
+func scriptDirective(name string, field func(*Layer) *string) directive {
+	return textDirective(name, (*parser).script, field)
+}
+
+// mapDirective reads a mapping whose names have no character of forbidden.
+func mapDirective(name, forbidden string, field func(*Layer) *map[string]string) directive {
+	return directive{
+		name:  name,
+		read:  func(p *parser, l *Layer, n *yaml.Node) { *field(l) = p.textMap(n, name, forbidden) },
+		value: func(l *Layer) any { return *field(l) },
+	}
+}
+
+func commandDirective(name string, field func(*Layer) *[]string) directive {
+	return directive{
+		name:  name,
+		read:  func(p *parser, l *Layer, n *yaml.Node) { *field(l) = p.command(n, name) },
+		value: func(l *Layer) any { return commandText(*field(l)) },
+	}
 }
 
 // script returns a whole script with its interpreter. That of stacker is a shell that
@@ -184,6 +214,13 @@ func (p *parser) script(n *yaml.Node, what string) string {
 		text += "\n"
 	}
 	return text
+}
+
+func (p *parser) network(n *yaml.Node, what string) string {
+	if n.Value != NetworkHost && n.Value != NetworkNone {
+		p.wrong(n, what, "host or none")
+	}
+	return n.Value
 }
 
 // command returns the arguments of a list, or the words of a text.
@@ -227,7 +264,7 @@ func (p *parser) overlayDirs(l *Layer, n *yaml.Node) {
 			p.fail(item, "overlay_dirs has no source: name a folder")
 		}
 		if v := fields["dest"]; v != nil {
-			o.Dest = p.dest(v)
+			o.Dest = folder(p.dest(v))
 		}
 		l.OverlayDirs = append(l.OverlayDirs, o)
 	}
@@ -256,7 +293,7 @@ func (p *parser) bindText(n *yaml.Node) (source, dest string) {
 	case len(words) == 1 && !strings.Contains(words[0], "->"):
 		return words[0], ""
 	case len(words) == 3 && words[1] == "->":
-		return words[0], p.destText(n, words[2])
+		return words[0], folder(p.destText(n, words[2]))
 	}
 	p.fail(n, `bind %s must be "source", "source -> dest", or a mapping of source and dest`, quote(n.Value))
 	return "", ""
@@ -270,7 +307,7 @@ func (p *parser) bindFields(n *yaml.Node) (source, dest string, track bool) {
 		p.fail(n, "binds has no source: name a path of this machine")
 	}
 	if v := fields["dest"]; v != nil {
-		dest = p.dest(v)
+		dest = folder(p.dest(v))
 	}
 	if v := fields["track"]; v != nil {
 		track = p.truth(v, "track")
@@ -398,7 +435,7 @@ func (p *parser) checkNames(l *Layer) {
 			p.errs.add(i.Pos, l.Name, "import %s would hide %s: use imports instead of import, or rename it", quote(i.Source.Raw), ImportsFolder)
 		case !ok:
 			seen[place] = i
-		case first.Source != i.Source:
+		case !first.Source.same(i.Source):
 			p.errs.add(i.Pos, l.Name, "import %s and %s at line %d are both seen at %s: rename one, or give it a dest",
 				quote(i.Source.Raw), quote(first.Source.Raw), first.Pos.Line, plain(place))
 		}

@@ -64,6 +64,7 @@ func TestDirectives(t *testing.T) {
 		{"volumes: /data", func(l *Layer) any { return l.Volumes }, []string{"/data"}},
 		{"volumes: [/a, /b]", func(l *Layer) any { return l.Volumes }, []string{"/a", "/b"}},
 		{"working_dir: /w", func(l *Layer) any { return l.WorkingDir }, "/w"},
+		{"network: none", func(l *Layer) any { return l.Network }, "none"},
 		{"runtime_user: 1000", func(l *Layer) any { return l.RuntimeUser }, "1000"},
 		{"environment: {A: 1.10, B: true, C: '', D: 0x1F}", func(l *Layer) any { return l.Environment }, map[string]string{"A": "1.10", "B": "true", "C": "", "D": "0x1F"}},
 		{"labels: {a=b: c}", func(l *Layer) any { return l.Labels }, map[string]string{"a=b": "c"}},
@@ -88,7 +89,7 @@ func TestDirectives(t *testing.T) {
 		{"imports: {path: f, dest: /a//b/./}", func(l *Layer) any { return l.Imports[0].Dest }, "/a/b/"},
 		{"imports: {path: f, dest: /}", func(l *Layer) any { return l.Imports[0].Dest }, "/"},
 		{"overlay_dirs: [{source: o}]", func(l *Layer) any { return l.OverlayDirs[0].Dest }, "/"},
-		{"overlay_dirs: [{source: o, dest: /usr/}]", func(l *Layer) any { return l.OverlayDirs[0].Dest }, "/usr/"},
+		{"overlay_dirs: [{source: o, dest: /usr/}]", func(l *Layer) any { return l.OverlayDirs[0].Dest }, "/usr"},
 	} {
 		t.Run(test.directives, func(t *testing.T) {
 			if got := test.got(layer(t, test.directives)); !reflect.DeepEqual(got, test.want) {
@@ -181,7 +182,7 @@ func TestBinds(t *testing.T) {
 		got = append(got, fmt.Sprint(b.Source, "|", b.Raw, "|", b.Dest, "|", b.Track))
 	}
 	up := filepath.Dir(dir) + "/g"
-	want := []string{"/a|/a|/a|false", dir + "/b|b|/c|false", dir + "/d e|d e|/f/|true", up + "|../g|" + up + "|false"}
+	want := []string{"/a|/a|/a|false", dir + "/b|b|/c|false", dir + "/d e|d e|/f|true", up + "|../g|" + up + "|false"}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -194,7 +195,7 @@ func TestImportForms(t *testing.T) {
 		"imports: [a, {path: b}]":               "/stacker/imports/a /stacker/imports/b",
 		"import: a":                             "/stacker/a",
 		"import: a\nimports: a":                 "/stacker/a /stacker/imports/a",
-		"imports: [a, a]":                       "/stacker/imports/a /stacker/imports/a",
+		"imports: [a, ./a]":                     "/stacker/imports/a /stacker/imports/a",
 		"imports: d/":                           "/stacker/imports/",
 		"imports: [a/x, {path: b/x, dest: /y}]": "/stacker/imports/x /stacker/imports/x",
 		"imports: []":                           "",
@@ -276,7 +277,8 @@ func TestFaults(t *testing.T) {
 		{"layer is text", "x: y", `1:4: layer "x": a layer must be a mapping of directives, not "y"`},
 		{"second document", "x: {" + scratch + "}\n---\ny: 1", `2:1: a second YAML document begins here: keep one, without ---`},
 		{"unknown directive", "x:\n  " + scratch + "\n  rnu: a", `3:3: layer "x": unknown directive "rnu": did you mean "run"?`},
-		{"directive of no kin", "x:\n  " + scratch + "\n  zzzzzz: a", `3:3: layer "x": unknown directive "zzzzzz": it can be from, imports, import, overlay_dirs, run, build_env, build_env_passthrough, binds, generate_labels, environment, labels, annotations, volumes, working_dir, runtime_user, cmd, entrypoint, full_command, os, arch, build_only`},
+		{"directive of no kin", "x:\n  " + scratch + "\n  zzzzzz: a", `3:3: layer "x": unknown directive "zzzzzz": it can be from, imports, import, overlay_dirs, run, build_env, build_env_passthrough, binds, network, generate_labels, environment, labels, annotations, volumes, working_dir, runtime_user, cmd, entrypoint, full_command, os, arch, build_only`},
+		{"network", "x:\n  " + scratch + "\n  network: bridge", `3:12: layer "x": network must be host or none, not "bridge"`},
 		{"user", "x:\n  " + scratch + "\n  user: a", `3:3: layer "x": unknown directive "user": did you mean "runtime_user"?`},
 		{"unknown key", "x:\n  " + scratch + "\n  imports: {path: a, perms: 0644}", `3:22: layer "x": unknown key "perms" in an import: did you mean "mode"?`},
 		{"config key", "config: {prerequisits: []}\nx: {" + scratch + "}", `1:10: unknown key "prerequisits" in config: did you mean "prerequisites"?`},
@@ -358,7 +360,7 @@ func TestFaults(t *testing.T) {
 		{"YAML indentation", "x:\n  " + scratch + "\n run: a\n", `3:2: the YAML is not valid: did not find expected key`},
 		{"tab", "x:\n\tfrom: y", `2:1: the YAML is not valid: found character that cannot start any token`},
 		{"control character", "x:\n  run: \"\x1b[31m\"", `2:3: the YAML is not valid: control characters are not allowed`},
-		{"escapes", "x:\n  " + scratch + "\n  \"\\e[31mred\": a\n  imports: \"ftp://\\e[0m\\u202e\"", `3:3: layer "x": unknown directive "\x1b[31mred": it can be from, imports, import, overlay_dirs, run, build_env, build_env_passthrough, binds, generate_labels, environment, labels, annotations, volumes, working_dir, runtime_user, cmd, entrypoint, full_command, os, arch, build_only
+		{"escapes", "x:\n  " + scratch + "\n  \"\\e[31mred\": a\n  imports: \"ftp://\\e[0m\\u202e\"", `3:3: layer "x": unknown directive "\x1b[31mred": it can be from, imports, import, overlay_dirs, run, build_env, build_env_passthrough, binds, network, generate_labels, environment, labels, annotations, volumes, working_dir, runtime_user, cmd, entrypoint, full_command, os, arch, build_only
 4:12: layer "x": unknown scheme in "ftp://\x1b[0m\u202e": write a path, or a URL that begins with http://, https:// or stacker://`},
 		{"NUL", "x:\n  " + scratch + "\n  run: \"a\\0b\"", `3:8: text must not contain a NUL character, as "a\x00b" does`},
 		{"UTF-8", "x:\n  # é \xff", `2:7: the byte 0xff is not UTF-8: save the file as UTF-8`},

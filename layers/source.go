@@ -168,6 +168,15 @@ func (s Source) base() string {
 	return name
 }
 
+// same tells whether two sources are one, however they are written.
+func (s Source) same(other Source) bool {
+	if s.Scheme == SchemeHTTP || s.Scheme == SchemeHTTPS {
+		return s.Raw == other.Raw
+	}
+	s.Raw = other.Raw
+	return s == other
+}
+
 // climbs tells whether a slash-separated path has a .. element.
 func climbs(file string) bool {
 	for element := range strings.SplitSeq(file, "/") {
@@ -208,4 +217,12 @@ func (p *parser) destText(n *yaml.Node, text string) string {
 		clean += "/"
 	}
 	return clean
+}
+
+// folder is a dest that can only be a folder: a trailing slash says nothing more.
+func folder(dest string) string {
+	if dest == "/" {
+		return dest
+	}
+	return strings.TrimSuffix(dest, "/")
 }
