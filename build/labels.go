@@ -51,6 +51,7 @@ func labelsInputs(s *rootfsStep, c chain) (in buildcache.Inputs) {
 	in.Add(buildcache.Format, "compatibility", compatibility)
 	in.Add(buildcache.BaseChange, "chain", string(c.id()))
 	in.Add(buildcache.Definition, "generate_labels", s.l.GenerateLabels)
+	in.Add(buildcache.Definition, "network", s.l.Network)
 	for _, v := range s.env {
 		if v.Keyed {
 			in.Add(buildcache.Env, "env "+v.Name, v.Value)

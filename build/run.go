@@ -199,11 +199,12 @@ func (r *stepRun) prepare(s *rootfsStep, script string, mirrors []*imports.Mirro
 		r.b.report(progress.Event{Kind: progress.Output, Layer: s.l.Name, Text: text})
 	}}
 	r.step = sandbox.Step{
-		Args:   []string{stackerDir + "/" + scriptName},
-		Env:    environment(s.env),
-		Mounts: mounts,
-		Stdout: r.out,
-		Stderr: r.out,
+		Args:    []string{stackerDir + "/" + scriptName},
+		Env:     environment(s.env),
+		Network: s.l.Network,
+		Mounts:  mounts,
+		Stdout:  r.out,
+		Stderr:  r.out,
 	}
 	var err error
 	r.points, err = r.step.Mountpoints()

@@ -31,8 +31,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// StateVersion is the version of the state folder's layout.
-const StateVersion = 1
+// StateVersion is the version of the state folder. Older ones are migrated.
+const StateVersion = 2
 
 var (
 	// ErrNotFound says that there is no record under a key.
@@ -44,40 +44,63 @@ var (
 // A Cache is the records of one state folder.
 type Cache struct {
 	dir   string
-	inUse *os.File // the version file, locked shared: see Destroy
+	inUse *os.File // locked shared: see Destroy
 }
 
 // Open returns the cache in a state folder and makes the folder if need be,
-// private to its user. A folder of a newer layerbuild is refused and left as it
-// is. Until Close the folder is in use, and is not destroyed.
+// private to its user. A folder of an older layerbuild is migrated, one of a
+// newer is refused and left as it is. Until Close the folder is in use, and is
+// not destroyed.
 func Open(state string) (*Cache, error) {
 	c := &Cache{dir: state}
 	if err := c.create(); err != nil {
 		return nil, fmt.Errorf("state folder: %w", err)
 	}
-	raw, err := os.ReadFile(c.path("version"))
+	version, err := c.version()
 	if err != nil {
-		return nil, fmt.Errorf("state folder: %w", err)
-	}
-	version, err := strconv.Atoi(strings.TrimSpace(string(raw)))
-	if err != nil {
-		return nil, fmt.Errorf("state folder %s: its version file is damaged, it should hold %d: remove the folder to start over", state, StateVersion)
+		return nil, err
 	}
 	if version > StateVersion {
 		return nil, fmt.Errorf("state folder %s was written by a newer layerbuild (version %d, this one knows %d): upgrade layerbuild, or name another folder with --state-dir", state, version, StateVersion)
 	}
-	if c.inUse, err = os.Open(c.path("version")); err != nil {
-		return nil, fmt.Errorf("state folder: %w", err)
+	if err := c.migrate(); err != nil {
+		return nil, fmt.Errorf("state folder %s: migrating it from version %d: %w", state, version, err)
 	}
-	if err := unix.Flock(int(c.inUse.Fd()), unix.LOCK_SH); err != nil {
-		_ = c.inUse.Close()
-		return nil, fmt.Errorf("state folder %s: flock: %w: name a folder on a local filesystem with --state-dir", state, err)
-	}
-	if !current(c.inUse) { // destroyed meanwhile
-		_ = c.inUse.Close()
-		return Open(state)
+	if c.inUse, err = c.use(unix.LOCK_SH); err != nil {
+		return nil, fmt.Errorf("state folder %s: %w: name a folder on a local filesystem with --state-dir", state, err)
 	}
 	return c, nil
+}
+
+// version reads the version of the state folder.
+func (c *Cache) version() (int, error) {
+	raw, err := os.ReadFile(c.path("version"))
+	if err != nil {
+		return 0, fmt.Errorf("state folder: %w", err)
+	}
+	version, err := strconv.Atoi(strings.TrimSpace(string(raw)))
+	if err != nil || version < 1 {
+		return 0, fmt.Errorf("state folder %s: its version file is damaged, it should hold %d: remove the folder to start over", c.dir, StateVersion)
+	}
+	return version, nil
+}
+
+// use locks the state folder, until the returned file is closed.
+func (c *Cache) use(how int) (*os.File, error) {
+	for {
+		file, err := os.OpenFile(c.path("in-use"), os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		if err := unix.Flock(int(file.Fd()), how); err != nil {
+			_ = file.Close()
+			return nil, fmt.Errorf("flock: %w", err)
+		}
+		if current(file) {
+			return file, nil
+		}
+		_ = file.Close() // the folder was destroyed meanwhile
+	}
 }
 
 // Close ends the use of the state folder.
@@ -91,7 +114,7 @@ func Destroy(state string) error {
 	}
 	defer c.Close()
 	if err := unix.Flock(int(c.inUse.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("state folder %s is in use by another process: %w", state, err)
+		return fmt.Errorf("state folder %s is in use by another build: wait for it to end: %w", state, err)
 	}
 	gone, err := os.MkdirTemp(filepath.Dir(state), ".layerbuild-removed-")
 	if err != nil {
@@ -105,11 +128,11 @@ func Destroy(state string) error {
 
 // create makes the folder if it is not there.
 func (c *Cache) create() error {
-	if _, err := os.Stat(c.path("version")); err == nil {
-		return nil
-	}
 	if err := os.MkdirAll(c.path("tmp"), 0o700); err != nil {
 		return err
+	}
+	if _, err := os.Stat(c.path("version")); err == nil {
+		return nil
 	}
 	if err := os.Chmod(c.dir, 0o700); err != nil {
 		return err

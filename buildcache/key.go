@@ -5,14 +5,14 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"fmt"
 	"hash"
 	"slices"
+	"strconv"
 )
 
 // FormatVersion is the version of the records and of the encoding of keys. It is
 // part of every key.
-const FormatVersion = 1
+const FormatVersion = 2
 
 // A Kind names a step whose result is remembered.
 type Kind string
@@ -77,11 +77,13 @@ type Key string
 // Key returns the identity of these inputs for a step of that kind. Each part
 // is prefixed with its length, so that no two different inputs encode alike.
 // Naming two inputs alike is a programming error and panics.
-func (in Inputs) Key(kind Kind) Key {
+func (in Inputs) Key(kind Kind) Key { return in.key(kind, FormatVersion) }
+
+func (in Inputs) key(kind Kind, version int) Key {
 	sorted := slices.SortedFunc(slices.Values(in), func(a, b Input) int { return cmp.Compare(a.Name, b.Name) })
 	h := sha256.New()
 	part(h, "layerbuild")
-	part(h, fmt.Sprint(FormatVersion))
+	part(h, strconv.Itoa(version))
 	part(h, string(kind))
 	for i, input := range sorted {
 		if i > 0 && sorted[i-1].Name == input.Name {
