@@ -103,6 +103,7 @@ func (s *Store) takeDocument(ctx context.Context, src source, d Descriptor) ([]b
 		if data, err := s.ReadAll(d); err == nil {
 			return data, nil
 		}
+		_ = s.inspect(d) // it is taken in again
 	}
 	data, err := checkedDocument(ctx, src, d)
 	if err != nil {

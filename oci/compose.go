@@ -62,15 +62,6 @@ func (i *Image) Base() *Base {
 	return &Base{Manifest: i.Manifest.Digest, Config: i.config, Layers: i.Layers}
 }
 
-// Blobs returns the descriptors of all that the image's manifest names.
-func (i *Image) Blobs() []Descriptor {
-	ds := []Descriptor{i.Config}
-	for _, l := range i.Layers {
-		ds = append(ds, l.Descriptor)
-	}
-	return distinct(ds)
-}
-
 // Compose makes an image's config and manifest. It is pure: equal specs give
 // equal bytes. The base's layers and history come first, as they are.
 func Compose(spec ImageSpec) (*Image, error) {

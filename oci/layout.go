@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -211,7 +210,7 @@ func (l *Layout) Put(ctx context.Context, s *Store, tag string, image *Image) er
 	return nil
 }
 
-// Remove removes tags; those that are not there are no error. Blobs stay: see GC.
+// Remove removes tags; those that are not there are no error. Blobs stay.
 func (l *Layout) Remove(ctx context.Context, tags ...string) error {
 	return l.locked(ctx, unix.LOCK_EX, func() error {
 		index, err := l.readIndex()
@@ -230,51 +229,66 @@ func (l *Layout) Remove(ctx context.Context, tags ...string) error {
 	})
 }
 
-// copyBlobs brings the blobs of an image that are missing into the layout.
+// copyBlobs brings the blobs of an image that are missing into the layout, the
+// manifest last.
 func (l *Layout) copyBlobs(ctx context.Context, s *Store, image *Image) error {
-	for _, d := range image.Blobs() {
-		if l.has(d) || d.Digest == image.Config.Digest {
-			continue
+	wrote := false
+	add := func(d Descriptor, write func(*os.File) error) error {
+		if l.has(d) {
+			return nil
 		}
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		if err := l.copyBlob(s, d); err != nil {
+		wrote = true
+		return l.writeBlob(d, write)
+	}
+	for _, layer := range image.Layers {
+		d := layer.Descriptor
+		if err := add(d, func(to *os.File) error { return s.copyTo(ctx, to, d) }); err != nil {
 			return err
 		}
 	}
-	for _, doc := range []struct {
-		Descriptor
-		content []byte
-	}{{image.Config, image.ConfigBytes}, {image.Manifest, image.ManifestBytes}} {
-		if l.has(doc.Descriptor) {
-			continue
-		}
-		if err := l.writeBlob(doc.Descriptor, func(f *os.File) error { _, err := f.Write(doc.content); return err }); err != nil {
-			return err
-		}
+	if err := add(image.Config, content(image.ConfigBytes)); err != nil {
+		return err
 	}
-	return nil
+	if err := add(image.Manifest, content(image.ManifestBytes)); err != nil || !wrote {
+		return err
+	}
+	return syncDir(filepath.Dir(l.blobPath(image.Manifest.Digest)))
 }
 
-// copyBlob copies one blob: by reference where the filesystem can, otherwise
-// within the kernel.
-func (l *Layout) copyBlob(s *Store, d Descriptor) error {
+func content(data []byte) func(*os.File) error {
+	return func(f *os.File) error { _, err := f.Write(data); return err }
+}
+
+// copyTo copies a blob into a file: by reference where the filesystem can,
+// otherwise within the kernel.
+func (s *Store) copyTo(ctx context.Context, to *os.File, d Descriptor) error {
 	from, err := s.Open(d)
 	if err != nil {
 		return err
 	}
 	defer from.Close()
-	return l.writeBlob(d, func(to *os.File) error {
-		if unix.IoctlFileClone(int(to.Fd()), int(from.Fd())) == nil {
+	if unix.IoctlFileClone(int(to.Fd()), int(from.Fd())) == nil {
+		return nil
+	}
+	for {
+		_, err := io.CopyN(to, from, 64<<20) // copy_file_range
+		if err == io.EOF {
 			return nil
 		}
-		_, err := io.Copy(to, from) // copy_file_range
-		return err
-	})
+		if err == nil {
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			return err
+		}
+	}
 }
 
-// writeBlob makes a blob seen once it is written, has the right size and is synced.
+// writeBlob makes a blob seen once it is written, has the right size and is
+// synced; its folder is not.
 func (l *Layout) writeBlob(d Descriptor, write func(*os.File) error) error {
 	if err := checkDigest(d.Digest); err != nil {
 		return err
@@ -309,9 +323,12 @@ func (l *Layout) locked(ctx context.Context, how int, do func() error) error {
 	return do()
 }
 
-// replaceFile makes data the content of path, atomically.
+// replaceFile makes data the content of path, atomically and for good.
 func replaceFile(path string, data []byte) error {
-	return replaceWith(path, func(f *os.File) error { _, err := f.Write(data); return err })
+	if err := replaceWith(path, content(data)); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
 }
 
 // replaceWith makes what write writes the content of path, atomically. The new
@@ -340,10 +357,7 @@ func replaceWith(path string, write func(*os.File) error) error {
 	if err := f.Sync(); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(dir)
+	return os.Rename(f.Name(), path)
 }
 
 // An indexFile is index.json with all that other tools wrote into it.
@@ -460,8 +474,7 @@ func (x *indexFile) marshal() ([]byte, error) {
 	for name, value := range x.fields {
 		fields[name] = value
 	}
-	data, err := json.Marshal(fields)
-	return bytes.TrimSpace(data), err
+	return json.Marshal(fields)
 }
 
 // flock waits for a lock on f until ctx is cancelled. The lock ends when f is closed.

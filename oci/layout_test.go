@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
@@ -115,7 +116,7 @@ func TestLayoutHas(t *testing.T) {
 	has(true, "after Put")
 	must(t, l.Put(ctx, s, "web", other))
 	has(false, "after another Put")
-	for _, d := range append(image.Blobs(), image.Manifest) {
+	for _, d := range []Descriptor{image.Config, image.Layers[0].Descriptor, image.Manifest} {
 		must(t, l.Put(ctx, s, "web", image))
 		has(true, "put again")
 		must(t, os.Truncate(l.blobPath(d.Digest), d.Size-1))
@@ -283,7 +284,7 @@ func TestALayoutOfAUserStaysTheirs(t *testing.T) {
 	}
 	image := imageOf(t, s, "x")
 	must(t, l.Put(context.Background(), s, "web", image))
-	for _, path := range []string{filepath.Join(l.path, "index.json"), l.blobPath(image.Manifest.Digest), l.blobPath(image.Blobs()[1].Digest)} {
+	for _, path := range []string{filepath.Join(l.path, "index.json"), l.blobPath(image.Manifest.Digest), l.blobPath(image.Layers[0].Digest)} {
 		var st unix.Stat_t
 		must(t, unix.Stat(path, &st))
 		if st.Uid != 1000 || st.Gid != 1001 || st.Mode&0o777 != 0o644 {
@@ -310,6 +311,34 @@ func TestDestroy(t *testing.T) {
 	must(t, l.Destroy(context.Background()))
 	if got := names(t, filepath.Dir(l.path)); got != "" {
 		t.Errorf("left: %s", got)
+	}
+}
+
+func TestGC(t *testing.T) {
+	ctx := context.Background()
+	s, l := newStore(t), newLayout(t)
+	kept, replaced := imageOf(t, s, "kept"), imageOf(t, s, "replaced")
+	must(t, l.Put(ctx, s, "a", replaced))
+	must(t, l.Put(ctx, s, "a", kept))
+	made := madeLayout{t, l.path} // an index that another tool has put there
+	index := made.indexOf(false, made.image(false, amd64, []byte("layer")))
+	run(t, "sed", "-i", `s|"manifests":\[|&{"mediaType":"`+index.MediaType+`","digest":"`+string(index.Digest)+`","size":`+fmt.Sprint(index.Size)+`},|`, filepath.Join(l.path, "index.json"))
+
+	freed, err := l.GC(ctx, time.Hour)
+	if err != nil || freed != 0 {
+		t.Errorf("young blobs: %d bytes, %v", freed, err)
+	}
+	freed, err = l.GC(ctx, 0)
+	want := replaced.Manifest.Size + replaced.Config.Size + replaced.Layers[0].Size
+	if err != nil || freed != want {
+		t.Errorf("%d bytes were freed, want %d, %v", freed, want, err)
+	}
+	tags, err := l.Tags()
+	if err != nil || len(tags) != 1 || len(tags[0].Missing) > 0 {
+		t.Errorf("%+v, %v", tags, err)
+	}
+	if got := len(strings.Fields(names(t, filepath.Join(l.path, "blobs/sha256")))); got != 3+4 {
+		t.Errorf("%d blobs are left, want 7", got)
 	}
 }
 

@@ -20,7 +20,7 @@ import (
 type PackOptions struct {
 	Compression Compression // Gzip when empty
 	Level       int         // 0 is the compression's default
-	Epoch       time.Time   // later times in the layer become this one
+	Epoch       time.Time   // later times in the layer become this one; none do when it is zero
 	Root        bool        // the root folder's own attributes changed: that alone is a layer
 	Discard     bool        // find the DiffID only; no blob is made
 }
@@ -368,7 +368,7 @@ func (t *tarrer) whiteout(name string) error {
 // are not UTF-8 go into pax records as they are.
 func (t *tarrer) header(name string, st *unix.Stat_t, records map[string]string) *tar.Header {
 	mtime := time.Unix(st.Mtim.Sec, 0)
-	if mtime.After(t.epoch) {
+	if !t.epoch.IsZero() && mtime.After(t.epoch) {
 		mtime = t.epoch.Truncate(time.Second)
 	}
 	return &tar.Header{

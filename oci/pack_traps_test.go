@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -146,6 +147,13 @@ func TestTimesAreWholeAndClamped(t *testing.T) {
 		write(t, filepath.Join(dir, name), "")
 		must(t, os.Chtimes(filepath.Join(dir, name), mtime, mtime))
 	}
+	s := newStore(t)
+	p, err := s.Pack(context.Background(), dir, PackOptions{Compression: None})
+	must(t, err)
+	if h := entriesOf(t, s, p)["new"]; !h.ModTime.Equal(epoch) {
+		t.Errorf("without an epoch: %v", h.ModTime)
+	}
+	must(t, os.Chtimes(filepath.Join(dir, "new"), time.Now(), time.Now()))
 	entries := packPlain(t, dir)
 	for name, want := range map[string]int64{"old": 1000, "new": epoch.Unix(), "at": epoch.Unix(), "ancient": -1000} {
 		h := entries[name]
@@ -265,11 +273,15 @@ func TestCompressedBytesArePinned(t *testing.T) {
 	must(t, os.Chtimes(dir, epoch, epoch))
 	must(t, os.Chmod(dir, 0o755))
 	write(t, filepath.Join(dir, "file"), strings.Repeat("all work and no play ", 100_000))
+	write(t, filepath.Join(dir, strings.Repeat("long", 50)), "")
+	must(t, os.Link(filepath.Join(dir, "file"), filepath.Join(dir, "link\xff")))
+	must(t, unix.Setxattr(filepath.Join(dir, "file"), "user.x", []byte("\x00"), 0))
+	must(t, unix.Mknod(filepath.Join(dir, "gone"), unix.S_IFCHR, 0))
 	s := newStore(t)
 	for c, want := range map[Compression]digest.Digest{
-		Gzip: "sha256:a23ca4727164e07ae836470a3ee7ef13a6033e38cfd31f9364d1a732d08e4b1d",
-		Zstd: "sha256:e18e25c6d7404bb94ea78df54b0345ed348e73bbd2bf487dd6365c980e262824",
-		None: "sha256:2613c39daedb5ee2d6efd9ff17e06cccfab22ea050c9081229a9d60a626e7964",
+		Gzip: "sha256:e6c55533125bd77cf4cbea229d1a9360dcae25b5dec8ac3e528afda4076d4db6",
+		Zstd: "sha256:1409e0c38e38069b3d94b395f9f42a7a24782a43e291e59676d8a0465745b663",
+		None: "sha256:02da7b0280bc78d6d09741bb85c871a6d07b30cb916bc913e427b2d9e6a48181",
 	} {
 		p, err := s.Pack(context.Background(), dir, PackOptions{Compression: c, Epoch: epoch})
 		must(t, err)
@@ -287,6 +299,27 @@ func TestCompressorVersionNamesTheLibraries(t *testing.T) {
 		version, _, _ := strings.Cut(rest, "\n")
 		if !ok || !strings.Contains(CompressorVersion+" ", name+version+" ") {
 			t.Errorf("go.mod has %s%s, CompressorVersion says %q", module, version, CompressorVersion)
+		}
+	}
+}
+
+// Memory does not grow with the size. All that is ever allocated bounds what is
+// in use at a time.
+func TestPackMemoryIsBounded(t *testing.T) {
+	dir := t.TempDir()
+	f, err := os.Create(filepath.Join(dir, "sparse"))
+	must(t, err)
+	must(t, f.Truncate(300<<20))
+	must(t, f.Close())
+	for _, c := range []Compression{Gzip, Zstd} {
+		s := newStore(t)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		p, err := s.Pack(context.Background(), dir, PackOptions{Compression: c})
+		must(t, err)
+		runtime.ReadMemStats(&after)
+		if used := after.TotalAlloc - before.TotalAlloc; used > 100<<20 || p.TarSize < 300<<20 {
+			t.Errorf("%s: %d MiB were allocated", c, used>>20)
 		}
 	}
 }

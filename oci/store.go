@@ -31,18 +31,19 @@ var ErrCorrupt = errors.New("corrupt blob")
 // layout/blobs/sha256/<hex>; so what is there is whole. Its index.json is empty:
 // what refers to a blob is a record or a Base.
 type Store struct {
-	dir   string // the layout
-	blobs string // dir/blobs/sha256
-	tmp   string // on the same filesystem as dir
+	dir          string // the layout
+	blobs        string // dir/blobs/sha256
+	tmp, corrupt string // of the state folder: on the same filesystem
 }
 
 // OpenStore opens the store in a state folder and makes it if need be.
 func OpenStore(state string) (*Store, error) {
 	dir := filepath.Join(state, "layout")
 	s := &Store{
-		dir:   dir,
-		blobs: filepath.Join(dir, ispec.ImageBlobsDir, digest.SHA256.String()),
-		tmp:   filepath.Join(state, "tmp"),
+		dir:     dir,
+		blobs:   filepath.Join(dir, ispec.ImageBlobsDir, digest.SHA256.String()),
+		tmp:     filepath.Join(state, "tmp"),
+		corrupt: filepath.Join(state, "corrupt"),
 	}
 	for _, d := range []string{s.blobs, s.tmp} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
@@ -386,6 +387,24 @@ func (s *Store) Remove(ds ...digest.Digest) error {
 		}
 	}
 	return nil
+}
+
+// inspect reads a blob that gave an error. If its content is not what its digest
+// says the blob is moved to the state's corrupt folder and is no longer there:
+// it can be taken in, or packed, again.
+func (s *Store) inspect(d Descriptor) error {
+	r, err := s.OpenVerified(d)
+	if err == nil {
+		_, err = io.Copy(io.Discard, r)
+		r.Close()
+	}
+	if !errors.Is(err, ErrCorrupt) {
+		return nil
+	}
+	if os.MkdirAll(s.corrupt, 0o700) != nil || os.Rename(s.Path(d.Digest), filepath.Join(s.corrupt, "blob-"+d.Digest.Encoded())) != nil {
+		return err
+	}
+	return fmt.Errorf("%w; it was moved to %s: build again", err, s.corrupt)
 }
 
 // emptyIndex is a layout's index.json before anything is in it.

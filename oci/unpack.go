@@ -35,12 +35,19 @@ func logThrough(e *apexlog.Entry) error {
 //
 // The blob is decompressed and its DiffID checked in the same pass, on goroutines
 // of their own. After an error, also one about the DiffID, root is in no defined
-// state and is to be thrown away.
+// state and is to be thrown away. A blob that turns out to be damaged is moved
+// to the state's corrupt folder; the error is an ErrCorrupt.
 func (s *Store) Unpack(ctx context.Context, l Layer, root string) error {
-	if err := s.unpack(ctx, l, root); err != nil {
-		return fmt.Errorf("unpacking layer %s: %w", l.Digest, err)
+	err := s.unpack(ctx, l, root)
+	if err == nil {
+		return nil
 	}
-	return nil
+	if ctx.Err() == nil {
+		if damage := s.inspect(l.Descriptor); damage != nil {
+			return fmt.Errorf("unpacking a layer: %w", damage)
+		}
+	}
+	return fmt.Errorf("unpacking layer %s: %w", l.Digest, err)
 }
 
 func (s *Store) unpack(ctx context.Context, l Layer, root string) error {

@@ -149,6 +149,39 @@ func TestUnpackChecksTheDiffID(t *testing.T) {
 	}
 }
 
+func TestDamagedBlobsArePutAside(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	good := tarOf(t, tar.Header{Name: "a"})
+	layout := makeLayout(t)
+	path := layout.tags(map[string]Descriptor{"x": layout.image(false, amd64, good)})
+	base, err := s.BaseFromLayout(ctx, path, "x", amd64)
+	must(t, err)
+	flip := func(d digest.Digest) {
+		data, err := os.ReadFile(s.Path(d))
+		must(t, err)
+		data[len(data)/3] ^= 1
+		must(t, os.Remove(s.Path(d)))
+		must(t, os.WriteFile(s.Path(d), data, 0o444))
+	}
+	l := base.Layers[0]
+	flip(l.Digest)
+	if err := s.Unpack(ctx, l, t.TempDir()); !errors.Is(err, ErrCorrupt) || s.Has(l.Descriptor) {
+		t.Errorf("error %v, still there: %v", err, s.Has(l.Descriptor))
+	}
+	flip(base.Manifest)
+	if _, err := s.Base(base.Manifest); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("a damaged manifest: %v", err)
+	}
+	if base, err = s.BaseFromLayout(ctx, path, "x", amd64); err != nil {
+		t.Fatal(err)
+	}
+	must(t, s.Unpack(ctx, l, t.TempDir()))
+	if got := len(strings.Fields(names(t, s.corrupt))); got != 2 {
+		t.Errorf("%d blobs were put aside, want 2", got)
+	}
+}
+
 func TestUnpackRefuses(t *testing.T) {
 	s := newStore(t)
 	content := tarOf(t, tar.Header{Name: "a"})
