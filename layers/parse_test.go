@@ -389,3 +389,27 @@ func TestFaults(t *testing.T) {
 		})
 	}
 }
+
+// TestInvalidStackerfiles reads stackerfiles that say in comments what is wrong with them.
+func TestInvalidStackerfiles(t *testing.T) {
+	paths, err := filepath.Glob("../testdata/stackerfiles/invalid/*.yaml")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("found %v, %v", paths, err)
+	}
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want []string
+		for line := range strings.Lines(string(text)) {
+			if line, ok := strings.CutPrefix(line, "# want: "); ok {
+				want = append(want, path+":"+strings.TrimSuffix(line, "\n"))
+			}
+		}
+		_, err = Load(path, Options{Substitutions: []string{"VERSION=1"}})
+		if got := fmt.Sprint(err); got != strings.Join(want, "\n") {
+			t.Errorf("got\n%s\nwant\n%s", got, strings.Join(want, "\n"))
+		}
+	}
+}
