@@ -23,10 +23,9 @@ import (
 // A bundle is the folder of one container while it lives: the configuration, the
 // runtime's state and its log. It is locked by the process that made it.
 type bundle struct {
-	dir     string
-	id      string // of the container, the name of dir
-	runtime string // path of the runtime that it was made for
-	lock    *os.File
+	dir  string
+	id   string // of the container, the name of dir
+	lock *os.File
 }
 
 const bundlePrefix = "sandbox-"
@@ -34,15 +33,18 @@ const bundlePrefix = "sandbox-"
 func (b *bundle) state() string { return filepath.Join(b.dir, "state") }
 func (b *bundle) log() string   { return filepath.Join(b.dir, "log") }
 
+// cgroups is a copy of /proc/self/cgroup of the process that made the bundle.
+func (b *bundle) cgroups() string { return filepath.Join(b.dir, "cgroups") }
+
 // newBundle makes a folder in tmp that no one can guess the name of.
-func newBundle(tmp, runtime string) (*bundle, error) {
+func newBundle(tmp string) (*bundle, error) {
 	tmp, err := filepath.Abs(tmp)
 	if err != nil {
 		return nil, err
 	}
 	for {
 		id := bundlePrefix + strings.ToLower(rand.Text())
-		b := &bundle{dir: filepath.Join(tmp, id), id: id, runtime: runtime}
+		b := &bundle{dir: filepath.Join(tmp, id), id: id}
 		if err := os.Mkdir(b.dir, 0o700); err != nil {
 			return nil, err
 		}
@@ -52,9 +54,13 @@ func newBundle(tmp, runtime string) (*bundle, error) {
 		case err != nil:
 			return nil, err
 		}
-		// For Sweep.
-		if err := os.Symlink(runtime, filepath.Join(b.dir, "runtime")); err != nil {
-			return nil, errors.Join(err, b.remove())
+		own, err := os.ReadFile("/proc/self/cgroup")
+		if err == nil {
+			err = os.WriteFile(b.cgroups(), own, 0o600)
+		}
+		if err != nil {
+			b.remove()
+			return nil, err
 		}
 		return b, nil
 	}
@@ -92,53 +98,55 @@ func (b *bundle) writeConfig(config *specs.Spec) error {
 	return os.WriteFile(filepath.Join(b.dir, "config.json"), data, 0o600)
 }
 
-// delete removes what the runtime has not removed itself, because it was killed or
-// failed: its state and the cgroups. No process of the container is left then. The
-// runtime runs in a pid namespace of its own, where no number in its state is that
-// of a process of the host.
-func (b *bundle) delete(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer cancel()
-	var err error
-	if _, gone := os.Stat(filepath.Join(b.state(), b.id)); gone == nil {
-		os.Remove(b.log()) // with the errors of an earlier command
-		name := filepath.Base(b.runtime)
-		if err = b.explain(wait(supervised(ctx, b, nil, b.runtime, "delete", "--force", b.id)), name); err != nil {
-			err = fmt.Errorf("remove what %s left of container %s: %v", name, b.id, err)
-		}
-	}
-	return errors.Join(err, b.removeCgroups())
-}
-
-// removeCgroups removes the container's cgroups in every hierarchy. crun 1.8.1
-// leaves some when it fails before it has written its state.
-func (b *bundle) removeCgroups() error {
+// removeCgroups removes the container's cgroups when the runtime was killed or has
+// failed. They are all that may be left: the mounts have gone with the last process,
+// and the runtime's state is in the bundle. To ask the runtime for it takes longer,
+// and crun 1.8.1 does not know of a container whose start failed early.
+func (b *bundle) removeCgroups(ctx context.Context) error {
 	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
 	if err != nil {
 		return err
 	}
-	own, err := os.ReadFile("/proc/self/cgroup")
+	own, err := os.ReadFile(b.cgroups())
 	if err != nil {
 		return err
 	}
-	// A relative CgroupsPath is below our own cgroup, beside it, or below the root: that
-	// differs between runtimes and hierarchies.
+	// A relative CgroupsPath is below the maker's cgroup, beside it, or below the root:
+	// that differs between runtimes and hierarchies.
 	places := map[string]bool{"/": true}
 	for line := range strings.Lines(string(own)) {
 		if fields := strings.SplitN(strings.TrimSpace(line), ":", 3); len(fields) == 3 {
 			places[fields[2]], places[filepath.Dir(fields[2])] = true, true
 		}
 	}
-	var errs []error
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
 	for _, m := range mounts {
 		for place := range places {
-			err := unix.Rmdir(filepath.Join(m.Mountpoint, place, b.id))
-			if err != nil && err != unix.ENOENT && err != unix.EROFS {
-				errs = append(errs, fmt.Errorf("remove a cgroup of container %s: %w", b.id, err))
+			if err := removeCgroup(ctx, filepath.Join(m.Mountpoint, place, b.id)); err != nil {
+				return err
 			}
 		}
 	}
-	return errors.Join(errs...)
+	return nil
+}
+
+// removeCgroup waits until the kernel has taken the last process out of the cgroup.
+func removeCgroup(ctx context.Context, dir string) error {
+	for {
+		switch err := unix.Rmdir(dir); err {
+		case nil, unix.ENOENT, unix.EROFS:
+			return nil
+		case unix.EBUSY:
+		default:
+			return fmt.Errorf("remove cgroup %s: %w", dir, err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("remove cgroup %s: %w", dir, unix.EBUSY)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 // logLine is a line of a runtime's log in JSON.
@@ -191,20 +199,26 @@ func Sweep(ctx context.Context, tmp string) error {
 	}
 	var errs []error
 	for _, dir := range dirs {
-		if err := ctx.Err(); err != nil {
+		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		b := &bundle{dir: dir, id: filepath.Base(dir)}
-		if err := b.acquire(); errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, fs.ErrNotExist) {
-			continue
-		} else if err != nil {
+		switch err := b.acquire(); {
+		case errors.Is(err, unix.EWOULDBLOCK), errors.Is(err, fs.ErrNotExist):
+		case err != nil:
 			errs = append(errs, err)
-			continue
+		default:
+			errs = append(errs, b.sweep(ctx))
 		}
-		if b.runtime, err = os.Readlink(filepath.Join(dir, "runtime")); err == nil {
-			errs = append(errs, b.delete(ctx))
-		}
-		errs = append(errs, b.remove())
 	}
 	return errors.Join(errs...)
+}
+
+// sweep removes b, unless its cgroups cannot be removed: only b tells of them.
+func (b *bundle) sweep(ctx context.Context) error {
+	if err := b.removeCgroups(ctx); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		b.lock.Close()
+		return err
+	}
+	return b.remove()
 }

@@ -89,7 +89,7 @@ func lookPath(name string) (string, error) {
 // probe creates a container with the configuration of a step. The container ends
 // with the runtime, before it has run anything.
 func (r *Runtime) probe(ctx context.Context) error {
-	b, err := newBundle(r.tmp, r.Path)
+	b, err := newBundle(r.tmp)
 	if err != nil {
 		return err
 	}
@@ -112,5 +112,9 @@ func (r *Runtime) probe(ctx context.Context) error {
 		return err
 	}
 	err = wait(supervised(ctx, b, []string{rootfs}, r.Path, "create", "--bundle", b.dir, b.id))
-	return errors.Join(b.explain(err, r.Name), b.delete(ctx))
+	if err := b.explain(err, r.Name); err != nil {
+		b.removeCgroups(ctx)
+		return err
+	}
+	return b.removeCgroups(ctx)
 }

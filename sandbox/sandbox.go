@@ -174,7 +174,7 @@ func (r *Runtime) Run(ctx context.Context, s Step) error {
 	if err := s.checkCommand(mounts, s.Args[0], 0); err != nil {
 		return err
 	}
-	b, err := newBundle(r.tmp, r.Path)
+	b, err := newBundle(r.tmp)
 	if err != nil {
 		return err
 	}
@@ -276,7 +276,10 @@ func (r *Runtime) run(ctx context.Context, s Step, b *bundle, mounts []Mount) er
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	return errors.Join(err, b.delete(ctx))
+	if left := b.removeCgroups(ctx); left != nil {
+		err = fmt.Errorf("%w; %w", err, left)
+	}
+	return err
 }
 
 // wait runs cmd and returns when it and all that it started have ended.

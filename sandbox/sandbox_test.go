@@ -711,7 +711,7 @@ func BenchmarkBareRuntime(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	bundle, err := newBundle(b.TempDir(), r.Path)
+	bundle, err := newBundle(b.TempDir())
 	if err != nil {
 		b.Fatal(err)
 	}
