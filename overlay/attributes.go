@@ -3,7 +3,6 @@ package overlay
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"strings"
 
@@ -72,15 +71,6 @@ func xattrs(path string) (map[string]string, error) {
 		}
 	}
 	return all, nil
-}
-
-func sameXattrs(a, b string) (bool, error) {
-	of, err := xattrs(a)
-	if err != nil {
-		return false, err
-	}
-	other, err := xattrs(b)
-	return maps.Equal(of, other), err
 }
 
 // isOpaque says whether a folder hides what the parents have of it.

@@ -33,3 +33,25 @@ func BenchmarkNormalize(b *testing.B) {
 		}
 	}
 }
+
+func BenchmarkPrepareMountDrop(b *testing.B) {
+	if os.Geteuid() != 0 {
+		b.Skip("needs root")
+	}
+	s, err := Open(b.TempDir())
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		m, err := s.Prepare(b.Context(), "")
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := m.Mount(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		if err := m.Drop(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -412,5 +413,40 @@ func TestMountpointsInPlaceOfWhatWasRemoved(t *testing.T) {
 	ok(t, err)
 	if got := names(t, m.Upper()); got != "a/, a/b -, etc/, etc/resolv.conf -" {
 		t.Errorf("left is %s", got)
+	}
+}
+
+func TestNormalizeStops(t *testing.T) {
+	s := newStore(t)
+	m, _ := change(t, s, "", "mkdir -p a/b c; echo x >a/b/x")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := m.Normalize(ctx, epoch)
+	is(t, err, context.Canceled)
+	_, err = m.Commit(ctx, digest.FromString("x"), "")
+	is(t, err, context.Canceled)
+	ok(t, m.Drop())
+	isEmpty(t, s.snapshots)
+}
+
+// What the process's umask is must not be seen in a root filesystem.
+func TestUmask(t *testing.T) {
+	s := newStore(t)
+	defer unix.Umask(unix.Umask(0o077))
+	for _, id := range []digest.Digest{"", commit(t, s, "", "true").ID} {
+		m, err := s.Prepare(t.Context(), id)
+		ok(t, err)
+		defer m.Drop()
+		root, err := m.Mount(t.Context(), Mountpoint{Path: "/etc/resolv.conf", File: true})
+		ok(t, err)
+		if got := shell(t, root, "stat -c %a . etc etc/resolv.conf"); got != "755\n755\n644\n" {
+			t.Errorf("modes are %q", got)
+		}
+	}
+	v, err := s.View(t.Context(), "")
+	ok(t, err)
+	defer v.Release()
+	if got := shell(t, v.Root, "stat -c %a ."); got != "755\n" {
+		t.Errorf("mode is %q", got)
 	}
 }

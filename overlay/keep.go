@@ -84,10 +84,7 @@ func (m *Mutable) moveTo(path string) error {
 	older, err := lockFolder(path, unix.LOCK_EX)
 	if err == nil {
 		defer older.Close()
-		var grave string
-		if grave, err = moveAway(path, m.store.tmp, tmpPrefix); err == nil {
-			err = removeMounted(grave)
-		}
+		err = bury(path, m.store.tmp)
 	}
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return err

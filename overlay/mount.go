@@ -1,7 +1,6 @@
 package overlay
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -202,7 +201,7 @@ const unmountWait = 500 * time.Millisecond
 
 // unmount unmounts the folder target, which is ErrLocked if something goes on
 // using it. It is no error if nothing is mounted there.
-func unmount(ctx context.Context, target string) error {
+func unmount(target string) error {
 	deadline := time.Now().Add(unmountWait)
 	for {
 		err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
@@ -212,7 +211,7 @@ func unmount(ctx context.Context, target string) error {
 		if !errors.Is(err, unix.EBUSY) {
 			return fmt.Errorf("unmount %s: %w", target, err)
 		}
-		if time.Now().After(deadline) || ctx.Err() != nil {
+		if time.Now().After(deadline) {
 			return fmt.Errorf("unmount %s: %w by a process (fuser -vm shows it)", target, ErrLocked)
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -222,7 +221,7 @@ func unmount(ctx context.Context, target string) error {
 // detach unmounts the folder target whoever uses it: for what nobody will look
 // at again. A process that still has something of it open goes on reading it.
 func detach(target string) error {
-	err := unmount(context.Background(), target)
+	err := unmount(target)
 	if errors.Is(err, ErrLocked) {
 		err = unix.Unmount(target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
 	}

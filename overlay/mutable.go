@@ -111,13 +111,13 @@ func (m *Mutable) mount(ctx context.Context, mountpoints []Mountpoint) (string, 
 	return root, nil
 }
 
-// Unmount ends Mount. It fails with ErrLocked if a process goes on using the
-// mount for seconds. It is no error if it is not mounted.
+// Unmount ends Mount. It fails with ErrLocked if some process goes on using the
+// mount. It is no error if it is not mounted.
 func (m *Mutable) Unmount() error {
 	if !m.mounted {
 		return nil
 	}
-	if err := unmount(context.Background(), filepath.Join(m.dir, "root")); err != nil {
+	if err := unmount(filepath.Join(m.dir, "root")); err != nil {
 		return err
 	}
 	m.mounted = false

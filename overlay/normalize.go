@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -65,18 +66,16 @@ func (m *Mutable) normalize(ctx context.Context, n *normalizer) (Diff, error) {
 		return Diff{}, err
 	}
 	defer up.Close()
-	var low *os.File
-	if m.parent != "" {
-		view, err := m.store.view(m.parent)
-		if err != nil {
-			return Diff{}, err
-		}
-		defer view.Release()
-		if low, err = openFolder(unix.AT_FDCWD, view.Root); err != nil {
-			return Diff{}, err
-		}
-		defer low.Close()
+	view, err := m.store.view(m.parent)
+	if err != nil {
+		return Diff{}, err
 	}
+	defer view.Release()
+	low, err := openFolder(unix.AT_FDCWD, view.Root)
+	if err != nil {
+		return Diff{}, err
+	}
+	defer low.Close()
 	empty, err := n.root(up, low)
 	if cause := context.Cause(n.ctx); cause != nil {
 		err = cause
@@ -131,32 +130,19 @@ func openFolder(dir int, name string) (*os.File, error) {
 
 // root normalizes the whole, and says whether it is empty.
 func (n *normalizer) root(up, low *os.File) (empty bool, err error) {
-	e := entry{up: up, low: low, name: ".", below: new(unix.Stat_t)}
-	if err := unix.Fstat(int(up.Fd()), &e.st); err != nil {
+	e := &entry{up: up, low: low, name: "."}
+	if err := e.stat(); err != nil {
 		return false, err
-	}
-	e.below.Mode = unix.S_IFDIR | 0o755 // what Prepare makes without a parent
-	if low != nil {
-		if err := unix.Fstat(int(low.Fd()), e.below); err != nil {
-			return false, err
-		}
 	}
 	left, err := n.folder(up, low, "")
 	if err != nil {
 		return false, err
 	}
-	same := sameOwner(&e.st, e.below)
-	if same && low != nil {
-		same, err = sameXattrs(e.path(), e.lowPath())
-	} else if same {
-		var all map[string]string
-		all, err = xattrs(e.path())
-		same = len(all) == 0
-	}
+	same, err := e.sameAttributes()
 	if err != nil {
 		return false, err
 	}
-	return left == 0 && same, n.keep(&e)
+	return same && left == 0, n.keep(e)
 }
 
 // folder normalizes what is in the folder up, and returns how many names are
@@ -167,29 +153,23 @@ func (n *normalizer) folder(up, low *os.File, rel string) (left int64, err error
 		return 0, err
 	}
 	var kept atomic.Int64
-	one := func(e *entry) error {
-		keep, err := n.one(e)
-		if err != nil {
-			n.fail(fmt.Errorf("/%s: %w", e.rel, err)) // only the first counts
-		}
-		if keep {
-			kept.Add(1)
-		}
-		return err
-	}
 	var others errgroup.Group
 	for _, name := range names {
-		if err = n.ctx.Err(); err != nil {
-			break
-		}
 		e := &entry{up: up, low: low, name: name, rel: filepath.Join(rel, name)}
-		if err = e.stat(); err != nil {
+		one := func() error {
+			keep, err := n.one(e)
+			if keep {
+				kept.Add(1)
+			}
+			return n.check(e, err)
+		}
+		if err = n.check(e, e.stat()); err != nil {
 			break
 		}
-		if !e.isFolder() || !n.begin(&others, func() error { return one(e) }) {
-			err = one(e)
+		if e.isFolder() && n.begin(&others, one) {
+			continue
 		}
-		if err != nil {
+		if err = one(); err != nil {
 			break
 		}
 	}
@@ -197,6 +177,15 @@ func (n *normalizer) folder(up, low *os.File, rel string) (left int64, err error
 		err = oerr
 	}
 	return kept.Load(), err
+}
+
+// check stops the walk if there is an error. Only the first one counts, which
+// is about the deepest entry.
+func (n *normalizer) check(e *entry, err error) error {
+	if err != nil {
+		n.fail(fmt.Errorf("/%s: %w", e.rel, err))
+	}
+	return n.ctx.Err()
 }
 
 // begin runs f beside the caller, if there is a processor left for it.
@@ -287,10 +276,10 @@ func (n *normalizer) subfolder(e *entry) (keep bool, err error) {
 	if n.made[e.rel] {
 		return e.remove(unix.AT_REMOVEDIR)
 	}
-	if n.exact || low == nil || !sameOwner(&e.st, e.below) {
+	if n.exact || low == nil {
 		return true, nil
 	}
-	same, err := sameXattrs(e.path(), e.lowPath())
+	same, err := e.sameAttributes()
 	if err != nil || !same {
 		return true, err
 	}
@@ -381,18 +370,28 @@ func (n *normalizer) clamp(t unix.Timespec) unix.Timespec {
 	return unix.Timespec{Sec: t.Sec}
 }
 
-func sameOwner(a, b *unix.Stat_t) bool {
-	return a.Mode == b.Mode && a.Uid == b.Uid && a.Gid == b.Gid
+// sameAttributes says whether type, mode, owner and extended attributes are those
+// of what the parents have.
+func (e *entry) sameAttributes() (bool, error) {
+	a, b := &e.st, e.below
+	if a.Mode != b.Mode || a.Uid != b.Uid || a.Gid != b.Gid {
+		return false, nil
+	}
+	of, err := xattrs(e.path())
+	if err != nil {
+		return false, err
+	}
+	other, err := xattrs(e.lowPath())
+	return maps.Equal(of, other), err
 }
 
 // equal says whether an entry that is no folder is what the parents have there.
 func (n *normalizer) equal(e *entry) (bool, error) {
 	a, b := &e.st, e.below
-	if b == nil || a.Nlink > 1 || !sameOwner(a, b) || a.Size != b.Size ||
-		a.Mtim != b.Mtim && n.clamp(a.Mtim) != b.Mtim {
+	if b == nil || a.Nlink > 1 || a.Size != b.Size || a.Mtim != b.Mtim && n.clamp(a.Mtim) != b.Mtim {
 		return false, nil
 	}
-	same, err := sameXattrs(e.path(), e.lowPath())
+	same, err := e.sameAttributes()
 	if err != nil || !same {
 		return false, err
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
 
 var kills = flag.Int("kills", 20, "how often TestKilledAtAnyMoment kills a process")
@@ -155,4 +156,30 @@ func TestRemoveWhileOthersPrepare(t *testing.T) {
 
 func isOne(err error, of ...error) bool {
 	return slices.ContainsFunc(of, func(e error) bool { return errors.Is(err, e) })
+}
+
+// A full disk fails what is being made, and nothing else.
+func TestDiskFull(t *testing.T) {
+	state := t.TempDir()
+	if err := unix.Mount("tmpfs", state, "tmpfs", 0, "size=1m"); err != nil {
+		t.Skip("needs root")
+	}
+	defer unix.Unmount(state, unix.MNT_DETACH)
+	s, err := Open(state)
+	ok(t, err)
+	ok(t, Supported(state))
+	base := commit(t, s, "", "echo x >x")
+	m, err := s.Prepare(t.Context(), base.ID)
+	ok(t, err)
+	root, err := m.Mount(t.Context())
+	ok(t, err)
+	is(t, os.WriteFile(filepath.Join(root, "large"), make([]byte, 2<<20), 0o600), unix.ENOSPC)
+	ok(t, m.Unmount())
+	_, err = m.Commit(t.Context(), digest.FromString("x"), "")
+	is(t, err, unix.ENOSPC)
+	ok(t, m.Drop())
+	isEmpty(t, s.tmp)
+	if next := commit(t, s, base.ID, "echo y >y"); !s.Has(base.ID) || !s.Has(next.ID) {
+		t.Error("what there was is damaged")
+	}
 }

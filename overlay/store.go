@@ -215,9 +215,21 @@ func (s *Store) Remove(ctx context.Context, id digest.Digest) error {
 	if child != "" {
 		return fmt.Errorf("remove snapshot %s: %w: %s stands on it", id, ErrLocked, child)
 	}
-	grave, err := moveAway(path, s.tmp, tmpPrefix)
-	if err != nil {
+	if err := bury(path, s.tmp); err != nil {
 		return fmt.Errorf("remove snapshot %s: %w", id, err)
+	}
+	return nil
+}
+
+// bury removes a folder that the caller holds exclusive. It is gone from its
+// place at once; if removing it fails midway, Sweep does the rest.
+func bury(path, tmp string) error {
+	if err := detach(filepath.Join(path, "root")); err != nil { // of one who died
+		return err
+	}
+	grave, err := moveAway(path, tmp, tmpPrefix)
+	if err != nil {
+		return err
 	}
 	return os.RemoveAll(grave)
 }

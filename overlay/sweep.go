@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,25 +17,40 @@ import (
 // mounted there or in failed/. It leaves alone what a living process works on. It
 // goes on after an error, and returns all of them.
 func (s *Store) Sweep(ctx context.Context) error {
+	dirs, err := s.leftovers()
+	if err != nil {
+		return err
+	}
 	var failed []error
-	for _, in := range []string{s.tmp, s.failed} {
-		entries, err := os.ReadDir(in)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+	for _, dir := range dirs {
+		if err := ctx.Err(); err != nil {
+			return errors.Join(append(failed, err)...)
 		}
-		for _, e := range entries {
-			if !e.IsDir() || in == s.tmp && !strings.HasPrefix(e.Name(), tmpPrefix) {
-				continue
-			}
-			if err := ctx.Err(); err != nil {
-				return errors.Join(append(failed, err)...)
-			}
-			if err := sweep(filepath.Join(in, e.Name()), in == s.tmp); err != nil {
-				failed = append(failed, fmt.Errorf("sweep: %w", err))
-			}
+		if err := sweep(dir, filepath.Dir(dir) == s.tmp); err != nil {
+			failed = append(failed, fmt.Errorf("sweep: %w", err))
 		}
 	}
 	return errors.Join(failed...)
+}
+
+// leftovers returns our folders in tmp/, and those in failed/ where something is
+// mounted, whether somebody holds them or not.
+func (s *Store) leftovers() ([]string, error) {
+	entries, err := os.ReadDir(s.tmp)
+	if err != nil {
+		return nil, err
+	}
+	var dirs []string
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), tmpPrefix) {
+			dirs = append(dirs, filepath.Join(s.tmp, e.Name()))
+		}
+	}
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(s.failed))
+	for _, m := range mounts {
+		dirs = append(dirs, filepath.Dir(m.Mountpoint))
+	}
+	return dirs, err
 }
 
 // sweep unmounts what is mounted in a folder, and perhaps removes it, if nobody

@@ -97,6 +97,9 @@ func mountIn(dir string, k stack) error {
 		if err := os.Mkdir(f, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
+		if err := os.Chmod(f, 0o755); err != nil { // whatever the umask
+			return err
+		}
 	}
 	k.lowers = append(k.lowers, empty)
 	return k.mount(root)
