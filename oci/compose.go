@@ -45,8 +45,8 @@ type SpecLayer struct {
 	CreatedBy string
 }
 
-// An Image is a composed image: its two documents and the layers they name. It
-// has no manifest while layers of it are not packed.
+// An Image is a composed image: its two documents and the layers they name. They
+// are missing while a layer of it is not packed.
 type Image struct {
 	Manifest      Descriptor
 	ManifestBytes []byte
@@ -95,19 +95,18 @@ func Compose(spec ImageSpec) (*Image, error) {
 		c.RootFS.DiffIDs = append(c.RootFS.DiffIDs, l.DiffID)
 		packed = packed && l.Digest != ""
 	}
-	var err error
-	if image.ConfigBytes, err = json.Marshal(c); err != nil {
-		return nil, fmt.Errorf("composing an image: %w", err)
+	if !packed {
+		return image, nil
 	}
-	image.Config = descriptorOf(ispec.MediaTypeImageConfig, image.ConfigBytes)
-	if packed {
-		err = image.manifest(spec.Annotations)
-	}
-	return image, err
+	return image, image.write(spec.Annotations)
 }
 
-// manifest makes the image's manifest. All its layers have been packed.
-func (i *Image) manifest(annotations map[string]string) (err error) {
+// write makes the image's two documents. All its layers have been packed.
+func (i *Image) write(annotations map[string]string) (err error) {
+	if i.ConfigBytes, err = json.Marshal(i.config); err != nil {
+		return fmt.Errorf("composing an image: %w", err)
+	}
+	i.Config = descriptorOf(ispec.MediaTypeImageConfig, i.ConfigBytes)
 	m := ispec.Manifest{MediaType: ispec.MediaTypeImageManifest, Config: i.Config, Layers: []Descriptor{}, Annotations: annotations}
 	m.SchemaVersion = 2
 	for _, l := range i.Layers {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -179,35 +180,46 @@ func (l *Layout) ReadDocument(d Descriptor) ([]byte, error) {
 	return io.ReadAll(verified(f, d))
 }
 
-// Put makes tag stand for an image. Blobs that the layout lacks are copied from
-// the store, the documents are written, and then the index names them. Other
-// tags are not touched; a tag that stands for the image already is no change.
-func (l *Layout) Put(ctx context.Context, s *Store, tag string, image *Image) error {
-	if !casext.IsValidReferenceName(tag) {
-		return fmt.Errorf("%q cannot be a tag of an OCI layout: use letters, digits and single separators -._:@+/", tag)
+// Put makes tags stand for images, all at once. Blobs that the layout lacks are
+// copied from the store, the documents are written, and then the index names
+// them. Other tags are not touched; a tag that stands for its image already is
+// no change.
+func (l *Layout) Put(ctx context.Context, s *Store, images map[string]*Image) error {
+	for tag := range images {
+		if !casext.IsValidReferenceName(tag) {
+			return fmt.Errorf("%q cannot be a tag of an OCI layout: use letters, digits and single separators -._:@+/", tag)
+		}
 	}
 	// Long copies go on side by side. What another process removes as unused
 	// before the index names it is copied again below.
-	if err := l.locked(ctx, unix.LOCK_SH, func() error { return l.copyBlobs(ctx, s, image) }); err != nil {
-		return fmt.Errorf("writing %s to the OCI layout %s: %w", tag, l.path, err)
+	if err := l.locked(ctx, unix.LOCK_SH, func() error { return l.copyBlobs(ctx, s, images) }); err != nil {
+		return fmt.Errorf("writing to the OCI layout %s: %w", l.path, err)
 	}
 	err := l.locked(ctx, unix.LOCK_EX, func() error {
-		if err := l.copyBlobs(ctx, s, image); err != nil {
+		if err := l.copyBlobs(ctx, s, images); err != nil {
 			return err
 		}
-		index, err := l.readIndex()
-		if err != nil {
-			return err
-		}
-		if !index.set(tag, image.Manifest) {
-			return nil
-		}
-		return l.writeIndex(index)
+		return l.setTags(images)
 	})
 	if err != nil {
-		return fmt.Errorf("writing %s to the OCI layout %s: %w", tag, l.path, err)
+		return fmt.Errorf("writing to the OCI layout %s: %w", l.path, err)
 	}
 	return nil
+}
+
+func (l *Layout) setTags(images map[string]*Image) error {
+	index, err := l.readIndex()
+	if err != nil {
+		return err
+	}
+	changed := false
+	for _, tag := range slices.Sorted(maps.Keys(images)) {
+		changed = index.set(tag, images[tag].Manifest) || changed
+	}
+	if !changed {
+		return nil
+	}
+	return l.writeIndex(index)
 }
 
 // Remove removes tags; those that are not there are no error. Blobs stay.
@@ -229,33 +241,43 @@ func (l *Layout) Remove(ctx context.Context, tags ...string) error {
 	})
 }
 
-// copyBlobs brings the blobs of an image that are missing into the layout, the
-// manifest last.
-func (l *Layout) copyBlobs(ctx context.Context, s *Store, image *Image) error {
-	wrote := false
+// copyBlobs brings the blobs of images that are missing into the layout, the
+// manifests last.
+func (l *Layout) copyBlobs(ctx context.Context, s *Store, images map[string]*Image) error {
+	seen := map[digest.Digest]bool{}
+	wrote := ""
 	add := func(d Descriptor, write func(*os.File) error) error {
+		if seen[d.Digest] {
+			return nil
+		}
+		seen[d.Digest] = true
 		if l.has(d) {
 			return nil
 		}
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		wrote = true
+		wrote = l.blobPath(d.Digest)
 		return l.writeBlob(d, write)
 	}
-	for _, layer := range image.Layers {
-		d := layer.Descriptor
-		if err := add(d, func(to *os.File) error { return s.copyTo(ctx, to, d) }); err != nil {
+	for _, image := range images {
+		for _, layer := range image.Layers {
+			d := layer.Descriptor
+			if err := add(d, func(to *os.File) error { return s.copyTo(ctx, to, d) }); err != nil {
+				return err
+			}
+		}
+		if err := add(image.Config, content(image.ConfigBytes)); err != nil {
+			return err
+		}
+		if err := add(image.Manifest, content(image.ManifestBytes)); err != nil {
 			return err
 		}
 	}
-	if err := add(image.Config, content(image.ConfigBytes)); err != nil {
-		return err
+	if wrote == "" {
+		return nil
 	}
-	if err := add(image.Manifest, content(image.ManifestBytes)); err != nil || !wrote {
-		return err
-	}
-	return syncDir(filepath.Dir(l.blobPath(image.Manifest.Digest)))
+	return syncDir(filepath.Dir(wrote))
 }
 
 func content(data []byte) func(*os.File) error {

@@ -51,7 +51,7 @@ func tagNames(t *testing.T, l *Layout) string {
 func TestLayoutIsReadByOthers(t *testing.T) {
 	s, l := newStore(t), newLayout(t)
 	image := imageOf(t, s, "hello")
-	must(t, l.Put(context.Background(), s, "web", image))
+	must(t, l.Put(context.Background(), s, map[string]*Image{"web": image}))
 	ref := l.path + ":web"
 
 	if out := run(t, "umoci", "ls", "--layout", l.path); strings.TrimSpace(out) != "web" {
@@ -92,7 +92,7 @@ func TestZstdIsReadBySkopeo(t *testing.T) {
 	must(t, err)
 	image, err := Compose(ImageSpec{Layers: []SpecLayer{{p.Layer, "test"}}, Epoch: epoch, OS: "linux", Arch: "amd64"})
 	must(t, err)
-	must(t, l.Put(context.Background(), s, "z", image))
+	must(t, l.Put(context.Background(), s, map[string]*Image{"z": image}))
 	out := filepath.Join(t.TempDir(), "out")
 	run(t, "skopeo", "copy", "--quiet", "--dest-decompress", "oci:"+l.path+":z", "dir:"+out)
 	if _, err := os.Stat(filepath.Join(out, p.DiffID.Encoded())); err != nil {
@@ -112,27 +112,27 @@ func TestLayoutHas(t *testing.T) {
 		}
 	}
 	has(false, "an empty layout")
-	must(t, l.Put(ctx, s, "web", image))
+	must(t, l.Put(ctx, s, map[string]*Image{"web": image}))
 	has(true, "after Put")
-	must(t, l.Put(ctx, s, "web", other))
+	must(t, l.Put(ctx, s, map[string]*Image{"web": other}))
 	has(false, "after another Put")
 	for _, d := range []Descriptor{image.Config, image.Layers[0].Descriptor, image.Manifest} {
-		must(t, l.Put(ctx, s, "web", image))
+		must(t, l.Put(ctx, s, map[string]*Image{"web": image}))
 		has(true, "put again")
 		must(t, os.Truncate(l.blobPath(d.Digest), d.Size-1))
 		has(false, d.MediaType+" is cut")
 		if tags, err := l.Tags(); err != nil || len(tags) != 1 || len(tags[0].Missing) != 1 || tags[0].Missing[0].Digest != d.Digest {
 			t.Errorf("tags %+v, %v", tags, err)
 		}
-		must(t, l.Put(ctx, s, "web", image)) // repairs
+		must(t, l.Put(ctx, s, map[string]*Image{"web": image})) // repairs
 		has(true, d.MediaType+" was put again")
 		must(t, os.Remove(l.blobPath(d.Digest)))
 		has(false, d.MediaType+" is gone")
 	}
-	must(t, l.Put(ctx, s, "web", image))
+	must(t, l.Put(ctx, s, map[string]*Image{"web": image}))
 	before, err := os.Stat(filepath.Join(l.path, "index.json"))
 	must(t, err)
-	must(t, l.Put(ctx, s, "web", image))
+	must(t, l.Put(ctx, s, map[string]*Image{"web": image}))
 	after, err := os.Stat(filepath.Join(l.path, "index.json"))
 	must(t, err)
 	if !os.SameFile(before, after) {
@@ -157,7 +157,7 @@ func TestParallelWritersLoseNoTag(t *testing.T) {
 			for i := range 10 {
 				l, err := CreateLayout(path)
 				if err == nil {
-					err = l.Put(context.Background(), s, fmt.Sprintf("tag-%d-%d", w, i), images[i%2])
+					err = l.Put(context.Background(), s, map[string]*Image{fmt.Sprintf("tag-%d-%d", w, i): images[i%2]})
 				}
 				if err == nil && i%3 == 0 {
 					err = l.Remove(context.Background(), fmt.Sprintf("tag-%d-%d", w, i))
@@ -192,7 +192,7 @@ func TestParallelWritersLoseNoTag(t *testing.T) {
 func TestWhatOtherToolsWroteIsKept(t *testing.T) {
 	ctx := context.Background()
 	s, l := newStore(t), newLayout(t)
-	must(t, l.Put(ctx, s, "mine", imageOf(t, s, "one")))
+	must(t, l.Put(ctx, s, map[string]*Image{"mine": imageOf(t, s, "one")}))
 	run(t, "umoci", "new", "--image", l.path+":theirs")
 	run(t, "umoci", "tag", "--image", l.path+":theirs", "also")
 	data, err := os.ReadFile(filepath.Join(l.path, "index.json"))
@@ -201,7 +201,7 @@ func TestWhatOtherToolsWroteIsKept(t *testing.T) {
 	edited = strings.Replace(edited, `"annotations":{"org.opencontainers.image.ref.name":"also"`, `"x-unknown":{"a":1},"annotations":{"org.opencontainers.image.ref.name":"also","extra":"kept"`, 1)
 	must(t, os.WriteFile(filepath.Join(l.path, "index.json"), []byte(edited), 0o644))
 
-	must(t, l.Put(ctx, s, "mine", imageOf(t, s, "two")))
+	must(t, l.Put(ctx, s, map[string]*Image{"mine": imageOf(t, s, "two")}))
 	data, err = os.ReadFile(filepath.Join(l.path, "index.json"))
 	must(t, err)
 	for _, want := range []string{`"top":"kept"`, `"x-future":[1,2]`, `"x-unknown":{"a":1}`, `"extra":"kept"`} {
@@ -226,7 +226,7 @@ func TestDoubledTagsBecomeOne(t *testing.T) {
 	l, err := OpenLayout(made.tags(map[string]Descriptor{"web#1": a, "web#2": b, "other": c}))
 	must(t, err)
 	image := imageOf(t, s, "one")
-	must(t, l.Put(ctx, s, "web", image))
+	must(t, l.Put(ctx, s, map[string]*Image{"web": image}))
 	if got, err := l.Has("web", image.Manifest.Digest); err != nil || !got || len(strings.Fields(tagNames(t, l))) != 2 {
 		t.Errorf("%v, %v, tags %s", got, err, tagNames(t, l))
 	}
@@ -268,12 +268,12 @@ func TestTagsMustBeReferenceNames(t *testing.T) {
 	s, l := newStore(t), newLayout(t)
 	image := imageOf(t, s, "x")
 	for _, tag := range []string{"", "a b", "-a", "a//b", "ä"} {
-		if err := l.Put(context.Background(), s, tag, image); err == nil {
+		if err := l.Put(context.Background(), s, map[string]*Image{tag: image}); err == nil {
 			t.Errorf("%q was taken for a tag", tag)
 		}
 	}
 	for _, tag := range []string{"a", "a.b-c_d/e:1", "A--b@x+y"} {
-		must(t, l.Put(context.Background(), s, tag, image))
+		must(t, l.Put(context.Background(), s, map[string]*Image{tag: image}))
 	}
 }
 
@@ -283,7 +283,7 @@ func TestALayoutOfAUserStaysTheirs(t *testing.T) {
 		must(t, os.Chown(filepath.Join(l.path, dir), 1000, 1001))
 	}
 	image := imageOf(t, s, "x")
-	must(t, l.Put(context.Background(), s, "web", image))
+	must(t, l.Put(context.Background(), s, map[string]*Image{"web": image}))
 	for _, path := range []string{filepath.Join(l.path, "index.json"), l.blobPath(image.Manifest.Digest), l.blobPath(image.Layers[0].Digest)} {
 		var st unix.Stat_t
 		must(t, unix.Stat(path, &st))
@@ -299,7 +299,7 @@ func TestLockIsWaitedForUntilCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	err := l.locked(context.Background(), unix.LOCK_EX, func() error {
 		cancel()
-		return l.Put(ctx, s, "web", image)
+		return l.Put(ctx, s, map[string]*Image{"web": image})
 	})
 	if !errors.Is(err, context.Canceled) {
 		t.Error(err)
@@ -318,8 +318,8 @@ func TestGC(t *testing.T) {
 	ctx := context.Background()
 	s, l := newStore(t), newLayout(t)
 	kept, replaced := imageOf(t, s, "kept"), imageOf(t, s, "replaced")
-	must(t, l.Put(ctx, s, "a", replaced))
-	must(t, l.Put(ctx, s, "a", kept))
+	must(t, l.Put(ctx, s, map[string]*Image{"a": replaced}))
+	must(t, l.Put(ctx, s, map[string]*Image{"a": kept}))
 	made := madeLayout{t, l.path} // an index that another tool has put there
 	index := made.indexOf(false, made.image(false, amd64, []byte("layer")))
 	run(t, "sed", "-i", `s|"manifests":\[|&{"mediaType":"`+index.MediaType+`","digest":"`+string(index.Digest)+`","size":`+fmt.Sprint(index.Size)+`},|`, filepath.Join(l.path, "index.json"))

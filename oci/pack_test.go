@@ -186,7 +186,7 @@ func TestPackSurvivesUmociUnpack(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "oci")
 			l, err := CreateLayout(path)
 			must(t, err)
-			must(t, l.Put(ctx, s, "all", image))
+			must(t, l.Put(ctx, s, map[string]*Image{"all": image}))
 
 			bundle := filepath.Join(t.TempDir(), "bundle")
 			run(t, "umoci", "unpack", "--image", path+":all", bundle)
