@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,9 +28,7 @@ type stack struct {
 // would have overlayfs write into the upper folder what is only understood
 // together with these very lower folders: a rename of a folder would lose its
 // children and a chmod of a file its content, in the packed layer.
-func (k stack) settings() []string {
-	return []string{"index=off", "redirect_dir=off", "metacopy=off"}
-}
+var settings = [...]string{"index=off", "redirect_dir=off", "metacopy=off"}
 
 // mount mounts the stack on the folder target.
 func (k stack) mount(target string) error {
@@ -50,8 +49,7 @@ func tooMany(layers, most int) error {
 }
 
 // mountFsconfig mounts by fsopen(2) and its relatives, where each lower folder is
-// given on its own (Linux 6.5). A value may have 255 bytes at most, so folders
-// are named by file descriptor.
+// given on its own (Linux 6.5).
 func (k stack) mountFsconfig(target string) error {
 	ctx, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
@@ -61,36 +59,15 @@ func (k stack) mountFsconfig(target string) error {
 		return fmt.Errorf("overlayfs: %w", err)
 	}
 	defer unix.Close(ctx)
-	for i, dir := range k.lowers {
-		err := setFolder(ctx, "lowerdir+", dir)
-		if i == 0 && errors.Is(err, unix.EINVAL) {
-			return errNoFsconfig
-		}
-		if err != nil {
-			return err
-		}
-	}
-	for _, s := range append([]string{"source=layerbuild"}, k.settings()...) {
-		name, value, _ := strings.Cut(s, "=")
-		if err := unix.FsconfigSetString(ctx, name, value); err != nil {
-			return refused(ctx, s, err)
-		}
-	}
-	attrs := unix.MOUNT_ATTR_RDONLY
-	if k.upper != "" {
-		attrs = 0
-		if err := setFolder(ctx, "upperdir", k.upper); err != nil {
-			return err
-		}
-		if err := setFolder(ctx, "workdir", k.work); err != nil {
-			return err
-		}
-		if err := unix.FsconfigSetFlag(ctx, "volatile"); err != nil {
-			return refused(ctx, "volatile", err)
-		}
+	if err := k.configure(ctx); err != nil {
+		return err
 	}
 	if err := unix.FsconfigCreate(ctx); err != nil {
 		return refused(ctx, target, err)
+	}
+	attrs := 0
+	if k.upper == "" {
+		attrs = unix.MOUNT_ATTR_RDONLY
 	}
 	mnt, err := unix.Fsmount(ctx, unix.FSMOUNT_CLOEXEC, attrs)
 	if err != nil {
@@ -103,6 +80,40 @@ func (k stack) mountFsconfig(target string) error {
 	return nil
 }
 
+// configure tells the mount context ctx all about the stack.
+func (k stack) configure(ctx int) error {
+	for i, dir := range k.lowers {
+		err := setFolder(ctx, "lowerdir+", dir)
+		if i == 0 && errors.Is(err, unix.EINVAL) {
+			return errNoFsconfig
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, s := range append(settings[:], "source=layerbuild") {
+		name, value, _ := strings.Cut(s, "=")
+		if err := unix.FsconfigSetString(ctx, name, value); err != nil {
+			return refused(ctx, s, err)
+		}
+	}
+	if k.upper == "" {
+		return nil
+	}
+	if err := setFolder(ctx, "upperdir", k.upper); err != nil {
+		return err
+	}
+	if err := setFolder(ctx, "workdir", k.work); err != nil {
+		return err
+	}
+	if err := unix.FsconfigSetFlag(ctx, "volatile"); err != nil {
+		return refused(ctx, "volatile", err)
+	}
+	return nil
+}
+
+// setFolder gives a folder to the mount context. A value may have 255 bytes at
+// most, so the folder is named by file descriptor.
 func setFolder(ctx int, key, dir string) error {
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -127,67 +138,46 @@ func refused(ctx int, what string, err error, alias ...string) error {
 		}
 		// "e overlay: text": a letter for how bad it is.
 		line := strings.TrimSpace(string(buf[:n]))
-		if len(line) > 2 && line[1] == ' ' {
-			line = line[2:]
+		for _, a := range alias {
+			line = strings.ReplaceAll(line, a, what)
 		}
-		said = append(said, strings.TrimPrefix(line, "overlay: "))
+		said = append(said, strings.TrimPrefix(line, "e overlay: "))
 	}
 	if len(said) == 0 {
 		return fmt.Errorf("overlayfs: %s: %w", what, err)
 	}
-	text := strings.Join(said, "; ")
-	for _, a := range alias {
-		text = strings.ReplaceAll(text, a, what)
-	}
-	return fmt.Errorf("overlayfs: %s: %w (%s)", what, err, text)
+	return fmt.Errorf("overlayfs: %s: %w (%s)", what, err, strings.Join(said, "; "))
 }
 
 // mountOptions mounts by mount(2), whose options must fit into a page. Folders are
 // named by file descriptor, which is short and needs no escapes.
 func (k stack) mountOptions(target string) error {
-	var folders []*os.File
-	defer func() {
-		for _, f := range folders {
-			f.Close()
-		}
-	}()
-	name := func(dir string) (string, error) {
+	folders := k.lowers
+	if k.upper != "" {
+		folders = slices.Concat(k.lowers, []string{k.upper, k.work})
+	}
+	names := make([]string, len(folders))
+	for i, dir := range folders {
 		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return "", fmt.Errorf("open %s: %w", dir, err)
+			return fmt.Errorf("open %s: %w", dir, err)
 		}
-		folders = append(folders, os.NewFile(uintptr(fd), dir))
-		return fmt.Sprintf("/proc/self/fd/%d", fd), nil
+		defer unix.Close(fd)
+		names[i] = fmt.Sprintf("/proc/self/fd/%d", fd)
 	}
-	var lowers []string
-	for _, dir := range k.lowers {
-		n, err := name(dir)
-		if err != nil {
-			return err
-		}
-		lowers = append(lowers, n)
-	}
-	options := append(k.settings(), "lowerdir="+strings.Join(lowers, ":"))
-	flags := uintptr(unix.MS_RDONLY)
+	n := len(k.lowers)
+	options := strings.Join(append(settings[:], "lowerdir="+strings.Join(names[:n], ":")), ",")
+	flags, volatile := uintptr(unix.MS_RDONLY), ""
 	if k.upper != "" {
-		flags = 0
-		upper, err := name(k.upper)
-		if err != nil {
-			return err
-		}
-		work, err := name(k.work)
-		if err != nil {
-			return err
-		}
-		options = append(options, "upperdir="+upper, "workdir="+work, "volatile")
+		options += ",upperdir=" + names[n] + ",workdir=" + names[n+1]
+		flags, volatile = 0, ",volatile"
 	}
-	text := strings.Join(options, ",")
-	if page := os.Getpagesize(); len(text) >= page {
-		return tooMany(len(lowers)-1, len(lowers)*page/len(text)-2)
+	if page := os.Getpagesize(); len(options+volatile) >= page {
+		return tooMany(n-1, n*page/len(options)-2)
 	}
-	err := unix.Mount("layerbuild", target, "overlay", flags, text)
-	if errors.Is(err, unix.EINVAL) && k.upper != "" { // volatile came with Linux 5.10
-		err = unix.Mount("layerbuild", target, "overlay", flags, strings.TrimSuffix(text, ",volatile"))
+	err := unix.Mount("layerbuild", target, "overlay", flags, options+volatile)
+	if errors.Is(err, unix.EINVAL) && volatile != "" { // it came with Linux 5.10
+		err = unix.Mount("layerbuild", target, "overlay", flags, options)
 	}
 	if err != nil {
 		return fmt.Errorf("overlayfs: mount on %s: %w", target, err)
