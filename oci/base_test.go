@@ -105,7 +105,8 @@ func (l madeLayout) indexOf(docker bool, entries ...Descriptor) Descriptor {
 
 // tags writes index.json.
 func (l madeLayout) tags(tags map[string]Descriptor) string {
-	index := emptyIndex()
+	index := ispec.Index{MediaType: ispec.MediaTypeImageIndex}
+	index.SchemaVersion = 2
 	for name, d := range tags {
 		name, _, _ = strings.Cut(name, "#")
 		d.Annotations = map[string]string{ispec.AnnotationRefName: name}

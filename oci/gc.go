@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -13,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// GC removes the blobs that nothing in the index leads to, and returns their
-// bytes. Writers of layerbuild are waited for. Other tools take no lock, and
+// GC removes the blobs that nothing in the index leads to, and what killed
+// processes left half-written, and returns their bytes. Writers of layerbuild are waited for. Other tools take no lock, and
 // write blobs before the index names them: blobs younger than age stay.
 func (l *Layout) GC(ctx context.Context, age time.Duration) (freed int64, err error) {
 	err = l.locked(ctx, unix.LOCK_EX, func() error {
@@ -26,7 +27,16 @@ func (l *Layout) GC(ctx context.Context, age time.Duration) (freed int64, err er
 		if err := l.mark(ctx, index, used); err != nil {
 			return fmt.Errorf("%s: %w", ispec.ImageIndexFile, err)
 		}
-		freed, err = l.sweep(used, time.Now().Add(-age))
+		unused := func(name string) bool {
+			d := digest.NewDigestFromEncoded(digest.SHA256, name)
+			return checkDigest(d) == nil && !used[d]
+		}
+		half := func(name string) bool { return strings.HasPrefix(name, tempPrefix) }
+		n, err := remove(filepath.Dir(l.blobPath(digest.FromString(""))), unused, time.Now().Add(-age))
+		if err == nil {
+			freed, err = remove(l.path, half, time.Now().Add(-age))
+		}
+		freed += n
 		return err
 	})
 	if err != nil {
@@ -96,17 +106,16 @@ func (l *Layout) documentOf(d digest.Digest) []byte {
 	return data
 }
 
-// sweep removes the blobs that are neither used nor younger than newest.
-func (l *Layout) sweep(used map[digest.Digest]bool, newest time.Time) (freed int64, err error) {
-	dir := filepath.Join(l.path, ispec.ImageBlobsDir, digest.SHA256.String())
+// remove removes the files of a folder whose names are unwanted, unless they are
+// younger than newest. It returns their bytes.
+func remove(dir string, unwanted func(string) bool, newest time.Time) (freed int64, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return 0, err
 	}
 	for _, e := range entries {
-		d := digest.NewDigestFromEncoded(digest.SHA256, e.Name())
 		fi, err := e.Info()
-		if err != nil || used[d] || checkDigest(d) != nil || fi.ModTime().After(newest) {
+		if err != nil || !unwanted(e.Name()) || fi.ModTime().After(newest) {
 			continue
 		}
 		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {

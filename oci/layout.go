@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -22,8 +23,7 @@ import (
 // A Layout is an OCI layout of the user's, which other tools and other processes
 // of layerbuild write too.
 //
-// index.json is replaced under an exclusive flock on the layout's folder, whole,
-// so that of parallel writers none loses a tag; entries and fields of other tools
+// index.json is replaced under an exclusive flock on the file oci-layout, whole, so that of parallel writers none loses a tag; entries and fields of other tools
 // are kept as they are. Blobs are there before the index names them.
 type Layout struct{ path string }
 
@@ -40,58 +40,61 @@ func OpenLayout(path string) (*Layout, error) {
 	return l, nil
 }
 
-// CreateLayout opens the layout at path, or makes one where there is nothing or
-// an empty folder. Anything else is refused and left alone.
+// CreateLayout opens the layout at path, or makes one where there is nothing, an
+// empty folder, or what a killed process left of making one. Anything else is
+// refused and left alone.
 func CreateLayout(path string) (*Layout, error) {
-	entries, err := os.ReadDir(path)
-	if err == nil && len(entries) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return OpenLayout(path)
+	l, err := OpenLayout(path)
+	if err == nil || !canFill(path) {
+		return l, err
 	}
-	parent := filepath.Dir(path)
-	if err := os.MkdirAll(parent, 0o755); err != nil {
+	if err := fillLayout(path); err != nil {
 		return nil, fmt.Errorf("making the OCI layout %s: %w", path, err)
 	}
-	// Born beside it and renamed, it is whole from the start, also for another
-	// process that makes it at the same time.
-	born, err := os.MkdirTemp(parent, ".layerbuild-")
-	if err != nil {
-		return nil, fmt.Errorf("making the OCI layout %s: %w", path, err)
-	}
-	defer os.RemoveAll(born)
-	if err := fillLayout(born); err != nil {
-		return nil, fmt.Errorf("making the OCI layout %s: %w", path, err)
-	}
-	// Not os.Rename, which refuses to take the place of an empty folder.
-	if err := unix.Rename(born, path); err != nil {
-		if l, openErr := OpenLayout(path); openErr == nil {
-			return l, nil
-		}
-		return nil, fmt.Errorf("making the OCI layout %s: %w", path, err)
-	}
-	return &Layout{path}, syncDir(parent)
+	return OpenLayout(path)
 }
 
-// fillLayout makes an empty layout of an empty folder.
-func fillLayout(dir string) error {
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Join(dir, ispec.ImageBlobsDir, digest.SHA256.String()), 0o755); err != nil {
-		return err
-	}
-	for name, v := range map[string]any{
-		ispec.ImageLayoutFile: ispec.ImageLayout{Version: ispec.ImageLayoutVersion},
-		ispec.ImageIndexFile:  emptyIndex(),
-	} {
-		data, err := json.Marshal(v)
+// canFill tells whether fillLayout would add to nothing but its own work.
+func canFill(path string) bool {
+	err := filepath.WalkDir(path, func(name string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		if err := replaceFile(filepath.Join(dir, name), data); err != nil {
+		rel, err := filepath.Rel(path, name)
+		dir := rel == "." || rel == ispec.ImageBlobsDir || rel == filepath.Join(ispec.ImageBlobsDir, digest.SHA256.String())
+		if dir && e.IsDir() || e.Type().IsRegular() && (rel == ispec.ImageLayoutFile || strings.HasPrefix(rel, tempPrefix)) {
+			return err
+		}
+		return fs.ErrExist
+	})
+	return err == nil || errors.Is(err, fs.ErrNotExist)
+}
+
+// fillLayout makes what a folder lacks to be a layout, index.json last. Processes
+// may do it at the same time: what is there is kept.
+func fillLayout(dir string) error {
+	if err := os.MkdirAll(filepath.Join(dir, ispec.ImageBlobsDir, digest.SHA256.String()), 0o755); err != nil {
+		return err
+	}
+	index := ispec.Index{MediaType: ispec.MediaTypeImageIndex, Manifests: []Descriptor{}}
+	index.SchemaVersion = 2
+	for _, file := range []struct {
+		name    string
+		content any
+	}{{ispec.ImageLayoutFile, ispec.ImageLayout{Version: ispec.ImageLayoutVersion}}, {ispec.ImageIndexFile, index}} {
+		path := filepath.Join(dir, file.name)
+		if _, err := os.Lstat(path); err == nil {
+			continue
+		}
+		data, err := json.Marshal(file.content)
+		if err != nil {
+			return err
+		}
+		if err := born(dir, path, os.Link, content(data)); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}
-	return nil
+	return syncDir(dir)
 }
 
 // A Tag is a name in a layout's index.
@@ -315,11 +318,7 @@ func (l *Layout) writeBlob(d Descriptor, write func(*os.File) error) error {
 	if err := checkDigest(d.Digest); err != nil {
 		return err
 	}
-	path := l.blobPath(d.Digest)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	return replaceWith(path, func(f *os.File) error {
+	return born(l.path, l.blobPath(d.Digest), os.Rename, func(f *os.File) error {
 		if err := write(f); err != nil {
 			return err
 		}
@@ -331,10 +330,14 @@ func (l *Layout) writeBlob(d Descriptor, write func(*os.File) error) error {
 	})
 }
 
-// locked runs do under a flock on the layout's folder. It waits until ctx is
-// cancelled.
+// locked runs do under a flock on the layout's oci-layout file, which is never
+// replaced. (A folder cannot be locked on NFS.) It waits until ctx is cancelled.
 func (l *Layout) locked(ctx context.Context, how int, do func() error) error {
-	f, err := os.Open(l.path)
+	path := filepath.Join(l.path, ispec.ImageLayoutFile)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrPermission) {
+		f, err = os.Open(path)
+	}
 	if err != nil {
 		return fmt.Errorf("OCI layout: %w", err)
 	}
@@ -345,24 +348,19 @@ func (l *Layout) locked(ctx context.Context, how int, do func() error) error {
 	return do()
 }
 
-// replaceFile makes data the content of path, atomically and for good.
-func replaceFile(path string, data []byte) error {
-	if err := replaceWith(path, content(data)); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
+// tempPrefix begins the names of files that are being written to a layout. They
+// stand beside index.json: what is among the blobs is taken for one by umoci.
+const tempPrefix = ".layerbuild-"
 
-// replaceWith makes what write writes the content of path, atomically. The new
-// file has the owner of its folder, so that a layout of a user stays theirs when
-// root writes to it.
-func replaceWith(path string, write func(*os.File) error) error {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".layerbuild-")
+// born makes what write writes seen at path through os.Rename or os.Link, synced
+// and whole. It has the owner of the layout's folder dir, so that a layout of a
+// user stays theirs when root writes to it.
+func born(dir, path string, publish func(from, to string) error, write func(*os.File) error) error {
+	f, err := os.CreateTemp(dir, tempPrefix)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // gone already once it was renamed
+	defer os.Remove(f.Name()) // gone already if it was renamed
 	defer f.Close()
 	if err := write(f); err != nil {
 		return err
@@ -379,7 +377,7 @@ func replaceWith(path string, write func(*os.File) error) error {
 	if err := f.Sync(); err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), path)
+	return publish(f.Name(), path)
 }
 
 // An indexFile is index.json with all that other tools wrote into it.
@@ -474,7 +472,10 @@ func (l *Layout) writeIndex(index *indexFile) error {
 	if err != nil {
 		return err
 	}
-	return replaceFile(filepath.Join(l.path, ispec.ImageIndexFile), data)
+	if err := born(l.path, filepath.Join(l.path, ispec.ImageIndexFile), os.Rename, content(data)); err != nil {
+		return err
+	}
+	return syncDir(l.path)
 }
 
 func (x *indexFile) marshal() ([]byte, error) {

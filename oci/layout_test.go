@@ -258,9 +258,26 @@ func TestNoLayoutIsLeftAlone(t *testing.T) {
 	if _, err := OpenLayout(at("none")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a missing one: %v", err)
 	}
+}
+
+func TestLayoutsAreMade(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
 	must(t, os.Mkdir(at("empty"), 0o700))
-	if _, err := CreateLayout(at("empty")); err != nil {
-		t.Errorf("an empty folder: %v", err)
+	must(t, os.Chown(at("empty"), 1000, 1001))
+	// What a killed process may leave.
+	must(t, os.MkdirAll(at("half/blobs/sha256"), 0o755))
+	write(t, at("half/.layerbuild-123"), "{")
+	write(t, at("most/oci-layout"), `{"imageLayoutVersion":"1.0.0"}`)
+	for _, name := range []string{"empty", "half", "most", "none", "no/such/parent"} {
+		l, err := CreateLayout(at(name))
+		must(t, err)
+		must(t, l.Remove(context.Background(), "none"))
+		run(t, "umoci", "ls", "--layout", at(name))
+	}
+	fi, err := os.Stat(at("empty"))
+	if err != nil || fi.Mode().Perm() != 0o700 {
+		t.Errorf("the empty folder was replaced: %v, %v", fi, err)
 	}
 }
 
@@ -328,8 +345,9 @@ func TestGC(t *testing.T) {
 	if err != nil || freed != 0 {
 		t.Errorf("young blobs: %d bytes, %v", freed, err)
 	}
+	write(t, filepath.Join(l.path, ".layerbuild-1"), "half")
 	freed, err = l.GC(ctx, 0)
-	want := replaced.Manifest.Size + replaced.Config.Size + replaced.Layers[0].Size
+	want := 4 + replaced.Manifest.Size + replaced.Config.Size + replaced.Layers[0].Size
 	if err != nil || freed != want {
 		t.Errorf("%d bytes were freed, want %d, %v", freed, want, err)
 	}

@@ -3,7 +3,6 @@ package oci
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
@@ -11,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -36,7 +36,8 @@ type Store struct {
 	tmp, corrupt string // of the state folder: on the same filesystem
 }
 
-// OpenStore opens the store in a state folder and makes it if need be.
+// OpenStore opens the store in a state folder and makes it if need be. What
+// processes that were killed left in tmp is removed.
 func OpenStore(state string) (*Store, error) {
 	dir := filepath.Join(state, "layout")
 	s := &Store{
@@ -45,28 +46,44 @@ func OpenStore(state string) (*Store, error) {
 		tmp:     filepath.Join(state, "tmp"),
 		corrupt: filepath.Join(state, "corrupt"),
 	}
-	for _, d := range []string{s.blobs, s.tmp} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			return nil, fmt.Errorf("making the state's layout: %w", err)
-		}
+	if err := os.MkdirAll(s.tmp, 0o755); err != nil {
+		return nil, fmt.Errorf("making the state folder: %w", err)
 	}
-	for name, v := range map[string]any{
-		ispec.ImageLayoutFile: ispec.ImageLayout{Version: ispec.ImageLayoutVersion},
-		ispec.ImageIndexFile:  emptyIndex(),
-	} {
-		path := filepath.Join(dir, name)
-		if _, err := os.Lstat(path); err == nil {
-			continue
-		}
-		data, err := json.Marshal(v)
-		if err != nil {
-			return nil, err
-		}
-		if err := s.writeFile(path, data); err != nil {
-			return nil, fmt.Errorf("making the state's layout: %w", err)
-		}
+	if err := fillLayout(dir); err != nil {
+		return nil, fmt.Errorf("making the state's layout: %w", err)
+	}
+	if err := s.sweep(); err != nil {
+		return nil, fmt.Errorf("sweeping the state's tmp folder: %w", err)
 	}
 	return s, nil
+}
+
+// blobPrefix begins the names of blobs that are being written.
+const blobPrefix = "blob-"
+
+// sweep removes blobs of tmp that no living process writes.
+func (s *Store) sweep() error {
+	entries, err := os.ReadDir(s.tmp)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), blobPrefix) {
+			continue
+		}
+		f, err := openRegular(filepath.Join(s.tmp, e.Name()))
+		if err != nil {
+			continue // its writer was faster
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			err = os.Remove(f.Name())
+		}
+		f.Close()
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // Path returns where the blob of that digest is, or would be. The digest must
@@ -320,19 +337,23 @@ func (w *Writer) Close() error {
 	return f.Close()
 }
 
-// tempFile makes a file in tmp and locks it: a sweep of tmp takes only what
-// nobody holds.
+// tempFile makes a file in tmp and locks it, so that no sweep takes it.
 func (s *Store) tempFile() (*os.File, error) {
-	f, err := os.CreateTemp(s.tmp, "blob-")
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	for {
+		f, err := os.CreateTemp(s.tmp, blobPrefix)
+		if err != nil {
+			return nil, err
+		}
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if _, gone := os.Lstat(f.Name()); err == nil && gone == nil {
+			return f, nil
+		}
+		f.Close() // a sweep was faster
 		os.Remove(f.Name())
-		f.Close()
-		return nil, fmt.Errorf("locking %s: %w", f.Name(), err)
+		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("locking %s: %w", f.Name(), err)
+		}
 	}
-	return f, nil
 }
 
 // publish makes a file of tmp seen at path: synced, read-only, renamed, and the
@@ -348,22 +369,6 @@ func (s *Store) publish(f *os.File, path string) error {
 		return err
 	}
 	return syncDir(filepath.Dir(path))
-}
-
-// writeFile writes a small file of the store's own, atomically.
-func (s *Store) writeFile(path string, data []byte) error {
-	f, err := s.tempFile()
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if _, err = f.Write(data); err == nil {
-		err = s.publish(f, path)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
 }
 
 func syncDir(dir string) error {
@@ -405,11 +410,4 @@ func (s *Store) inspect(d Descriptor) error {
 		return err
 	}
 	return fmt.Errorf("%w; it was moved to %s: build again", err, s.corrupt)
-}
-
-// emptyIndex is a layout's index.json before anything is in it.
-func emptyIndex() ispec.Index {
-	index := ispec.Index{MediaType: ispec.MediaTypeImageIndex, Manifests: []Descriptor{}}
-	index.SchemaVersion = 2
-	return index
 }

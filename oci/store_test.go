@@ -150,6 +150,20 @@ func TestStoreIsSharedByWriters(t *testing.T) {
 	}
 }
 
+func TestStoreSweepsWhatNobodyWrites(t *testing.T) {
+	s := newStore(t)
+	w, err := s.NewWriter(context.Background())
+	must(t, err)
+	defer w.Close()
+	write(t, filepath.Join(s.tmp, "blob-leftover"), "half")
+	write(t, filepath.Join(s.tmp, "of-another-room"), "x")
+	_, err = OpenStore(filepath.Dir(s.tmp))
+	must(t, err)
+	if got := names(t, s.tmp); got != filepath.Base(w.f.Name())+" of-another-room" {
+		t.Errorf("in tmp: %s", got)
+	}
+}
+
 func TestStoreIsALayoutForUmoci(t *testing.T) {
 	s := newStore(t)
 	if out := run(t, "umoci", "ls", "--layout", s.dir); strings.TrimSpace(out) != "" {
