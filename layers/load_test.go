@@ -186,7 +186,7 @@ func TestFilesThatAreNone(t *testing.T) {
 		"socket":    "it is a socket: name a regular file",
 		"/dev/null": "it is a device: name a regular file",
 		"loop":      "too many levels of symbolic links",
-		"large":     "it is larger than 16 MiB",
+		"large":     "it is larger than 4 MiB",
 	} {
 		want = "read stackerfile " + name + ": " + want
 		if _, err := Load(name, Options{}); err == nil || err.Error() != want {
@@ -227,8 +227,8 @@ func TestBombs(t *testing.T) {
 		merges += "m" + itoa(i+1) + ": &m" + itoa(i+1) + " {<<: [" + m + ", " + m + "], from: {type: scratch}}\n"
 	}
 	for name, test := range map[string]struct{ text, want string }{
-		"billion laughs": {laughs, "YAML aliases up to *a4 expand to more than 16 MiB: use fewer"},
-		"wide":           {wide, "YAML aliases up to *a expand to more than 16 MiB: use fewer"},
+		"billion laughs": {laughs, "YAML aliases up to *a4 expand to more than 4 MiB: use fewer"},
+		"wide":           {wide, "YAML aliases up to *a expand to more than 4 MiB: use fewer"},
 		"merges":         {merges, "YAML aliases up to *m"},
 		"deep":           {"x: " + strings.Repeat("[", 1<<20), "the YAML is not valid: exceeded max depth"},
 		"many faults":    {"x: {" + strings.Repeat("a, b, ", 1<<17) + "}", "there are more than 1000 errors: mend these first"},

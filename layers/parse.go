@@ -52,6 +52,7 @@ func (p *parser) stackerfile(text string, subs []substitution) bool {
 
 // substitute expands text and remembers the lines on which that failed.
 func (p *parser) substitute(text string, subs []substitution) *expanded {
+	refuseShellSpelling(text, subs, p.failAt)
 	p.unsubstituted = map[int]bool{}
 	return expand(text, subs, func(offset int, format string, args ...any) {
 		line, _ := p.expanded.originalPosition(offset)
@@ -105,7 +106,7 @@ func (p *parser) oneLayer(e pair) {
 	l := &Layer{Name: e.name, Pos: p.position(e.key), File: p.file, Network: NetworkHost, OS: runtime.GOOS, Arch: runtime.GOARCH}
 	p.file.Layers = append(p.file.Layers, l)
 	if !layerName.MatchString(e.name) {
-		p.fail(e.key, "a layer's name is 1 to 128 letters, digits and any of _ . @ + - (others are forbidden), and begins with a letter or digit: rename it")
+		p.fail(e.key, "a layer's name is 1 to 128 letters, digits and any of _ . @ + - (others are forbidden), and begins with a letter, a digit or _: rename it")
 	}
 	if e.value.Kind != yaml.MappingNode {
 		p.wrong(e.value, "a layer", "a mapping of directives")
@@ -273,7 +274,7 @@ func (p *parser) overlayDirs(l *Layer, n *yaml.Node) {
 func (p *parser) binds(l *Layer, n *yaml.Node) {
 	for _, item := range items(n) {
 		b := Bind{Pos: p.position(item)}
-		if item.Kind == yaml.ScalarNode {
+		if item.Kind == yaml.ScalarNode && !isNull(item) {
 			b.Raw, b.Dest = p.bindText(item)
 		} else {
 			b.Raw, b.Dest, b.Track = p.bindFields(item)
@@ -288,7 +289,7 @@ func (p *parser) binds(l *Layer, n *yaml.Node) {
 
 // bindText reads "source" and "source -> dest".
 func (p *parser) bindText(n *yaml.Node) (source, dest string) {
-	words := strings.Fields(p.text(n, "binds"))
+	words := strings.Fields(n.Value)
 	switch {
 	case len(words) == 1 && !strings.Contains(words[0], "->"):
 		return words[0], ""

@@ -327,13 +327,14 @@ func TestFaults(t *testing.T) {
 		{"nested list", "x:\n  " + scratch + "\n  imports: [a, [b, c]]", `3:16: layer "x": an import must be a text, not a list`},
 		{"same name", "x:\n  " + scratch + "\n  imports: [a/f, b/f]\n  import: imports", `3:18: layer "x": import "b/f" and "a/f" at line 3 are both seen at /stacker/imports/f: rename one, or give it a dest
 4:11: layer "x": import "imports" would hide /stacker/imports: use imports instead of import, or rename it`},
-		{"overlay and binds", "x:\n  " + scratch + "\n  overlay_dirs: [{dest: /a}, b, {source: 'http://h/d'}]\n  binds: [a b, a->b, {dest: /a}, [c]]", `3:18: layer "x": overlay_dirs has no source: name a folder
+		{"overlay and binds", "x:\n  " + scratch + "\n  overlay_dirs: [{dest: /a}, b, {source: 'http://h/d'}]\n  binds: [a b, a->b, {dest: /a}, [c], ~]", `3:18: layer "x": overlay_dirs has no source: name a folder
 3:30: layer "x": overlay_dirs must be a mapping, not "b"
 3:42: layer "x": source "http://h/d" is no path of this machine: name a file or folder
 4:11: layer "x": bind "a b" must be "source", "source -> dest", or a mapping of source and dest
 4:16: layer "x": bind "a->b" must be "source", "source -> dest", or a mapping of source and dest
 4:22: layer "x": binds has no source: name a path of this machine
-4:34: layer "x": binds must be a mapping, not a list`},
+4:34: layer "x": binds must be a mapping, not a list
+4:39: layer "x": binds must be a mapping, not nothing`},
 		{"passthrough", "x:\n  " + scratch + "\n  build_env_passthrough: ['a(', 'b)', c]", `3:27: layer "x": build_env_passthrough "a(" is no regular expression: missing closing ) in "a("
 3:33: layer "x": build_env_passthrough "b)" is no regular expression: unexpected ) in "b)"`},
 		{"empty os", "x:\n  " + scratch + "\n  os:\n  arch: ''", `3:3: layer "x": "os" cannot be empty: give a value
@@ -350,8 +351,8 @@ func TestFaults(t *testing.T) {
 4:15: layer "x": entrypoint "a\\" ends in a backslash: remove it, or write the command as a list`},
 		{"build_only", "x:\n  " + scratch + "\n  build_only: 'true'", `3:15: layer "x": build_only must be true or false, not "true"`},
 		{"normalize", "config: {normalize: svn}\nx: {" + scratch + "}", `1:21: normalize must be git or none, not "svn"`},
-		{"layer names", "a:b: {" + scratch + "}\n'': {" + scratch + "}\n~: {" + scratch + "}\n[c]: {" + scratch + "}", `1:1: layer "a:b": a layer's name is 1 to 128 letters, digits and any of _ . @ + - (others are forbidden), and begins with a letter or digit: rename it
-2:1: a layer's name is 1 to 128 letters, digits and any of _ . @ + - (others are forbidden), and begins with a letter or digit: rename it
+		{"layer names", "a:b: {" + scratch + "}\n'': {" + scratch + "}\n~: {" + scratch + "}\n[c]: {" + scratch + "}", `1:1: layer "a:b": a layer's name is 1 to 128 letters, digits and any of _ . @ + - (others are forbidden), and begins with a letter, a digit or _: rename it
+2:1: a layer's name is 1 to 128 letters, digits and any of _ . @ + - (others are forbidden), and begins with a letter, a digit or _: rename it
 3:1: a key must be a text, not nothing
 4:1: a key must be a text, not a list`},
 		{"cycle", "a:\n  from: {type: built, tag: b}\nb:\n  " + scratch + "\n  imports: stacker://c/f\nc:\n  from: {type: tar, url: stacker://a/f}", `2:28: layer "a": layers need each other in a cycle, a → b → c → a: break it at one of them`},
@@ -411,5 +412,25 @@ func TestInvalidStackerfiles(t *testing.T) {
 		if got := fmt.Sprint(err); got != strings.Join(want, "\n") {
 			t.Errorf("got\n%s\nwant\n%s", got, strings.Join(want, "\n"))
 		}
+	}
+}
+
+// TestDocument has the reference name all that can be written.
+func TestDocument(t *testing.T) {
+	data, err := os.ReadFile("../docs/stackerfile.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(data)
+	for _, d := range directives {
+		if !strings.Contains(text, "`"+d.name+"`") {
+			t.Errorf("the document does not say what %s is", d.name)
+		}
+	}
+	_, example, _ := strings.Cut(text, "```yaml\n")
+	example, _, _ = strings.Cut(example, "```")
+	write(t, map[string]string{"stacker.yaml": example})
+	if _, err := Load("stacker.yaml", Options{}); err != nil {
+		t.Error(err)
 	}
 }

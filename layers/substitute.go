@@ -14,8 +14,9 @@ const (
 	opening = "${{"
 	closing = "}}"
 
-	// maxText bounds a stackerfile, before and after substitution.
-	maxText = 16 << 20
+	// maxText bounds a stackerfile, before and after substitution: as YAML nodes
+	// the worst text takes a hundred times its size.
+	maxText = 4 << 20
 	// maxSubstitutions bounds the work of values that refer to other values.
 	maxSubstitutions = 1 << 20
 	// maxNesting bounds defaults within defaults. It also keeps the search for
@@ -45,10 +46,8 @@ type segment struct {
 // later one but not to itself or an earlier one: it always ends. What is then left
 // takes its default.
 //
-// fail hears of each placeholder without a value, which is replaced by its name,
-// and of each that is spelled as the shell's.
+// fail hears of each placeholder without a value, which is replaced by its name.
 func expand(original string, subs []substitution, fail func(offset int, format string, args ...any)) *expanded {
-	refuseShellSpelling(original, subs, fail)
 	x := expander{subs: subs, fail: fail}
 	x.expand(original, 0, true, 0)
 	return &expanded{original: original, text: x.out.String(), segments: x.segments}

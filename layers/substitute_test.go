@@ -46,10 +46,12 @@ func TestSubstitute(t *testing.T) {
 			}
 			var faults []string
 			identity := expanded{original: test.text}
-			e := expand(test.text, subs, func(offset int, format string, args ...any) {
+			fail := func(offset int, format string, args ...any) {
 				_, column := identity.originalPosition(offset)
 				faults = append(faults, fmt.Sprintf("%d: ", column)+fmt.Sprintf(format, args...))
-			})
+			}
+			refuseShellSpelling(test.text, subs, fail)
+			e := expand(test.text, subs, fail)
 			got := e.text
 			if len(faults) > 0 {
 				got = strings.Join(faults, "; ")
@@ -64,7 +66,7 @@ func TestSubstitute(t *testing.T) {
 // TestSubstituteBombs has values that double each other: both a text too large and a
 // text of nothing must end soon.
 func TestSubstituteBombs(t *testing.T) {
-	for last, want := range map[string]string{strings.Repeat("x", 99): "larger than 16 MiB", "": "more than 1048576 substitutions"} {
+	for last, want := range map[string]string{strings.Repeat("x", 99): "larger than 4 MiB", "": "more than 1048576 substitutions"} {
 		var subs []substitution
 		for i := range 40 {
 			subs = append(subs, substitution{fmt.Sprint("A", i), fmt.Sprintf("${{A%d}}${{A%d}}", i+1, i+1)})
@@ -77,11 +79,11 @@ func TestSubstituteBombs(t *testing.T) {
 		}
 	}
 	// Nor may placeholders that never close take longer than their number.
-	text := strings.Repeat("${{A:", 1<<20)
+	text := strings.Repeat("${{A:", 1<<19)
 	count := 0
 	expand(text, nil, func(int, string, ...any) { count++ })
-	if count != 1<<20 {
-		t.Errorf("%d of %d placeholders are said to be open", count, 1<<20)
+	if count != 1<<19 {
+		t.Errorf("%d of %d placeholders are said to be open", count, 1<<19)
 	}
 }
 
