@@ -5,13 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
-	"slices"
 	"time"
 
 	securejoin "github.com/cyphar/filepath-securejoin"
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/identity"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/layerbuild/layerbuild/buildcache"
@@ -20,47 +17,10 @@ import (
 	"github.com/layerbuild/layerbuild/progress"
 )
 
-// A chain is the layers of a rootfs, lowest first. Blobs of layers that were
-// built here may be missing from their descriptors until they are packed.
-type chain []oci.Layer
-
-func (c chain) diffIDs() []digest.Digest {
-	ids := make([]digest.Digest, len(c))
-	for i, layer := range c {
-		ids[i] = layer.DiffID
-	}
-	return ids
-}
-
-// ids returns the ChainID of each layer with all those below it. OCI image
-// spec, config.md, "Layer ChainID".
-func (c chain) ids() []digest.Digest { return identity.ChainIDs(c.diffIDs()) }
-
-// id returns the ChainID of the whole rootfs; "" for an empty one.
-func (c chain) id() digest.Digest {
-	if len(c) == 0 {
-		return ""
-	}
-	ids := c.ids()
-	return ids[len(ids)-1]
-}
-
-// with returns a longer chain, and leaves c alone.
-func (c chain) with(layers ...oci.Layer) chain {
-	return append(c[:len(c):len(c)], layers...)
-}
-
 // A base is what a layer starts from, whatever its type.
 type base struct {
 	image *oci.Base // nil: nothing
-}
-
-// chain returns a copy of the base's layers.
-func (b *base) chain() chain {
-	if b.image == nil {
-		return nil
-	}
-	return slices.Clone(b.image.Layers)
+	chain *chain    // its layers
 }
 
 func (b *base) created() *time.Time {
@@ -70,14 +30,24 @@ func (b *base) created() *time.Time {
 	return b.image.Config.Created
 }
 
+func newBase(image *oci.Base) *base {
+	b := &base{image: image}
+	for _, layer := range image.Layers {
+		b.chain = b.chain.with(layer)
+	}
+	return b
+}
+
 // base finds out what a layer starts from, by digest.
 func (b *Builder) base(ctx context.Context, l *layers.Layer) (*base, error) {
 	var image *oci.Base
 	var err error
 	switch l.From.Type {
 	case layers.BaseScratch:
+		return &base{}, nil
 	case layers.BaseBuilt:
-		image = b.layers[b.graph.Layer(l.From.Tag)].image.Base()
+		parent := b.layers[b.graph.Layer(l.From.Tag)]
+		return &base{parent.image.Base(), parent.chain}, nil
 	case layers.BaseOCI:
 		image, err = b.layoutBase(ctx, l)
 	case layers.BaseDocker:
@@ -87,7 +57,10 @@ func (b *Builder) base(ctx context.Context, l *layers.Layer) (*base, error) {
 	default:
 		err = fmt.Errorf("unknown type of base %q", l.From.Type)
 	}
-	return &base{image}, b.failAt(ctx, l, l.From.Pos, err)
+	if err != nil {
+		return nil, b.failAt(ctx, l, l.From.Pos, err)
+	}
+	return newBase(image), nil
 }
 
 func platform(l *layers.Layer) ispec.Platform {
@@ -188,63 +161,4 @@ func (b *Builder) tarBase(ctx context.Context, l *layers.Layer) (*oci.Base, erro
 	}
 	_, err = b.cache.Put(buildcache.Resolve, in, image.Manifest, time.Since(start), origin(l))
 	return image, err
-}
-
-// ensure makes the snapshots of a chain that are not on disk, from their blobs.
-// Each layer is unpacked onto a view of those below it, so that whiteouts are
-// deletions, and folders that the layer does not mention keep their attributes.
-func (b *Builder) ensure(ctx context.Context, l *layers.Layer, c chain) error {
-	ids := c.ids()
-	for i, layer := range c {
-		if b.snapshots.Has(ids[i]) {
-			continue
-		}
-		if err := b.mounts(); err != nil {
-			return err
-		}
-		if err := b.unpack(ctx, l, c[:i], layer, ids[i]); err != nil {
-			return fmt.Errorf("unpacking layer %s of the base: %w", layer.Descriptor.Digest, err)
-		}
-	}
-	return nil
-}
-
-func (b *Builder) unpack(ctx context.Context, l *layers.Layer, below chain, layer oci.Layer, id digest.Digest) error {
-	lock, err := b.lock(ctx, l, buildcache.Key(id.Encoded()))
-	if err != nil {
-		return err
-	}
-	defer lock.Unlock()
-	if b.snapshots.Has(id) {
-		return nil
-	}
-	if !b.packed(&layer) {
-		return fmt.Errorf("neither its snapshot nor its blob is in the state folder: build again")
-	}
-	upper, err := b.snapshots.Prepare(ctx, below.id())
-	if err != nil {
-		return err
-	}
-	defer upper.Drop()
-	root, err := upper.Mount(ctx)
-	if err != nil {
-		return err
-	}
-	if err := b.blobs.Unpack(ctx, layer, root); err != nil {
-		return err
-	}
-	if err := upper.Unmount(); err != nil {
-		return err
-	}
-	_, err = upper.Commit(ctx, layer.DiffID, described(l))
-	return err
-}
-
-// origin tells people which layer of which stackerfile something is of.
-func origin(l *layers.Layer) buildcache.Origin {
-	return buildcache.Origin{Layer: l.Name, Stackerfile: l.File.Path}
-}
-
-func described(l *layers.Layer) string {
-	return fmt.Sprintf("layer %s of %s", l.Name, filepath.Base(l.File.Path))
 }

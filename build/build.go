@@ -64,7 +64,6 @@ type Builder struct {
 	sources   *imports.Store
 	snapshots *overlay.Store
 	blobs     *oci.Store
-	output    *oci.Layout
 
 	mayMount bool // this process has mounts of its own
 	environ  []string
@@ -165,8 +164,10 @@ func open(o Options, graph *layers.Graph) (*Builder, error) {
 	if b.blobs, err = oci.OpenStore(o.StateDir); err != nil {
 		return nil, err
 	}
-	if b.output, err = oci.CreateLayout(o.OCIDir); err != nil {
-		return nil, err
+	if _, err := os.Lstat(o.OCIDir); err == nil { // better to know now than after all is built
+		if _, err := oci.CreateLayout(o.OCIDir); err != nil {
+			return nil, err
+		}
 	}
 	for _, l := range graph.Layers {
 		b.layers[l] = &outcome{done: make(chan struct{})}
@@ -185,22 +186,27 @@ func (b *Builder) build(ctx context.Context) error {
 			return err
 		}
 	}
-	group, ctx := errgroup.WithContext(ctx)
+	group, layerCtx := errgroup.WithContext(ctx)
 	slots := semaphore.NewWeighted(int64(b.Jobs))
 	for _, l := range b.graph.Layers {
 		group.Go(func() error {
-			if err := b.awaitNeeds(ctx, l); err != nil {
+			if err := b.awaitNeeds(layerCtx, l); err != nil {
 				return err
 			}
-			if err := slots.Acquire(ctx, 1); err != nil {
+			if err := slots.Acquire(layerCtx, 1); err != nil {
 				return err
 			}
 			defer slots.Release(1)
-			return b.layer(ctx, l)
+			return b.layer(layerCtx, l)
 		})
 	}
 	if err := group.Wait(); err != nil {
 		return err
+	}
+	if !b.Plan {
+		if err := b.putImages(ctx); err != nil {
+			return err
+		}
 	}
 	return b.finish(start)
 }

@@ -8,29 +8,47 @@ import (
 	"os/user"
 	"time"
 
-	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/oci"
 )
 
 // author is who built an image, unless its times are the wall clock's.
 const author = "layerbuild"
 
-// makeImage composes the layer's image, and puts it into the OCI layout unless
-// it is build_only or there already. A build_only one is composed too: others
-// inherit its configuration.
-func (b *Builder) makeImage(ctx context.Context, s *rootfsStep, fs rootfs, made time.Time, generated map[string]string) (*oci.Image, error) {
+// makeImage composes the layer's image. A build_only one is composed too, but for
+// its documents: others inherit its configuration.
+func (b *Builder) makeImage(ctx context.Context, s *rootfsStep, c *chain, fs rootfs, made time.Time, generated map[string]string) (*oci.Image, error) {
 	spec := b.imageSpec(s, fs, made, generated)
 	if s.l.BuildOnly || b.Plan {
 		return oci.Compose(spec)
 	}
-	if err := b.packAll(ctx, s, &spec); err != nil {
-		return nil, err
-	}
-	image, err := oci.Compose(spec)
+	packed, err := b.pack(ctx, s, c)
 	if err != nil {
 		return nil, err
 	}
-	return image, b.output.Put(ctx, b.blobs, s.l.Name, image)
+	if spec.Base != nil {
+		base := *spec.Base
+		base.Layers, packed = packed[:len(base.Layers)], packed[len(base.Layers):]
+		spec.Base = &base
+	}
+	for i, layer := range packed {
+		spec.Layers[i].Layer = layer
+	}
+	return oci.Compose(spec)
+}
+
+// putImages puts the images of a build into the OCI layout, all at once.
+func (b *Builder) putImages(ctx context.Context) error {
+	images := map[string]*oci.Image{}
+	for l, o := range b.layers {
+		if !l.BuildOnly && o.image != nil {
+			images[l.Name] = o.image
+		}
+	}
+	output, err := oci.CreateLayout(b.OCIDir)
+	if err != nil {
+		return err
+	}
+	return output.Put(ctx, b.blobs, images)
 }
 
 // imageSpec is all that decides the image.
@@ -82,60 +100,4 @@ func userAtHost() string {
 		host = h
 	}
 	return name + "@" + host
-}
-
-// packAll finds or makes the blobs of all layers of an image. Layers of
-// build_only parents have none until an image needs them.
-func (b *Builder) packAll(ctx context.Context, s *rootfsStep, spec *oci.ImageSpec) error {
-	below := s.base.chain()
-	for i := range below {
-		if err := b.pack(ctx, s, below[:i+1]); err != nil {
-			return err
-		}
-	}
-	if spec.Base != nil {
-		packed := *spec.Base
-		packed.Layers = below
-		spec.Base = &packed
-	}
-	c := below
-	for i, layer := range spec.Layers {
-		if layer.DiffID == "" {
-			continue
-		}
-		c = c.with(layer.Layer)
-		if err := b.pack(ctx, s, c); err != nil {
-			return err
-		}
-		spec.Layers[i].Layer = c[len(c)-1]
-	}
-	return nil
-}
-
-// pack fills in the blob of the highest layer of a chain. If none is there, it is
-// made of the snapshot.
-func (b *Builder) pack(ctx context.Context, s *rootfsStep, c chain) error {
-	layer := &c[len(c)-1]
-	if b.packed(layer) {
-		return nil
-	}
-	if err := b.ensure(ctx, s.l, c); err != nil {
-		return err
-	}
-	start := time.Now()
-	dir, release, err := b.snapshots.Difference(ctx, c.id())
-	if err != nil {
-		return err
-	}
-	defer release()
-	packed, err := b.blobs.Pack(ctx, dir, oci.PackOptions{Epoch: s.epoch, Root: true})
-	if err != nil {
-		return err
-	}
-	if packed.DiffID != layer.DiffID {
-		return fmt.Errorf("snapshot %s is damaged: `layerbuild clean --all` starts over", c.id())
-	}
-	layer.Descriptor = packed.Descriptor
-	_, err = b.cache.Put(buildcache.Pack, packInputs(layer.DiffID), packed.Descriptor, time.Since(start), origin(s.l))
-	return err
 }

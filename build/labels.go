@@ -17,7 +17,7 @@ import (
 // labels returns what the layer's generate_labels makes of its rootfs: from the
 // cache, or by running it. Its changes to the rootfs are thrown away; each file
 // it leaves in /oci-labels becomes a label.
-func (b *Builder) labels(ctx context.Context, s *rootfsStep, c chain) (map[string]string, buildcache.Key, error) {
+func (b *Builder) labels(ctx context.Context, s *rootfsStep, c *chain) (map[string]string, buildcache.Key, error) {
 	if s.l.GenerateLabels == "" {
 		return nil, "", nil
 	}
@@ -47,9 +47,9 @@ func (b *Builder) labels(ctx context.Context, s *rootfsStep, c chain) (map[strin
 	return labels, key, err
 }
 
-func labelsInputs(s *rootfsStep, c chain) (in buildcache.Inputs) {
+func labelsInputs(s *rootfsStep, c *chain) (in buildcache.Inputs) {
 	in.Add(buildcache.Format, "compatibility", compatibility)
-	in.Add(buildcache.BaseChange, "chain", string(c.id()))
+	in.Add(buildcache.BaseChange, "chain", string(c.ID()))
 	in.Add(buildcache.Definition, "generate_labels", s.l.GenerateLabels)
 	in.Add(buildcache.Definition, "network", s.l.Network)
 	for _, v := range s.env {
@@ -60,11 +60,11 @@ func labelsInputs(s *rootfsStep, c chain) (in buildcache.Inputs) {
 	return in
 }
 
-func (b *Builder) generateLabels(ctx context.Context, s *rootfsStep, c chain) (map[string]string, error) {
+func (b *Builder) generateLabels(ctx context.Context, s *rootfsStep, c *chain) (map[string]string, error) {
 	if err := b.ensure(ctx, s.l, c); err != nil {
 		return nil, err
 	}
-	upper, err := b.snapshots.Prepare(ctx, c.id())
+	upper, err := b.snapshots.Prepare(ctx, c.ID())
 	if err != nil {
 		return nil, err
 	}

@@ -8,8 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/oci"
@@ -21,11 +19,10 @@ import (
 type outcome struct {
 	done    chan struct{} // closed when all the rest is set
 	image   *oci.Image    // nil when the layer would have to be built first
+	chain   *chain        // its rootfs
 	hit     bool
 	differs bool // it was built again, and came out otherwise
 }
-
-func (o *outcome) chain() chain { return o.image.Layers }
 
 // layer makes one layer: its rootfs, its labels, and its image, each from the
 // cache where that knows it.
@@ -66,11 +63,12 @@ func (b *Builder) makeLayer(ctx context.Context, l *layers.Layer, o *outcome) er
 	if err != nil {
 		return err
 	}
-	labels, labelsKey, err := b.labels(ctx, step, base.chain().with(fs.chain()...))
+	o.chain = fs.onto(base.chain)
+	labels, labelsKey, err := b.labels(ctx, step, o.chain)
 	if err != nil {
 		return err
 	}
-	if o.image, err = b.makeImage(ctx, step, fs, record.Created, labels); err != nil || b.Plan {
+	if o.image, err = b.makeImage(ctx, step, o.chain, fs, record.Created, labels); err != nil || b.Plan {
 		return err
 	}
 	return b.setLatest(l, record.Key, labelsKey)
@@ -138,24 +136,12 @@ func (b *Builder) lookupRootfs(s *rootfsStep) (*buildcache.Record, rootfs, error
 	if err != nil {
 		return nil, fs, err
 	}
-	below := s.base.chain()
-	whole := below.with(fs.chain()...)
-	ids := whole.ids()
-	for i := len(below); i < len(whole); i++ {
-		if !b.snapshots.Has(ids[i]) && !b.packed(&whole[i]) {
+	for c := fs.onto(s.base.chain); c != s.base.chain; c = c.below {
+		if !b.snapshots.Has(c.id) && !b.packed(c) {
 			return nil, fs, buildcache.ErrNotFound
 		}
 	}
 	return record, fs, nil
-}
-
-// layers returns the result as links of a chain.
-func (fs rootfs) chain() chain {
-	links := make(chain, len(fs.Layers))
-	for i, layer := range fs.Layers {
-		links[i].DiffID = layer.DiffID
-	}
-	return links
 }
 
 // lookup decodes the remembered result of a step.
@@ -198,26 +184,4 @@ func (b *Builder) setFailed(l *layers.Layer) {
 	}
 	latest.Failed, latest.Time = true, time.Now().UTC()
 	_ = b.cache.SetLatest(latest)
-}
-
-// packInputs are the inputs of packing a snapshot's difference, whatever it lies on.
-func packInputs(diff digest.Digest) (in buildcache.Inputs) {
-	in.Add(buildcache.BaseChange, "diff", string(diff))
-	in.Add(buildcache.Definition, "type", "tar")
-	in.Add(buildcache.Definition, "compression", string(oci.Gzip))
-	in.Add(buildcache.Format, "compressor", oci.CompressorVersion)
-	return in
-}
-
-// packed fills in the blob of a layer, if one is remembered and there.
-func (b *Builder) packed(layer *oci.Layer) bool {
-	if layer.Descriptor.Digest != "" {
-		return true // a base's layer, taken over as it was
-	}
-	var blob oci.Descriptor
-	if _, err := b.lookup(buildcache.Pack, packInputs(layer.DiffID), &blob); err != nil || !b.blobs.Has(blob) {
-		return false
-	}
-	layer.Descriptor = blob
-	return true
 }

@@ -161,7 +161,7 @@ func (f *fakeRunner) known(env []string) string {
 		}
 		l := f.b.graph.Layer(name)
 		if l.From.Type == layers.BaseBuilt {
-			fmt.Fprintln(&out, f.b.layers[f.b.graph.Layer(l.From.Tag)].chain().id())
+			fmt.Fprintln(&out, f.b.layers[f.b.graph.Layer(l.From.Tag)].chain.ID())
 		}
 		for _, imp := range l.Imports {
 			fmt.Fprintln(&out, imp.Dest)

@@ -13,7 +13,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/term"
 
-	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/oci"
@@ -26,10 +25,10 @@ import (
 // and what the imports and the run change becomes one more.
 func (b *Builder) makeRootfs(ctx context.Context, s *rootfsStep) (rootfs, error) {
 	var fs rootfs
-	if err := b.ensure(ctx, s.l, s.base.chain()); err != nil {
+	if err := b.ensure(ctx, s.l, s.base.chain); err != nil {
 		return fs, err
 	}
-	c := s.base.chain()
+	c := s.base.chain
 	add := func(by string, points []sandbox.Mountpoint, change func(root string) error) error {
 		layer, empty, err := b.addLayer(ctx, s, c, points, change)
 		if err == nil && !empty {
@@ -70,8 +69,8 @@ func (b *Builder) makeRootfs(ctx context.Context, s *rootfsStep) (rootfs, error)
 
 // addLayer makes a layer of what change does to the rootfs of a chain. The layer
 // is empty, and not there, if nothing changed.
-func (b *Builder) addLayer(ctx context.Context, s *rootfsStep, c chain, points []sandbox.Mountpoint, change func(root string) error) (layer oci.Layer, empty bool, err error) {
-	upper, err := b.snapshots.Prepare(ctx, c.id())
+func (b *Builder) addLayer(ctx context.Context, s *rootfsStep, c *chain, points []sandbox.Mountpoint, change func(root string) error) (layer oci.Layer, empty bool, err error) {
+	upper, err := b.snapshots.Prepare(ctx, c.ID())
 	if err != nil {
 		return layer, false, err
 	}
@@ -110,7 +109,7 @@ func (b *Builder) commit(ctx context.Context, s *rootfsStep, upper *overlay.Muta
 		return "", err
 	}
 	if !s.l.BuildOnly {
-		_, err = b.cache.Put(buildcache.Pack, packInputs(packed.DiffID), packed.Descriptor, time.Since(start), origin(s.l))
+		err = b.rememberPacked(s.l, packed.Layer, time.Since(start))
 	}
 	return packed.DiffID, err
 }

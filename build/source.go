@@ -22,7 +22,7 @@ type source struct {
 	l     *layers.Layer
 	from  layers.Source
 	at    imports.Source // Path is "" when it is in another layer
-	chain chain          // the other layer's rootfs
+	chain *chain         // the other layer's rootfs
 }
 
 // A measure is what a source holds.
@@ -39,7 +39,7 @@ func (b *Builder) source(ctx context.Context, l *layers.Layer, from layers.Sourc
 	case layers.SchemeLocal:
 		s.at.Path = from.Path
 	case layers.SchemeStacker:
-		s.chain = b.layers[b.graph.Layer(from.Layer)].chain()
+		s.chain = b.layers[b.graph.Layer(from.Layer)].chain
 	default:
 		return nil, fmt.Errorf("unknown scheme %q", from.Scheme)
 	}
@@ -70,7 +70,7 @@ func (s *source) measure(ctx context.Context) (m measure, err error) {
 		return m, err
 	}
 	var in buildcache.Inputs
-	in.Add(buildcache.BaseChange, "chain", string(s.chain.id()))
+	in.Add(buildcache.BaseChange, "chain", string(s.chain.ID()))
 	in.Add(buildcache.Definition, "path", s.from.Path)
 	in.Add(buildcache.Definition, "content", strconv.FormatBool(s.at.Content))
 	in.Add(buildcache.Definition, "normalize", s.at.Normalize)
@@ -126,7 +126,7 @@ func (s *source) open(ctx context.Context) (at imports.Source, release func(), e
 	if err := s.b.ensure(ctx, s.l, s.chain); err != nil {
 		return at, nil, err
 	}
-	view, err := s.b.snapshots.View(ctx, s.chain.id())
+	view, err := s.b.snapshots.View(ctx, s.chain.ID())
 	if err != nil {
 		return at, nil, err
 	}

@@ -66,7 +66,7 @@ func (b *Builder) newRootfsStep(ctx context.Context, l *layers.Layer, base *base
 	s := &rootfsStep{l: l, base: base, epoch: b.Clock.epoch(base.created())}
 	in := &s.inputs
 	in.Add(buildcache.Format, "compatibility", compatibility)
-	in.Add(buildcache.BaseChange, "base", string(base.chain().id()))
+	in.Add(buildcache.BaseChange, "base", string(base.chain.ID()))
 	in.Add(buildcache.Epoch, "epoch", epochText(s.epoch))
 	if err := b.addOverlays(ctx, s); err != nil {
 		return nil, err

@@ -44,13 +44,12 @@ func (b *Builder) compare(ctx context.Context, s *rootfsStep, before, now rootfs
 // entries lists what a step's result changes of its base.
 func (b *Builder) entries(ctx context.Context, s *rootfsStep, fs rootfs) ([]imports.Entry, error) {
 	var all []imports.Entry
-	c := s.base.chain()
-	for _, layer := range fs.chain() {
-		c = c.with(layer)
+	links := fs.onto(s.base.chain).all()
+	for _, c := range links[len(links)-len(fs.Layers):] {
 		if err := b.ensure(ctx, s.l, c); err != nil {
 			return nil, err
 		}
-		dir, release, err := b.snapshots.Difference(ctx, c.id())
+		dir, release, err := b.snapshots.Difference(ctx, c.id)
 		if err != nil {
 			return nil, err
 		}
@@ -71,15 +70,11 @@ func (b *Builder) entries(ctx context.Context, s *rootfsStep, fs rootfs) ([]impo
 // discard removes the snapshots of a result that is not remembered.
 func (b *Builder) discard(ctx context.Context, s *rootfsStep, keep, fs rootfs) error {
 	kept := map[digest.Digest]bool{}
-	for _, id := range s.base.chain().with(keep.chain()...).ids() {
-		kept[id] = true
+	for _, c := range keep.onto(s.base.chain).all() {
+		kept[c.id] = true
 	}
-	ids := s.base.chain().with(fs.chain()...).ids()
-	for _, id := range slices.Backward(ids) {
-		if kept[id] {
-			break
-		}
-		if err := b.snapshots.Remove(ctx, id); err != nil {
+	for c := fs.onto(s.base.chain); c != nil && !kept[c.id]; c = c.below {
+		if err := b.snapshots.Remove(ctx, c.id); err != nil {
 			return fmt.Errorf("removing a snapshot that is not reproducible: %w", err)
 		}
 	}

@@ -1,0 +1,195 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+
+	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/layers"
+	"github.com/layerbuild/layerbuild/oci"
+)
+
+// A chain is a rootfs as a list of layers: the highest one, and the chain below
+// it. A rootfs is the beginning of many, so that chains share what they have in
+// common. The nil chain is the empty rootfs.
+type chain struct {
+	below *chain
+	diff  digest.Digest // DiffID of the highest layer
+	id    digest.Digest // ChainID of them all: OCI image spec, config.md, "Layer ChainID"
+
+	packing sync.Mutex
+	blob    oci.Descriptor // of the highest layer; zero while it is not packed
+}
+
+// with returns the chain with one more layer.
+func (c *chain) with(layer oci.Layer) *chain {
+	up := &chain{below: c, diff: layer.DiffID, id: layer.DiffID, blob: layer.Descriptor}
+	if c != nil {
+		up.id = identity.ChainID([]digest.Digest{c.id, layer.DiffID})
+	}
+	return up
+}
+
+// ID returns the ChainID, "" for the empty rootfs.
+func (c *chain) ID() digest.Digest {
+	if c == nil {
+		return ""
+	}
+	return c.id
+}
+
+// all returns the chains of the rootfs, from the lowest to c itself.
+func (c *chain) all() []*chain {
+	n := 0
+	for at := c; at != nil; at = at.below {
+		n++
+	}
+	links := make([]*chain, n)
+	for at := c; at != nil; at = at.below {
+		n--
+		links[n] = at
+	}
+	return links
+}
+
+// onto returns the chain with the layers that a rootfs step added.
+func (fs rootfs) onto(c *chain) *chain {
+	for _, layer := range fs.Layers {
+		c = c.with(oci.Layer{DiffID: layer.DiffID})
+	}
+	return c
+}
+
+// ensure makes the snapshots of a rootfs that are not on disk, from their blobs.
+// Each layer is unpacked onto a view of those below it, so that whiteouts are
+// deletions, and folders that the layer does not mention keep their attributes.
+func (b *Builder) ensure(ctx context.Context, l *layers.Layer, c *chain) error {
+	if c == nil || b.snapshots.Has(c.id) {
+		return nil
+	}
+	if err := b.mounts(); err != nil {
+		return err
+	}
+	if err := b.ensure(ctx, l, c.below); err != nil {
+		return err
+	}
+	if err := b.unpack(ctx, l, c); err != nil {
+		return fmt.Errorf("unpacking layer %s: %w", c.diff, err)
+	}
+	return nil
+}
+
+func (b *Builder) unpack(ctx context.Context, l *layers.Layer, c *chain) error {
+	lock, err := b.lock(ctx, l, buildcache.Key(c.id.Encoded()))
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	if b.snapshots.Has(c.id) {
+		return nil
+	}
+	if !b.packed(c) {
+		return errors.New("neither its snapshot nor its blob is in the state folder: build again")
+	}
+	upper, err := b.snapshots.Prepare(ctx, c.below.ID())
+	if err != nil {
+		return err
+	}
+	defer upper.Drop()
+	root, err := upper.Mount(ctx)
+	if err != nil {
+		return err
+	}
+	if err := b.blobs.Unpack(ctx, oci.Layer{Descriptor: c.blob, DiffID: c.diff}, root); err != nil {
+		return err
+	}
+	if err := upper.Unmount(); err != nil {
+		return err
+	}
+	_, err = upper.Commit(ctx, c.diff, described(l))
+	return err
+}
+
+// pack makes the blobs of a rootfs that are not there, of the snapshots, and
+// returns its layers. Layers of build_only parents have no blob until an image
+// needs them.
+func (b *Builder) pack(ctx context.Context, s *rootfsStep, c *chain) ([]oci.Layer, error) {
+	links := c.all()
+	packed := make([]oci.Layer, len(links))
+	for i, link := range links {
+		if err := b.packOne(ctx, s, link); err != nil {
+			return nil, err
+		}
+		packed[i] = oci.Layer{Descriptor: link.blob, DiffID: link.diff}
+	}
+	return packed, nil
+}
+
+func (b *Builder) packOne(ctx context.Context, s *rootfsStep, c *chain) error {
+	c.packing.Lock()
+	defer c.packing.Unlock()
+	if b.packed(c) {
+		return nil
+	}
+	if err := b.ensure(ctx, s.l, c); err != nil {
+		return err
+	}
+	start := time.Now()
+	dir, release, err := b.snapshots.Difference(ctx, c.id)
+	if err != nil {
+		return err
+	}
+	defer release()
+	made, err := b.blobs.Pack(ctx, dir, oci.PackOptions{Epoch: s.epoch, Root: true})
+	if err != nil {
+		return err
+	}
+	if made.DiffID != c.diff {
+		return fmt.Errorf("snapshot %s is damaged: `layerbuild clean --all` starts over", c.id)
+	}
+	c.blob = made.Descriptor
+	return b.rememberPacked(s.l, made.Layer, time.Since(start))
+}
+
+// packed tells whether the highest layer has a blob, remembered and there.
+func (b *Builder) packed(c *chain) bool {
+	if c.blob.Digest != "" {
+		return true // a base's layer, taken over as it was, or packed by this build
+	}
+	var blob oci.Descriptor
+	if _, err := b.lookup(buildcache.Pack, packInputs(c.diff), &blob); err != nil || !b.blobs.Has(blob) {
+		return false
+	}
+	c.blob = blob
+	return true
+}
+
+func (b *Builder) rememberPacked(l *layers.Layer, layer oci.Layer, cost time.Duration) error {
+	_, err := b.cache.Put(buildcache.Pack, packInputs(layer.DiffID), layer.Descriptor, cost, origin(l))
+	return err
+}
+
+// packInputs are the inputs of packing a snapshot's difference, whatever it lies on.
+func packInputs(diff digest.Digest) (in buildcache.Inputs) {
+	in.Add(buildcache.BaseChange, "diff", string(diff))
+	in.Add(buildcache.Definition, "type", "tar")
+	in.Add(buildcache.Definition, "compression", string(oci.Gzip))
+	in.Add(buildcache.Format, "compressor", oci.CompressorVersion)
+	return in
+}
+
+// origin tells people which layer of which stackerfile something is of.
+func origin(l *layers.Layer) buildcache.Origin {
+	return buildcache.Origin{Layer: l.Name, Stackerfile: l.File.Path}
+}
+
+func described(l *layers.Layer) string {
+	return fmt.Sprintf("layer %s of %s", l.Name, filepath.Base(l.File.Path))
+}
