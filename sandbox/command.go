@@ -3,6 +3,7 @@ package sandbox
 import (
 	"bytes"
 	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"strings"
 
 	securejoin "github.com/cyphar/filepath-securejoin"
+	"golang.org/x/sys/unix"
 )
 
 // checkCommand finds out why the kernel would not execute path. It would say so in
@@ -90,32 +92,79 @@ func interpreter(f *os.File) (string, error) {
 		}
 		return "", errors.New("a script whose first line names no interpreter with its whole path")
 	}
-	if !bytes.HasPrefix(head, []byte(elf.ELFMAG)) {
-		return "", nil
+	if bytes.HasPrefix(head, []byte(elf.ELFMAG)) {
+		return loader(f)
 	}
-	return loader(f)
+	if !emulated() {
+		return "", errors.New("neither a program nor a script that starts with #!")
+	}
+	return "", nil
 }
 
-// loader returns the path in the PT_INTERP segment of a program.
-func loader(f *os.File) (string, error) {
-	e, err := elf.NewFile(f)
+// loader returns the path in the PT_INTERP segment of a program, "" if it has none.
+// It reads what the kernel reads: debug/elf would read the sections too, which are
+// as many as a stranger likes.
+func loader(f io.ReaderAt) (string, error) {
+	h, err := programHeaders(f)
 	if err != nil {
 		return "", fmt.Errorf("damaged program: %w", err)
 	}
-	if foreign(e.Machine) && !emulated() {
-		return "", fmt.Errorf("a program for %v, which this machine (%s) cannot run: install qemu-user-static", e.Machine, runtime.GOARCH)
+	if foreign(h.machine) && !emulated() {
+		return "", fmt.Errorf("a program for %v, which this machine (%s) cannot run: install qemu-user-static", h.machine, runtime.GOARCH)
 	}
-	for _, p := range e.Progs {
-		if p.Type != elf.PT_INTERP {
+	for _, p := range h.segments {
+		if elf.ProgType(p.Type) != elf.PT_INTERP {
 			continue
 		}
-		path := make([]byte, min(p.Filesz, 4096))
-		if _, err := p.ReadAt(path, 0); err != nil && !errors.Is(err, io.EOF) {
+		path := make([]byte, min(p.Filesz, unix.PathMax))
+		if _, err := f.ReadAt(path, int64(p.Off)); err != nil {
 			return "", fmt.Errorf("damaged program: %w", err)
 		}
-		return string(bytes.TrimRight(path, "\x00")), nil
+		path, _, _ = bytes.Cut(path, []byte{0})
+		return string(path), nil
 	}
 	return "", nil
+}
+
+// program is what the kernel looks at to start a program. The segments of a 32-bit
+// one are widened.
+type program struct {
+	machine  elf.Machine
+	segments []elf.Prog64
+}
+
+func programHeaders(f io.ReaderAt) (*program, error) {
+	ident := make([]byte, elf.EI_NIDENT)
+	if _, err := f.ReadAt(ident, 0); err != nil {
+		return nil, err
+	}
+	var order binary.ByteOrder = binary.LittleEndian
+	if elf.Data(ident[elf.EI_DATA]) == elf.ELFDATA2MSB {
+		order = binary.BigEndian
+	}
+	at := func(off, size int64) io.Reader { return io.NewSectionReader(f, off, size) }
+	if elf.Class(ident[elf.EI_CLASS]) == elf.ELFCLASS64 {
+		var h elf.Header64
+		if err := binary.Read(at(0, 64), order, &h); err != nil {
+			return nil, err
+		}
+		segments := make([]elf.Prog64, h.Phnum)
+		err := binary.Read(at(int64(h.Phoff), int64(h.Phnum)*56), order, segments)
+		return &program{elf.Machine(h.Machine), segments}, err
+	}
+	var h elf.Header32
+	if err := binary.Read(at(0, 52), order, &h); err != nil {
+		return nil, err
+	}
+	narrow := make([]elf.Prog32, h.Phnum)
+	if err := binary.Read(at(int64(h.Phoff), int64(h.Phnum)*32), order, narrow); err != nil {
+		return nil, err
+	}
+	p := &program{machine: elf.Machine(h.Machine)}
+	for _, s := range narrow {
+		p.segments = append(p.segments, elf.Prog64{Type: s.Type, Off: uint64(s.Off), Filesz: uint64(s.Filesz)})
+	}
+	return p, nil
 }
 
 // foreign tells machines apart whose programs this one certainly cannot run itself.

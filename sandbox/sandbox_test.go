@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,11 +21,16 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
-// TestMain is also the process that a test kills: see TestKilledCaller.
+// TestMain is also the process that a test kills, see TestKilledCaller, and the
+// step of TestSystemCalls.
 func TestMain(m *testing.M) {
+	if os.Getenv("SANDBOX_TEST_CALLS") != "" {
+		systemCalls()
+	}
 	if rootfs := os.Getenv("SANDBOX_TEST_ROOTFS"); rootfs != "" {
 		r, err := Find(context.Background(), "", os.Getenv("SANDBOX_TEST_TMP"))
 		if err == nil {
@@ -247,6 +255,65 @@ func TestView(t *testing.T) {
 	}
 }
 
+// systemCalls tries calls that need no capability, so that only seccomp refuses them.
+func systemCalls() {
+	for _, c := range []struct {
+		name          string
+		number, first uintptr
+	}{
+		{"keyctl", unix.SYS_KEYCTL, unix.KEYCTL_GET_KEYRING_ID},
+		{"add_key", unix.SYS_ADD_KEY, 0},
+		{"request_key", unix.SYS_REQUEST_KEY, 0},
+		{"unshare", unix.SYS_UNSHARE, unix.CLONE_NEWUSER},
+		{"io_uring_setup", unix.SYS_IO_URING_SETUP, 1},
+		{"bpf", unix.SYS_BPF, 0},
+		{"open_by_handle_at", unix.SYS_OPEN_BY_HANDLE_AT, 0},
+		{"getpid", unix.SYS_GETPID, 0},
+	} {
+		_, _, errno := unix.RawSyscall(c.number, c.first, 0, 0)
+		fmt.Printf("%s %d\n", c.name, errno)
+	}
+	os.Exit(0)
+}
+
+func TestSystemCalls(t *testing.T) {
+	r, root := find(t), rootfs(t)
+	write(t, root+"/probe", "", 0o755)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := Step{Rootfs: root, Args: []string{"/probe"}, Env: []string{"SANDBOX_TEST_CALLS=1"}, Mounts: []Mount{{self, "/probe", true}}}
+	if err := s.checkCommand(s.Mounts, "/probe", 0); err != nil {
+		t.Skip("this test is no static program: ", err)
+	}
+	want := "keyctl 1\nadd_key 1\nrequest_key 1\nunshare 1\nio_uring_setup 1\nbpf 1\nopen_by_handle_at 1\ngetpid 0\n"
+	if got := output(t, r, s); got != want {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestManySteps(t *testing.T) {
+	r, root := find(t), rootfs(t)
+	var g errgroup.Group
+	for i := range 6 {
+		g.Go(func() error {
+			var out bytes.Buffer
+			if err := r.Run(t.Context(), Step{Rootfs: root, Args: sh("echo $N"), Env: []string{"N=" + strconv.Itoa(i)}, Stdout: &out}); err != nil {
+				return err
+			}
+			if out.String() != strconv.Itoa(i)+"\n" {
+				return fmt.Errorf("step %d: %q", i, &out)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Error(err)
+	}
+	clean(t, r)
+}
+
 func TestHostNetwork(t *testing.T) {
 	r, root := find(t), rootfs(t)
 	want, err := os.Readlink("/proc/self/ns/net")
@@ -329,6 +396,8 @@ func TestCannotStart(t *testing.T) {
 	write(t, root+"/bash", "#!/bin/bash\n", 0o755)
 	write(t, root+"/env", "#!env sh\n", 0o755)
 	write(t, root+"/loop", "#!/loop\n", 0o755)
+	write(t, root+"/text", "echo hello\n", 0o755)
+	write(t, root+"/empty", "", 0o755)
 	write(t, root+"/elf", "\x7fELFxxxxxxx", 0o755)
 	if err := unix.Mkfifo(root+"/fifo", 0o755); err != nil {
 		t.Fatal(err)
@@ -348,7 +417,9 @@ func TestCannotStart(t *testing.T) {
 		"/loop":      "/loop needs /loop needs /loop needs /loop needs /loop needs /loop: scripts as interpreters of scripts, nested too deep",
 		"/fifo":      "/fifo: not a file that can be executed",
 		"/bin":       "/bin: not a file that can be executed",
-		"/dynamic":   "/dynamic needs /lib64/ld-linux-x86-64.so.2: not found in the rootfs",
+		"/dynamic":   "/dynamic needs /lib",
+		"/text":      "/text: neither a program nor a script that starts with #!",
+		"/empty":     "/empty: neither a program nor a script that starts with #!",
 		"/elf":       "/elf: damaged program: ",
 		"no/slash":   `path "no/slash" is not absolute`,
 		"/bad\xffed": `"/bad\xffed" is not valid UTF-8 text: a runtime cannot be given it`,
@@ -738,4 +809,51 @@ func BenchmarkFind(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// Programs of 32 bits and of the other byte order have loaders too.
+func TestLoader32(t *testing.T) {
+	for data, order := range map[elf.Data]binary.ByteOrder{elf.ELFDATA2LSB: binary.LittleEndian, elf.ELFDATA2MSB: binary.BigEndian} {
+		h := elf.Header32{Ident: [16]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS32), byte(data), 1}, Machine: uint16(elf.EM_386), Phoff: 52, Phnum: 2}
+		var b bytes.Buffer
+		for _, v := range []any{h, elf.Prog32{Type: uint32(elf.PT_LOAD)}, elf.Prog32{Type: uint32(elf.PT_INTERP), Off: 116, Filesz: 8}, []byte("/lib/ld\x00more")} {
+			if err := binary.Write(&b, order, v); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p, err := programHeaders(bytes.NewReader(b.Bytes()))
+		if err != nil || p.machine != elf.EM_386 || len(p.segments) != 2 {
+			t.Fatalf("%+v, %v", p, err)
+		}
+		if runtime.GOARCH != "amd64" {
+			continue
+		}
+		if got, err := loader(bytes.NewReader(b.Bytes())); got != "/lib/ld" || err != nil {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+}
+
+// A rootfs is a stranger's: no file in it may do harm to us when it is executed.
+func FuzzInterpreter(f *testing.F) {
+	for _, seed := range []string{"", "#!", "#!/bin/sh -xe\n", "#! \n", "#!/\x00", "\x7fELF", "\x7fELF\x02\x01\x01" + strings.Repeat("\x00", 57)} {
+		f.Add([]byte(seed))
+	}
+	dynamic, err := os.ReadFile("/bin/true")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(dynamic[:4096])
+	path := filepath.Join(f.TempDir(), "f")
+	f.Fuzz(func(t *testing.T, content []byte) {
+		write(t, path, string(content), 0o755)
+		file, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		if found, err := interpreter(file); err != nil && (found != "" || strings.Contains(err.Error(), "\n")) {
+			t.Errorf("%q, %v", found, err)
+		}
+	})
 }
