@@ -148,8 +148,11 @@ func (t *tarFile) read(ctx context.Context, w io.Writer, compress bool) (digest.
 	if closeErr := z.Close(); err == nil {
 		err = closeErr
 	}
+	if err != nil {
+		return "", err
+	}
 	diffID, _ := p.result()
-	return diffID, err
+	return diffID, nil
 }
 
 // inflate writes the uncompressed tar to the pipe and reads the file to its end.

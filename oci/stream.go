@@ -171,5 +171,6 @@ func (p *digestPipe) WriteTo(w io.Writer) (n int64, err error) {
 	}
 }
 
-// Digest and size are known once the consumer has seen io.EOF.
+// result returns the stream's digest and size. They are known once the consumer
+// has seen io.EOF, not before and not after an error.
 func (p *digestPipe) result() (digest.Digest, int64) { return p.sum, p.size }
