@@ -73,7 +73,7 @@ func (r ImageRef) parse() (name.Reference, error) {
 	}
 	ref, err := name.ParseReference(text, options...)
 	if err != nil {
-		return nil, fmt.Errorf("%s: not the name of an image: want docker://host/repository:tag: %w", r.Name, err)
+		return nil, fmt.Errorf("%q is not the name of an image: want docker://host/repository:tag or @sha256:…", r.Name)
 	}
 	return ref, nil
 }
@@ -154,7 +154,9 @@ func (r *Registry) session(ctx context.Context, repo name.Repository, insecure b
 	}
 	s.login = login
 	scopes := []string{repo.Scope(transport.PullScope)}
-	t, err := transport.NewWithContext(ctx, repo.Registry, auth, newTransport(insecure, r.pause), scopes)
+	limited, cancel := context.WithTimeout(ctx, 3*maxWait)
+	defer cancel()
+	t, err := transport.NewWithContext(limited, repo.Registry, auth, newTransport(insecure, r.pause), scopes)
 	if err != nil {
 		return nil, s.explain(ctx, err)
 	}
@@ -391,6 +393,7 @@ func watch(ctx context.Context, cancel context.CancelCauseFunc, body io.ReadClos
 func (b *watchedBody) Read(p []byte) (int, error) {
 	b.timer.Reset(b.stall)
 	n, err := b.body.Read(p)
+	b.timer.Stop() // what we do with it may take longer
 	if err == nil || err == io.EOF {
 		return n, err
 	}

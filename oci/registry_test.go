@@ -3,6 +3,7 @@ package oci
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -863,4 +864,66 @@ func TestDefaultCredentials(t *testing.T) {
 	if got := strings.Join(defaultCredentials(), " "); got != "/a" {
 		t.Errorf("got %s", got)
 	}
+}
+
+// The environment's proxy is used. net/http reads it once a process, so this needs
+// one of its own.
+func TestProxy(t *testing.T) {
+	if os.Getenv("REGISTRY_TEST_PROXY") != "" {
+		_, err := take(t, newStore(t), impatient(), ImageRef{Name: "registry.invalid/app", Insecure: true})
+		must(t, err)
+		return
+	}
+	server := serve(t, httptest.NewServer)
+	server.push("app", image(t, 100))
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.Method == http.MethodConnect {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		if req.URL.Host != "registry.invalid" {
+			t.Errorf("the proxy is asked for %s", req.URL)
+		}
+		forward(w, req, server.host)
+	}))
+	defer proxy.Close()
+	child := exec.Command(os.Args[0], "-test.run=^TestProxy$")
+	child.Env = append(os.Environ(), "REGISTRY_TEST_PROXY=1", "HTTP_PROXY="+proxy.URL, "HTTPS_PROXY="+proxy.URL, "NO_PROXY=")
+	if out, err := child.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+func FuzzImageName(f *testing.F) {
+	for _, seed := range []string{"debian:12", "docker://host:5000/a/b:t@sha256:" + strings.Repeat("0", 64), "docker://u:p@h/x", "[::1]:5000/x", "a@b@c", "//", "host/\x00"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		ref, err := ImageRef{Name: text}.parse()
+		if err == nil && (ref.Context().RegistryStr() == "" || strings.ContainsAny(ref.Name(), " \n\x1b?#")) {
+			t.Errorf("%q is taken for %q", text, ref.Name())
+		}
+		if err != nil && strings.ContainsAny(err.Error(), "\n\x1b") {
+			t.Errorf("%q: %q", text, err)
+		}
+	})
+}
+
+func FuzzCredentials(f *testing.F) {
+	for _, seed := range []string{`{}`, `{"auths":{"reg.example":{"auth":"YTpi"}}}`, `{"auths":{"reg.example/a":{"identitytoken":"x"}}}`, `{"auths":[]}`, `{"credsStore":1}`} {
+		f.Add(seed)
+	}
+	repo, err := name.NewRepository("reg.example/a/b")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		var auth authFile
+		if json.Unmarshal([]byte(text), &auth) != nil || len(auth.CredHelpers) > 0 || auth.CredsStore != "" {
+			return // a helper is a program
+		}
+		if found, err := auth.lookup(t.Context(), repo); err == nil && found != nil && *found == (authn.AuthConfig{}) {
+			t.Error("an empty login")
+		}
+	})
 }
