@@ -17,6 +17,8 @@ import (
 	"sync"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/progress"
 	"github.com/layerbuild/layerbuild/sandbox"
@@ -75,21 +77,27 @@ func set(items []string) map[string]bool {
 type built struct {
 	manifests map[string]string // by tag
 	ran       []string          // a digest of all that each step could see
+	scripts   []string          // of these steps
+	packs     int               // how many packed layers are remembered
 	log       string
 }
 
 func buildProject(t *testing.T, dir, state string) built {
+	t.Helper()
+	return buildWith(t, dir, state, Options{})
+}
+
+// buildWith builds the project in dir with a fake runner.
+func buildWith(t *testing.T, dir, state string, o Options) built {
 	t.Helper()
 	graph, err := layers.Load(filepath.Join(dir, "stacker.yaml"), layers.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	b, err := open(Options{
-		StateDir: state,
-		OCIDir:   filepath.Join(t.TempDir(), "oci"),
-		Sink:     progress.NewPlain(&log, progress.Verbose),
-	}, graph)
+	o.StateDir, o.OCIDir = state, filepath.Join(t.TempDir(), "oci")
+	o.Sink = progress.NewPlain(&log, progress.Verbose)
+	b, err := open(o, graph)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,26 +107,32 @@ func buildProject(t *testing.T, dir, state string) built {
 	if err := b.build(t.Context()); err != nil {
 		t.Fatalf("%v\n%s", err, &log)
 	}
-	out := built{manifests: map[string]string{}, ran: fake.ran, log: log.String()}
+	out := built{manifests: map[string]string{}, ran: fake.ran, scripts: fake.scripts, log: log.String()}
 	for l, o := range b.layers {
 		if !l.BuildOnly {
 			out.manifests[l.Name] = string(o.image.Manifest.Digest)
 		}
 	}
+	packs, err := filepath.Glob(filepath.Join(state, "records/pack/*/*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out.packs = len(packs)
 	return out
 }
 
 // A fakeRunner stands for a container: it writes a function of everything that a
 // step can see into the rootfs.
 type fakeRunner struct {
-	b   *Builder
-	mu  sync.Mutex
-	ran []string
+	b       *Builder
+	mu      sync.Mutex
+	ran     []string
+	scripts []string
 }
 
 func (f *fakeRunner) Run(_ context.Context, s sandbox.Step) error {
 	var seen bytes.Buffer
-	fmt.Fprintln(&seen, s.Args, s.Env, f.known(s.Env))
+	fmt.Fprintln(&seen, s.Args, s.Env, s.Network, f.known(s.Env))
 	hidden := map[string]bool{} // what is mounted on
 	for _, point := range must(s.Mountpoints()) {
 		hidden[filepath.Join(s.Rootfs, point.Path)] = true
@@ -134,13 +148,13 @@ func (f *fakeRunner) Run(_ context.Context, s sandbox.Step) error {
 	}
 	sum := sha256.Sum256(seen.Bytes())
 	all := hex.EncodeToString(sum[:])
-	f.mu.Lock()
-	f.ran = append(f.ran, all)
-	f.mu.Unlock()
 	script, err := os.ReadFile(filepath.Join(s.Mounts[0].Source, scriptName))
 	if err != nil {
 		return err
 	}
+	f.mu.Lock()
+	f.ran, f.scripts = append(f.ran, all), append(f.scripts, string(script))
+	f.mu.Unlock()
 	for line := range strings.Lines(string(script)) {
 		if err := f.do(strings.Fields(line), s.Rootfs, all); err != nil {
 			return err
@@ -180,6 +194,8 @@ func (f *fakeRunner) do(words []string, root, seen string) error {
 		return os.WriteFile(filepath.Join(root, words[1]), []byte(seen), 0o644)
 	case "put": // a file that does not
 		return os.WriteFile(filepath.Join(root, words[1]), []byte(words[2]), 0o644)
+	case "label":
+		return os.WriteFile(filepath.Join(root, labelsDir, words[1]), []byte(words[2]), 0o644)
 	case "remove":
 		return os.RemoveAll(filepath.Join(root, words[1]))
 	}
@@ -205,6 +221,13 @@ func list(w *bytes.Buffer, name, root string, hidden map[string]bool) error {
 		}
 		rel, _ := filepath.Rel(root, path)
 		fmt.Fprintln(w, name, rel, info.Mode())
+		if link, err := os.Readlink(path); err == nil {
+			fmt.Fprintf(w, "%q\n", link)
+		}
+		value := make([]byte, 100)
+		if n, err := unix.Lgetxattr(path, "user.x", value); err == nil {
+			fmt.Fprintf(w, "%q\n", value[:n])
+		}
 		if info.Mode().IsRegular() {
 			content, err := os.ReadFile(path)
 			fmt.Fprintf(w, "%q %d\n", content, info.ModTime().Unix())
