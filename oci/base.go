@@ -22,7 +22,8 @@ type Layer struct {
 }
 
 // A Base is an image that was taken in: all its blobs are in the store. It is
-// told apart by Manifest, never by name.
+// told apart by Manifest, never by name. What only Docker's config knows (health
+// checks, ONBUILD, SHELL) is not inherited, as in umoci.
 type Base struct {
 	Ref      string        // how the caller named it; for messages only
 	Manifest digest.Digest // of the manifest as its source has it

@@ -15,7 +15,7 @@
 //	… a step runs …
 //	packed, err := store.Pack(ctx, upper, oci.PackOptions{Epoch: epoch})
 //	image, err := oci.Compose(oci.ImageSpec{Base: base, Layers: …})
-//	err = layout.Put(ctx, store, "app", image)
+//	err = layout.Put(ctx, store, map[string]*oci.Image{"app": image})
 //
 // # What umoci does here, and what it does not
 //
