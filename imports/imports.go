@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,6 +46,7 @@ type Store struct {
 	forbidden []forbidden
 	index     *statIndex    // nil with NoStatIndex
 	unique    atomic.Uint64 // for names in tmp/
+	retryWait time.Duration // before a download is tried again; doubles each time
 }
 
 type forbidden struct {
@@ -65,7 +67,7 @@ func Open(state string, o Options) (*Store, error) {
 			return nil, fmt.Errorf("making the state folder: %w", err)
 		}
 	}
-	s := &Store{state: state}
+	s := &Store{state: state, retryWait: 500 * time.Millisecond}
 	for _, p := range append([]string{state}, o.Forbidden...) {
 		f, err := newForbidden(p)
 		if err != nil {
