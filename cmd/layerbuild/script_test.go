@@ -1,0 +1,296 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log"
+	"maps"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/registry"
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"layerbuild": func() { os.Exit(run()) },
+	})
+}
+
+// TestScripts runs each testdata/script/*.txtar in a folder and with a state of
+// its own. Beside testscript's, the scripts have the commands of scriptCommands
+// and these variables:
+//
+//	BUSYBOX      an OCI layout with the tags latest and layered; ./busybox is a link to it
+//	STACKERFILES testdata/stackerfiles; not to be written to
+//	STATE        the state folder that layerbuild uses
+func TestScripts(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Fatal("mounts, owners and devices need root: run `make test`, or `go test -exec sudo`")
+	}
+	busybox := base(t, "base-busybox")
+	stackerfiles, err := filepath.Abs("../../testdata/stackerfiles")
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			cache := filepath.Join(env.WorkDir, ".cache")
+			env.Setenv("XDG_CACHE_HOME", cache)
+			env.Setenv("STATE", filepath.Join(cache, "layerbuild"))
+			env.Setenv("HOME", filepath.Join(env.WorkDir, ".home"))
+			env.Setenv("BUSYBOX", busybox)
+			if err := os.Symlink(busybox, filepath.Join(env.WorkDir, "busybox")); err != nil {
+				return err
+			}
+			env.Setenv("STACKERFILES", stackerfiles)
+			env.Setenv("SHELL", "/bin/sh")
+			env.Defer(func() {
+				if left := leftovers(env.WorkDir); len(left) > 0 {
+					env.T().Log("left behind:\n" + strings.Join(left, "\n"))
+					env.T().FailNow()
+				}
+			})
+			return nil
+		},
+		Cmds:               scriptCommands,
+		RequireUniqueNames: true,
+	})
+}
+
+// base returns what the script of that name prints: the path of a base.
+func base(t testing.TB, script string) string {
+	t.Helper()
+	var stderr bytes.Buffer
+	cmd := exec.Command(filepath.Join("../../scripts", script))
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", script, err, stderr.Bytes())
+	}
+	return strings.TrimSpace(string(out))
+}
+
+var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
+	"cmptree":  scriptCompareTrees,
+	"debian":   scriptDebian,
+	"differ":   scriptDiffer,
+	"digest":   scriptDigest,
+	"hear":     scriptHear,
+	"idle":     scriptIdle,
+	"image":    scriptImage,
+	"mode":     scriptMode,
+	"paths":    scriptPaths,
+	"read":     scriptRead,
+	"registry": scriptRegistry,
+	"replace":  scriptReplace,
+	"same":     scriptSame,
+	"tags":     scriptTags,
+}
+
+// debian sets DEBIAN to the folder that scripts/base-debian prints.
+func scriptDebian(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 0, "debian")
+	ts.Check(ts.Chdir(ts.Getenv("WORK")))
+	script := filepath.Join(ts.Getenv("STACKERFILES"), "../../scripts/base-debian")
+	cmd := exec.Command(script)
+	cmd.Stderr = ts.Stderr()
+	out, err := cmd.Output()
+	ts.Check(err)
+	ts.Setenv("DEBIAN", strings.TrimSpace(string(out)))
+}
+
+// image LAYOUT TAG checks every blob of an image, and writes its manifest to
+// TAG.manifest and its config to TAG.config.
+func scriptImage(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 2, "image LAYOUT TAG")
+	image, err := readImage(ts.MkAbs(args[0]), args[1])
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]+".manifest"), image.manifest, 0o644))
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]+".config"), image.config, 0o644))
+}
+
+// digest VARIABLE LAYOUT TAG sets VARIABLE to the digest of a tag's manifest.
+func scriptDigest(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 3, "digest VARIABLE LAYOUT TAG")
+	image, err := readImage(ts.MkAbs(args[1]), args[2])
+	ts.Check(err)
+	ts.Setenv(args[0], image.digest.String())
+}
+
+// tags LAYOUT TAG ... fails where LAYOUT has not exactly these tags.
+func scriptTags(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) >= 1, "tags LAYOUT TAG ...")
+	var index ispec.Index
+	ts.Check(readJSON(filepath.Join(ts.MkAbs(args[0]), ispec.ImageIndexFile), &index))
+	var tags []string
+	for _, d := range index.Manifests {
+		tags = append(tags, d.Annotations[ispec.AnnotationRefName])
+	}
+	slices.Sort(tags)
+	slices.Sort(args[1:])
+	if !slices.Equal(tags, args[1:]) {
+		ts.Fatalf("%s has the tags %q", args[0], tags)
+	}
+}
+
+// paths FOLDER PATH ... fails where FOLDER holds not exactly these paths, folders
+// that hold something left out.
+func scriptPaths(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) >= 1, "paths FOLDER PATH ...")
+	all, err := readTree(ts.MkAbs(args[0]), nil)
+	ts.Check(err)
+	for path := range all {
+		for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
+			delete(all, dir)
+			if dir == "." {
+				break
+			}
+		}
+	}
+	paths := slices.Sorted(maps.Keys(all))
+	slices.Sort(args[1:])
+	if !slices.Equal(paths, args[1:]) {
+		ts.Fatalf("%s holds %q", args[0], paths)
+	}
+}
+
+// same A B fails where two texts differ.
+func scriptSame(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 2, "same A B")
+	if args[0] != args[1] {
+		ts.Fatalf("%q is not %q", args[0], args[1])
+	}
+}
+
+// differ A B fails where two texts are the same.
+func scriptDiffer(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 2, "differ A B")
+	if args[0] == args[1] {
+		ts.Fatalf("both are %q", args[0])
+	}
+}
+
+// hear FIFO waits until somebody has written to FIFO and closed it.
+func scriptHear(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 1, "hear FIFO")
+	f, err := os.Open(ts.MkAbs(args[0]))
+	ts.Check(err)
+	defer f.Close()
+	_, err = io.Copy(io.Discard, f)
+	ts.Check(err)
+}
+
+// cmptree A B [EXCEPT ...] compares two folders entry by entry, in all but times.
+// What EXCEPT names by its path from A is left out, with all below it.
+func scriptCompareTrees(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, false, len(args) >= 2, "[!] cmptree A B [EXCEPT ...]")
+	a, err := readTree(ts.MkAbs(args[0]), args[2:])
+	ts.Check(err)
+	b, err := readTree(ts.MkAbs(args[1]), args[2:])
+	ts.Check(err)
+	differences := a.compare(b)
+	switch {
+	case neg && len(differences) == 0:
+		ts.Fatalf("%s and %s are equal", args[0], args[1])
+	case !neg && len(differences) > 0:
+		ts.Fatalf("%s and %s differ:\n%s", args[0], args[1], strings.Join(differences, "\n"))
+	}
+}
+
+// idle fails where a mount, a process or a temporary file of this script is left.
+func scriptIdle(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, false, len(args) == 0, "[!] idle")
+	left := leftovers(ts.Getenv("WORK"))
+	tmp, err := os.ReadDir(filepath.Join(ts.Getenv("STATE"), "tmp"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		ts.Fatalf("%v", err)
+	}
+	for _, entry := range tmp {
+		left = append(left, "file "+filepath.Join("$STATE/tmp", entry.Name()))
+	}
+	switch {
+	case neg && len(left) == 0:
+		ts.Fatalf("nothing is under way")
+	case !neg && len(left) > 0:
+		ts.Fatalf("left behind:\n%s", strings.Join(left, "\n"))
+	}
+}
+
+// replace FILE OLD NEW replaces OLD, which FILE holds once, by NEW.
+func scriptReplace(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 3, "replace FILE OLD NEW")
+	text := ts.ReadFile(args[0])
+	if n := strings.Count(text, args[1]); n != 1 {
+		ts.Fatalf("%s holds %q %d times, not once", args[0], args[1], n)
+	}
+	text = strings.Replace(text, args[1], args[2], 1)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o644))
+}
+
+// read VARIABLE FILE sets VARIABLE to what FILE holds, without space around it.
+func scriptRead(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 2, "read VARIABLE FILE")
+	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile(args[1])))
+}
+
+// registry starts a registry on this machine, and sets REGISTRY to its host:port.
+func scriptRegistry(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 0, "registry")
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	ts.Defer(server.Close)
+	ts.Setenv("REGISTRY", server.Listener.Addr().String())
+}
+
+// mode FILE MODE fails where FILE's permission, setuid, setgid and sticky bits
+// are not MODE, in octal.
+func scriptMode(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 2, "mode FILE MODE")
+	var st unix.Stat_t
+	ts.Check(unix.Lstat(ts.MkAbs(args[0]), &st))
+	if mode := fmt.Sprintf("%04o", st.Mode&0o7777); mode != args[1] {
+		ts.Fatalf("%s has mode %s, not %s", args[0], mode, args[1])
+	}
+}
+
+func usage(ts *testscript.TestScript, neg, ok bool, text string) {
+	if neg || !ok {
+		ts.Fatalf("usage: %s", text)
+	}
+}
+
+// leftovers names every mount at or under folder, in any mount namespace, and
+// every process that runs or stands there.
+func leftovers(folder string) []string {
+	var left []string
+	processes, _ := filepath.Glob("/proc/[0-9]*")
+	for _, process := range processes {
+		mounts, _ := os.ReadFile(filepath.Join(process, "mountinfo"))
+		for line := range strings.Lines(string(mounts)) {
+			if strings.Contains(line, folder+"/") {
+				left = append(left, "mount "+strings.TrimSpace(line))
+			}
+		}
+		for _, link := range []string{"exe", "cwd", "root"} {
+			target, _ := os.Readlink(filepath.Join(process, link))
+			if strings.HasPrefix(target, folder+"/") {
+				command, _ := os.ReadFile(filepath.Join(process, "cmdline"))
+				left = append(left, fmt.Sprintf("process %s %q at %s", filepath.Base(process), command, target))
+			}
+		}
+	}
+	slices.Sort(left)
+	return slices.Compact(left)
+}
