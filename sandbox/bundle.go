@@ -38,7 +38,10 @@ func (b *bundle) cgroups() string { return filepath.Join(b.dir, "cgroups") }
 
 // newBundle makes a folder in tmp that no one can guess the name of.
 func newBundle(tmp string) (*bundle, error) {
-	tmp, err := filepath.Abs(tmp)
+	tmp, err := filepath.EvalSymlinks(tmp)
+	if err == nil {
+		tmp, err = filepath.Abs(tmp)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"slices"
@@ -25,13 +26,13 @@ func (s Step) config(id string, mounts []Mount) (*specs.Spec, error) {
 	spec := &specs.Spec{
 		Version:  specVersion,
 		Root:     &specs.Root{Path: s.Rootfs},
-		Hostname: or(s.Hostname, DefaultHostname),
+		Hostname: cmp.Or(s.Hostname, DefaultHostname),
 		Process: &specs.Process{
 			Terminal:        s.Terminal,
 			User:            specs.User{Umask: &umask},
 			Args:            s.Args,
-			Env:             environment(s.Env),
-			Cwd:             or(s.Cwd, "/"),
+			Env:             s.environment(),
+			Cwd:             cmp.Or(s.Cwd, "/"),
 			Capabilities:    &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
 			Rlimits:         limits,
 			NoNewPrivileges: true,
@@ -59,17 +60,15 @@ func (s Step) config(id string, mounts []Mount) (*specs.Spec, error) {
 	return spec, nil
 }
 
-func or(s, otherwise string) string {
-	if s == "" {
-		return otherwise
+// environment is s.Env with what a runtime or a shell would otherwise make up, each
+// its own.
+func (s Step) environment() []string {
+	defaults := []string{"PATH=" + DefaultPath, "HOME=" + DefaultHome}
+	if s.Terminal {
+		defaults = append(defaults, "TERM=xterm")
 	}
-	return s
-}
-
-// environment adds what a runtime or a shell would make up differently.
-func environment(env []string) []string {
-	env = slices.Clone(env)
-	for _, d := range []string{"PATH=" + DefaultPath, "HOME=" + DefaultHome} {
+	env := slices.Clone(s.Env)
+	for _, d := range defaults {
 		name := d[:strings.IndexByte(d, '=')+1]
 		if !slices.ContainsFunc(env, func(e string) bool { return strings.HasPrefix(e, name) }) {
 			env = append(env, d)

@@ -54,7 +54,7 @@ type Mount struct {
 type Step struct {
 	Rootfs   string   // absolute; every one of Mountpoints must exist in it
 	Args     []string // the command; Args[0] is an absolute path in the rootfs or at a Mount
-	Env      []string // K=V; PATH and HOME are added when missing, nothing else is
+	Env      []string // K=V; only PATH, HOME and, with a Terminal, TERM are added when missing
 	Cwd      string   // "/" when empty
 	Hostname string   // DefaultHostname when empty
 	Network  string   // NetworkHost when empty
@@ -165,6 +165,10 @@ func (s Step) mounts() ([]Mount, error) {
 // started. When it returns, no process, mount, cgroup or file of the step is left.
 func (r *Runtime) Run(ctx context.Context, s Step) error {
 	if err := s.check(); err != nil {
+		return err
+	}
+	var err error
+	if s.Rootfs, err = filepath.EvalSymlinks(s.Rootfs); err != nil {
 		return err
 	}
 	mounts, err := s.mounts()

@@ -663,38 +663,67 @@ func TestKilledCaller(t *testing.T) {
 	clean(t, r)
 }
 
-// An overlay that the step does not use can be unmounted while it runs, so that
-// its upper folder is free.
-func TestOtherOverlays(t *testing.T) {
-	r, root := find(t), rootfs(t)
-	other := t.TempDir()
-	for _, d := range []string{"lower", "upper", "work", "merged"} {
-		if err := os.Mkdir(filepath.Join(other, d), 0o755); err != nil {
+// mountOverlay mounts an overlay below dir and returns where. It lies
+// on the folder lower.
+func mountOverlay(t *testing.T, dir, lower string) string {
+	t.Helper()
+	for _, d := range []string{"upper", "work", "merged"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	options := fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work", other)
-	if err := unix.Mount("overlay", other+"/merged", "overlay", 0, options); err != nil {
+	options := fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work", lower, dir, dir)
+	if err := unix.Mount("overlay", dir+"/merged", "overlay", 0, options); err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Unmount(other+"/merged", unix.MNT_DETACH)
-	pr, pw := io.Pipe()
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- r.Run(ctx, Step{Rootfs: root, Args: sh("echo; sleep 1000"), Stdout: pw}) }()
-	bufio.NewReader(pr).ReadString('\n')
-	for _, pid := range append(processes(t, r.tmp), strconv.Itoa(cgroupProcesses(t, cgroupsOf(t, r))[0])) {
-		if data, _ := os.ReadFile("/proc/" + pid + "/mountinfo"); bytes.Contains(data, []byte(other)) {
-			t.Errorf("process %s holds it", pid)
+	t.Cleanup(func() { unix.Unmount(dir+"/merged", unix.MNT_DETACH) })
+	return dir + "/merged"
+}
+
+// A step runs in an overlay that is mounted in tmp, and another one in tmp can be
+// unmounted meanwhile, so that its upper folder is free. That tmp has more than one
+// name does not matter.
+func TestOverlays(t *testing.T) {
+	r, lower := find(t), rootfs(t, "/in")
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(r.tmp, link); err != nil {
+		t.Fatal(err)
+	}
+	real := r.tmp
+	for _, tmp := range []string{real, link} {
+		r := &Runtime{Name: r.Name, Path: r.Path, tmp: tmp}
+		mountOverlay(t, tmp+"/own", lower)
+		mountOverlay(t, tmp+"/source", lower)
+		other := mountOverlay(t, tmp+"/other", lower)
+		pr, pw := io.Pipe()
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			done <- r.Run(ctx, Step{Rootfs: tmp + "/own/merged", Args: sh("ls -d /in/etc; sleep 1000"), Stdout: pw, Stderr: os.Stderr,
+				Mounts: []Mount{{tmp + "/source/merged", "/in", true}}})
+			pw.Close()
+		}()
+		if line, _ := bufio.NewReader(pr).ReadString('\n'); line != "/in/etc\n" {
+			t.Errorf("got %q", line)
 		}
-	}
-	cancel()
-	<-done
-	if _, err := os.Stat(other + "/merged"); err != nil {
-		t.Error(err)
-	}
-	if data, _ := os.ReadFile("/proc/self/mountinfo"); !bytes.Contains(data, []byte(other)) {
-		t.Error("it was unmounted here too")
+		pids := append(processes(t, tmp), strconv.Itoa(cgroupProcesses(t, cgroupsOf(t, r))[0]))
+		for _, pid := range pids {
+			if data, _ := os.ReadFile("/proc/" + pid + "/mountinfo"); bytes.Contains(data, []byte(real+"/other/")) {
+				t.Errorf("process %s holds it", pid)
+			}
+		}
+		cancel()
+		<-done
+		if _, err := os.Stat(other + "/etc"); err != nil {
+			t.Errorf("it was unmounted here too: %v", err)
+		}
+		for _, d := range []string{"own", "source", "other"} {
+			if err := unix.Unmount(tmp+"/"+d+"/merged", 0); err != nil {
+				t.Errorf("%s: %v", d, err)
+			}
+			os.RemoveAll(tmp + "/" + d)
+		}
+		clean(t, r)
 	}
 }
 
@@ -734,11 +763,11 @@ func TestTerminal(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() {
-			done <- r.Run(ctx, Step{Rootfs: root, Args: sh("tty; read x; echo got-$x; test $x = exit && exit 5; read x"),
+			done <- r.Run(ctx, Step{Rootfs: root, Args: sh("echo $(tty) $TERM; read x; echo got-$x; test $x = exit && exit 5; read x"),
 				Stdin: program, Stdout: program, Stderr: program, Terminal: true})
 		}()
 		seen := bufio.NewReader(user)
-		if line, err := seen.ReadString('\n'); line != "/dev/pts/0\r\n" {
+		if line, err := seen.ReadString('\n'); line != "/dev/pts/0 xterm\r\n" {
 			t.Fatalf("got %q, %v", line, err)
 		}
 		word := map[bool]string{false: "exit", true: "stay"}[cancelled]

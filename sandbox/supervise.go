@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/moby/sys/mountinfo"
@@ -27,12 +28,12 @@ import (
 const supervisor = "layerbuild-sandbox"
 
 // supervised returns the command that runs the runtime at path on b, with args
-// after the options that say where b is. Of the overlay mounts of the host it
-// keeps only those that a path in keep is on: the others may have to go while
-// the step runs.
+// after the options that say where b is. Of what is mounted in the folder that b is
+// in, other steps' rootfs, it keeps only what a path in keep is on or above: the
+// rest may have to be unmounted while the step runs.
 func supervised(ctx context.Context, b *bundle, keep []string, path string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "/proc/self/exe")
-	cmd.Args = append([]string{supervisor, b.log(), strconv.Itoa(len(keep))}, keep...)
+	cmd.Args = append([]string{supervisor, b.log(), filepath.Dir(b.dir), strconv.Itoa(len(keep))}, keep...)
 	cmd.Args = append(cmd.Args, path, "--root", b.state(), "--log", b.log(), "--log-format", "json")
 	cmd.Args = append(cmd.Args, args...)
 	// Nothing of ours: a runtime passes on sockets it is told of in LISTEN_FDS and
@@ -51,7 +52,7 @@ func supervised(ctx context.Context, b *bundle, keep []string, path string, args
 // init so that it works in every program that this package is part of, and on the
 // process's first thread, the only one whose PR_SET_PDEATHSIG survives.
 func init() {
-	if len(os.Args) < 4 || os.Args[0] != supervisor {
+	if len(os.Args) < 5 || os.Args[0] != supervisor {
 		return
 	}
 	err := supervise(os.Args[2:])
@@ -62,11 +63,11 @@ func init() {
 
 // supervise returns only when it fails.
 func supervise(args []string) error {
-	n, err := strconv.Atoi(args[0])
-	if err != nil || n < 0 || len(args) < n+2 {
+	n, err := strconv.Atoi(args[1])
+	if err != nil || n < 0 || len(args) < n+3 {
 		return errors.New("bad arguments")
 	}
-	keep, argv := args[1:n+1], args[n+1:]
+	tmp, keep, argv := args[0], args[2:n+2], args[n+2:]
 	// After the fork the death of our parent kills us, before it went unseen.
 	alive := []unix.PollFd{{Fd: 3, Events: unix.POLLIN}}
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
@@ -75,7 +76,7 @@ func supervise(args []string) error {
 	if _, err := unix.Poll(alive, 0); err != nil || alive[0].Revents != 0 {
 		return errors.New("the build has ended")
 	}
-	if err := isolateMounts(keep); err != nil {
+	if err := isolateMounts(tmp, keep); err != nil {
 		return err
 	}
 	if err := unix.CloseRange(3, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC); err != nil && err != unix.ENOSYS {
@@ -89,21 +90,22 @@ func supervise(args []string) error {
 }
 
 // isolateMounts makes this mount namespace ours: what happens here is not seen
-// outside, and /proc shows this pid namespace.
-func isolateMounts(keep []string) error {
+// outside, /proc shows this pid namespace, and of tmp only keep stays mounted.
+func isolateMounts(tmp string, keep []string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("overlay"))
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(tmp))
 	if err != nil {
 		return err
 	}
-	for i := len(mounts) - 1; i >= 0; i-- {
-		if point := mounts[i].Mountpoint; !keepsAny(point, keep) {
-			// One that is covered by another mount goes with it.
-			if err := unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && err != unix.EINVAL && err != unix.ENOENT {
-				return fmt.Errorf("unmount %s: %w", point, err)
-			}
+	for _, m := range slices.Backward(mounts) {
+		if m.Mountpoint == tmp || needed(m.Mountpoint, keep) {
+			continue
+		}
+		// One that is covered by another mount goes with it.
+		if err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && err != unix.EINVAL && err != unix.ENOENT {
+			return fmt.Errorf("unmount %s: %w", m.Mountpoint, err)
 		}
 	}
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
@@ -112,11 +114,6 @@ func isolateMounts(keep []string) error {
 	return nil
 }
 
-func keepsAny(mountpoint string, keep []string) bool {
-	for _, k := range keep {
-		if within(filepath.Clean(k), mountpoint) {
-			return true
-		}
-	}
-	return false
+func needed(mountpoint string, keep []string) bool {
+	return slices.ContainsFunc(keep, func(k string) bool { return within(k, mountpoint) || within(mountpoint, k) })
 }
