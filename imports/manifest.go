@@ -1,7 +1,9 @@
 package imports
 
 import (
+	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -201,17 +203,20 @@ func unvis(s string) (string, error) {
 
 // parseManifest reads what writeManifest wrote. The entries come in its order:
 // a folder before what lies in it, names within a folder sorted by their bytes.
-func parseManifest(text string) ([]Entry, error) {
-	rest, ok := strings.CutPrefix(text, manifestHead)
-	if !ok {
-		return nil, errManifest
+func parseManifest(r io.Reader) ([]Entry, error) {
+	lines := bufio.NewReaderSize(r, 64<<10)
+	if head, err := readLine(lines); err != nil || head+"\n" != manifestHead {
+		return nil, cmp.Or(err, errManifest)
 	}
 	var entries []Entry
 	var open []string // the folders that are not left yet
-	for rest != "" {
-		var line string
-		if line, rest, ok = cutLine(rest); !ok {
-			return nil, errManifest
+	for {
+		line, err := readLine(lines)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return nil, err
 		}
 		if line == ".." {
 			if len(open) == 0 {
@@ -224,10 +229,10 @@ func parseManifest(text string) ([]Entry, error) {
 			return nil, errManifest // a second root
 		}
 		e, err := parseEntry(line)
-		if err != nil {
-			return nil, err
+		if err == nil {
+			err = place(&e, open)
 		}
-		if err := place(&e, open); err != nil {
+		if err != nil {
 			return nil, err
 		}
 		if e.Type == Dir {
@@ -252,7 +257,7 @@ func place(e *Entry, open []string) error {
 	if e.Path == "" || e.Path == "." || e.Path == ".." || strings.ContainsAny(e.Path, "/\x00") {
 		return errManifest
 	}
-	e.Path = join(open[len(open)-1], e.Path)
+	e.Path = strings.Clone(join(open[len(open)-1], e.Path)) // without the line it was in
 	return nil
 }
 
@@ -264,15 +269,19 @@ func join(dir, name string) string {
 	return dir + "/" + name
 }
 
-// cutLine returns the first line of text, put together again if it was folded.
-func cutLine(text string) (line, rest string, ok bool) {
-	line, rest, ok = strings.Cut(text, "\n")
-	for ok && strings.HasSuffix(line, "\\") {
-		var more string
-		more, rest, ok = strings.Cut(rest, "\n")
-		line = line[:len(line)-1] + more
+// readLine returns the next line, put together again if it was folded.
+func readLine(r *bufio.Reader) (string, error) {
+	line, err := r.ReadString('\n')
+	if err == io.EOF && line != "" {
+		return "", errManifest // each line has an end
 	}
-	return line, rest, ok
+	line = strings.TrimSuffix(line, "\n")
+	for err == nil && strings.HasSuffix(line, "\\") {
+		var more string
+		more, err = r.ReadString('\n')
+		line = line[:len(line)-1] + strings.TrimSuffix(more, "\n")
+	}
+	return line, err
 }
 
 // parseEntry reads one line; the entry's Path is its name.

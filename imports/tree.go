@@ -300,11 +300,7 @@ func (s *Store) Entries(d digest.Digest) ([]Entry, error) {
 		return nil, fmt.Errorf("reading the manifest of a tree: %w", err)
 	}
 	defer f.Close()
-	text, err := readManifest(f, d)
-	var entries []Entry
-	if err == nil {
-		entries, err = parseManifest(text)
-	}
+	entries, err := readManifest(f, d)
 	if err != nil {
 		os.Rename(path, path+".corrupt")
 		return nil, fmt.Errorf("manifest %s: %w (put aside as .corrupt): %w", path, ErrCorrupt, err)
@@ -315,19 +311,20 @@ func (s *Store) Entries(d digest.Digest) ([]Entry, error) {
 // maxManifest bounds what a manifest may decompress to: ten million files.
 const maxManifest = 2 << 30
 
-// readManifest decompresses a manifest and checks that it is the one it should be.
-func readManifest(f io.Reader, d digest.Digest) (string, error) {
-	z, err := zstd.NewReader(f, zstd.WithDecoderMaxMemory(maxManifest))
+// readManifest reads a manifest and checks that it is the one it should be.
+func readManifest(f io.Reader, d digest.Digest) ([]Entry, error) {
+	z, err := zstd.NewReader(f, zstd.WithDecoderMaxMemory(maxManifest), zstd.WithDecoderConcurrency(1))
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer z.Close()
-	text, err := io.ReadAll(io.LimitReader(z, maxManifest))
+	h := sha256.New()
+	entries, err := parseManifest(io.TeeReader(io.LimitReader(z, maxManifest), h))
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	if got := sha256Digest(sha256.Sum256(text)); got != d {
-		return "", fmt.Errorf("its content is %s", got)
+	if got := digest.NewDigest(digest.SHA256, h); got != d {
+		return nil, fmt.Errorf("its content is %s", got)
 	}
-	return string(text), nil
+	return entries, nil
 }

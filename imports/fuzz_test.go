@@ -1,0 +1,228 @@
+package imports
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"net/url"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vbatts/go-mtree"
+	"github.com/vbatts/go-mtree/pkg/govis"
+	"pgregory.net/rapid"
+)
+
+// FuzzParseManifest: whatever is parsed is written and parsed again the same.
+func FuzzParseManifest(f *testing.F) {
+	f.Add(manifestHead + ". mode=0755 type=dir\na mode=0644 sha256digest=" + strings.Repeat("0", 64) + " size=0 type=file\n..\n")
+	f.Add(manifestHead + ". mode=0755 type=dir\nl\\040 link=a\\\\ mode=0777 type=link\nd mode=01777 type=dir xattr.user.a\\075=aGk=\n..\nn device=linux,1,3 mode=0666 type=char\n..\n")
+	f.Add(manifestHead + ". mode=0 type=file\n")
+	f.Add(manifestHead + ". type=dir \\\nmode=01\n..\n")
+	f.Add(manifestHead + "..\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		entries, err := parseManifest(strings.NewReader(text))
+		if err != nil {
+			return
+		}
+		n, rest := build(entries)
+		if len(rest) != 0 {
+			t.Fatal("entries are not nested")
+		}
+		var b bytes.Buffer
+		ok(t, writeManifest(&b, n))
+		again, err := parseManifest(&b)
+		if err != nil || !reflect.DeepEqual(entries, again) {
+			t.Errorf("%v\n%+v\n%+v", err, entries, again)
+		}
+	})
+}
+
+// build makes the node of the first entry, with what lies in it.
+func build(entries []Entry) (*node, []Entry) {
+	e := entries[0]
+	entries = entries[1:]
+	n := &node{Entry: e}
+	if e.Path != "." {
+		n.Path = e.Path[strings.LastIndexByte(e.Path, '/')+1:]
+	}
+	for e.Type == Dir && len(entries) > 0 && (e.Path == "." || strings.HasPrefix(entries[0].Path, e.Path+"/")) {
+		var kid *node
+		kid, entries = build(entries)
+		n.kids = append(n.kids, *kid)
+	}
+	return n, entries
+}
+
+// FuzzVis: names are encoded as go-mtree does, and decoded again.
+func FuzzVis(f *testing.F) {
+	f.Add("a b\\n\n\x00\xff*?[#=")
+	f.Fuzz(func(t *testing.T, s string) {
+		got := string(appendVis(nil, s, false))
+		if want, err := govis.Vis(s, mtree.DefaultVisFlags); err != nil || got != want {
+			t.Errorf("%q: %q, go-mtree writes %q (%v)", s, got, want, err)
+		}
+		for _, key := range []bool{false, true} {
+			v := string(appendVis(nil, s, key))
+			if back, err := unvis(v); err != nil || back != s {
+				t.Errorf("%q: decoded to %q, %v", s, back, err)
+			}
+			if back, err := govis.Unvis(v, mtree.DefaultVisFlags); err != nil || back != s {
+				t.Errorf("%q: go-mtree decodes %q, %v", s, back, err)
+			}
+			if strings.ContainsAny(v, " \t\n") || key && strings.Contains(v, "=") {
+				t.Errorf("%q: %q ends a word", s, v)
+			}
+		}
+	})
+}
+
+func FuzzDecodeShard(f *testing.F) {
+	f.Add(encodeShard(nil))
+	f.Add(encodeShard([]record{{1}, {2}}))
+	f.Add([]byte(shardHead))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		recs := decodeShard(b)
+		if len(recs)%recordSize != 0 {
+			t.Error(len(recs))
+		}
+		x := newStatIndex("")
+		for i := range x.shards {
+			x.shards[i].Store(&recs)
+		}
+		x.find(&stamp{ino: 1})
+		mergeShard(recs, []record{{3}})
+	})
+}
+
+func FuzzNetrc(f *testing.F) {
+	f.Add("machine h login \"a b\" password p # x\ndefault login d")
+	f.Add("machine a login b\nmacdef m\nmachine evil login x\n\nmachine c password \"d\\\"e\"")
+	f.Add("machine")
+	f.Add("default default machine machine login")
+	f.Fuzz(func(t *testing.T, text string) {
+		machines, _ := parseNetrc(text)
+		if _, has := machines[""]; has {
+			t.Error("a machine without a name")
+		}
+	})
+}
+
+func FuzzParseAuths(f *testing.F) {
+	f.Add([]byte(`{"auths": {"https://h:5000/v1/": {"auth": "YTpi"}, "h/p": {"username": "u", "password": "p"}}}`))
+	f.Add([]byte(`{"auths": {"": {"auth": "%"}}, "credHelpers": {}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		auths, err := parseAuths(b)
+		if err != nil && strings.ContainsAny(err.Error(), "{}") {
+			t.Errorf("the error quotes the file: %v", err)
+		}
+		c := &Credentials{auths: auths}
+		for where := range auths {
+			if u, err := url.Parse("https://" + where + "/x"); err == nil {
+				c.find(u)
+			}
+		}
+	})
+}
+
+func FuzzRedact(f *testing.F) {
+	f.Add("host", "user", "pass")
+	f.Add("host:80", "a@b", "c:d/e")
+	f.Fuzz(func(t *testing.T, host, user, password string) {
+		u := &url.URL{Scheme: "https", Host: host, User: url.UserPassword(user, password), Path: "/f"}
+		if _, err := url.Parse(u.String()); err != nil || strings.ContainsAny(host, "@/?# ") {
+			return
+		}
+		want := "https://" + hidden + "@" + strings.TrimPrefix((&url.URL{Scheme: "https", Host: host, Path: "/f"}).String(), "https://")
+		if got := Redact(u.String()); got != want {
+			t.Errorf("%q: %q, want %q", u, got, want)
+		}
+	})
+}
+
+func TestNetrc(t *testing.T) {
+	machines, others := parseNetrc("machine One login l password \"p w\\\"\" account a\n# machine no login x\ndefault login d password e\nmachine one login second")
+	if want := map[string]login{"one": {"l", `p w"`}}; !reflect.DeepEqual(machines, want) || others == nil || *others != (login{"d", "e"}) {
+		t.Errorf("%v, %v", machines, others)
+	}
+}
+
+func TestAuths(t *testing.T) {
+	auth := base64.StdEncoding.EncodeToString([]byte("u:p:w"))
+	file := must(json.Marshal(map[string]any{"auths": map[string]any{
+		"https://Host:5000/v1/": map[string]string{"auth": auth}, "h/p": map[string]string{"username": "a", "password": "b"},
+		"token": map[string]string{"identitytoken": "x"}, "bad": map[string]string{"auth": "%"},
+	}}))(t)
+	got := must(parseAuths(file))(t)
+	if want := map[string]login{"host:5000/v1": {"u", "p:w"}, "h/p": {"a", "b"}}; !reflect.DeepEqual(got, want) {
+		t.Errorf("%v", got)
+	}
+	if _, err := parseAuths([]byte("secret")); err == nil || strings.Contains(err.Error(), "secret") {
+		t.Error(err)
+	}
+}
+
+// drawTree draws a small tree with awkward names.
+func drawTree(t *rapid.T, name string, depth int) node {
+	n := node{Entry: Entry{Path: name, Type: Dir, Mode: uint32(rapid.SampledFrom([]int{0o755, 0o700}).Draw(t, "mode"))}}
+	if depth > 0 && rapid.Bool().Draw(t, "file") {
+		n.Type, n.Size = File, int64(rapid.IntRange(0, 2).Draw(t, "size"))
+		n.Sum[0] = byte(n.Size)
+		return n
+	}
+	if depth == 3 {
+		return n
+	}
+	names := rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"a", "a-", "a b", "a.", "b", "\xff", "=", "#", "..a", "\\"}), 0, 4, rapid.ID).Draw(t, "names")
+	slices.Sort(names)
+	for _, name := range names {
+		n.kids = append(n.kids, drawTree(t, name, depth+1))
+	}
+	return n
+}
+
+// TestCompareIsMtrees compares random trees here and with go-mtree.
+func TestCompareIsMtrees(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var entries [2][]Entry
+		var specs [2]*mtree.DirectoryHierarchy
+		for i := range 2 {
+			n := drawTree(t, ".", 0)
+			var b bytes.Buffer
+			if err := writeManifest(&b, &n); err != nil {
+				t.Fatal(err)
+			}
+			var err error
+			if specs[i], err = mtree.ParseSpec(bytes.NewReader(b.Bytes())); err != nil {
+				t.Fatal(err)
+			}
+			if entries[i], err = parseManifest(&b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		deltas, err := mtree.Compare(specs[0], specs[1], nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]string{}
+		for _, d := range deltas {
+			want[d.Path()] = string(d.Type())
+		}
+		got := map[string]string{}
+		for _, c := range Compare(entries[0], entries[1]) {
+			switch {
+			case c.Old == nil:
+				got[c.Path] = "extra"
+			case c.New == nil:
+				got[c.Path] = "missing"
+			default:
+				got[c.Path] = "modified"
+			}
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Fatalf("%v, go-mtree says %v", got, want)
+		}
+	})
+}
