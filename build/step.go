@@ -213,7 +213,7 @@ func (b *Builder) differences(key buildcache.Key, in buildcache.Inputs, miss err
 	if err != nil {
 		return []buildcache.Reason{{Code: buildcache.Missing, Name: "record"}}
 	}
-	if diff := buildcache.Diff(before.Inputs, in); len(diff) > 0 {
+	if diff, err := b.cache.Diff(before, in); err == nil && len(diff) > 0 {
 		return diff
 	}
 	return []buildcache.Reason{{Code: buildcache.Missing, Name: "snapshot"}}

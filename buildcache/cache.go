@@ -25,6 +25,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -32,7 +33,7 @@ import (
 )
 
 // StateVersion is the version of the state folder. Older ones are migrated.
-const StateVersion = 2
+const StateVersion = 3
 
 var (
 	// ErrNotFound says that there is no record under a key.
@@ -43,8 +44,9 @@ var (
 
 // A Cache is the records of one state folder.
 type Cache struct {
-	dir   string
-	inUse *os.File // locked shared: see Destroy
+	dir       string
+	inUse     *os.File // locked shared: see Destroy
+	redaction func() ([]byte, error)
 }
 
 // Open returns the cache in a state folder and makes the folder if need be,
@@ -53,6 +55,7 @@ type Cache struct {
 // not destroyed.
 func Open(state string) (*Cache, error) {
 	c := &Cache{dir: state}
+	c.redaction = sync.OnceValues(c.redactionKey)
 	if err := c.create(); err != nil {
 		return nil, fmt.Errorf("state folder: %w", err)
 	}
@@ -168,10 +171,14 @@ func syncDir(path string) error {
 // putAside moves a damaged file to where it can be inspected and will not be
 // met again.
 func (c *Cache) putAside(name string) {
-	aside := c.path("corrupt", strings.ReplaceAll(name, "/", "-"))
+	aside := c.aside(name)
 	if os.MkdirAll(filepath.Dir(aside), 0o700) != nil || os.Rename(c.path(name), aside) != nil {
 		_ = os.Remove(c.path(name))
 	}
+}
+
+func (c *Cache) aside(name string) string {
+	return c.path("corrupt", strings.ReplaceAll(name, "/", "-"))
 }
 
 // An Origin says which build wrote a record. It is there to tell people, and
@@ -179,9 +186,12 @@ func (c *Cache) putAside(name string) {
 type Origin struct {
 	Layer       string `json:"layer,omitempty"`
 	Stackerfile string `json:"stackerfile,omitempty"` // absolute path
+	Base        string `json:"base,omitempty"`        // what the layer starts from, as people name it
+	Manifest    string `json:"manifest,omitempty"`    // the digest that Base stood for
 }
 
-// A Record is the inputs of one step, spelled out, and its result.
+// A Record is the inputs of one step, spelled out, and its result. What looks
+// like a secret in the inputs is redacted.
 type Record struct {
 	Version int             `json:"version"`
 	Kind    Kind            `json:"kind"`
@@ -227,11 +237,15 @@ func recordName(kind Kind, key Key) string {
 }
 
 // Get returns the record under a key. Its errors are ErrNotFound, ErrCorrupt,
-// and those of reading the disk.
+// and those of reading the disk. A record that was put aside stays ErrCorrupt
+// until the step is done again.
 func (c *Cache) Get(kind Kind, key Key) (*Record, error) {
 	name := recordName(kind, key)
 	var r Record
 	if err := c.read(name, &r); err != nil {
+		if _, gone := os.Lstat(c.aside(name)); errors.Is(err, ErrNotFound) && gone == nil {
+			err = ErrCorrupt
+		}
 		return nil, err
 	}
 	if r.Version != FormatVersion || r.Kind != kind || r.Key != key {
@@ -264,6 +278,10 @@ func (c *Cache) Put(kind Kind, in Inputs, result any, cost time.Duration, origin
 	if err != nil {
 		return nil, err
 	}
+	redacted, err := c.redact(in)
+	if err != nil {
+		return nil, err
+	}
 	r := &Record{
 		Version: FormatVersion,
 		Kind:    kind,
@@ -271,7 +289,7 @@ func (c *Cache) Put(kind Kind, in Inputs, result any, cost time.Duration, origin
 		Created: time.Now().UTC().Truncate(time.Second),
 		Cost:    cost,
 		Origin:  origin,
-		Inputs:  in,
+		Inputs:  redacted,
 		Result:  raw,
 	}
 	data, err := seal(r)
@@ -281,5 +299,6 @@ func (c *Cache) Put(kind Kind, in Inputs, result any, cost time.Duration, origin
 	if err := c.write(recordName(kind, r.Key), data); err != nil {
 		return nil, fmt.Errorf("remembering a %s step: %w", kind, err)
 	}
+	c.Exhume(string(kind), string(r.Key))
 	return r, nil
 }

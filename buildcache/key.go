@@ -12,7 +12,7 @@ import (
 
 // FormatVersion is the version of the records and of the encoding of keys. It is
 // part of every key.
-const FormatVersion = 2
+const FormatVersion = 3
 
 // A Kind names a step whose result is remembered.
 type Kind string
@@ -49,7 +49,8 @@ const (
 // Codes of misses that no input explains.
 const (
 	First     Code = "FIRST"     // never built here
-	Missing   Code = "MISSING"   // built, but its snapshot or blob is gone
+	Evicted   Code = "EVICTED"   // built, and removed since to save space
+	Missing   Code = "MISSING"   // built, but its record, snapshot or blob is gone
 	Corrupt   Code = "CORRUPT"   // the record was damaged
 	Untracked Code = "UNTRACKED" // a bind that nobody watches
 	NoCache   Code = "NO-CACHE"  // --no-cache
@@ -61,6 +62,10 @@ type Input struct {
 	Code  Code   `json:"code"`
 	Name  string `json:"name"`  // unique among the inputs of a step
 	Value string `json:"value"` // a digest, or the text itself
+
+	// Redacted tells that keyed digests stand in Value for what looks like a
+	// secret. Only a record's inputs are redacted; a key is of the values themselves.
+	Redacted bool `json:"redacted,omitempty"`
 }
 
 // Inputs are all that a step reads. Their order does not count.
@@ -68,7 +73,7 @@ type Inputs []Input
 
 // Add appends an input.
 func (in *Inputs) Add(code Code, name, value string) {
-	*in = append(*in, Input{code, name, value})
+	*in = append(*in, Input{Code: code, Name: name, Value: value})
 }
 
 // A Key is the sha256 of a step's inputs, as 64 hexadecimal digits.

@@ -1,9 +1,11 @@
 package buildcache
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -12,8 +14,9 @@ import (
 type Latest struct {
 	Stackerfile string       `json:"stackerfile"` // absolute path
 	Layer       string       `json:"layer"`
-	Keys        map[Kind]Key `json:"keys"`
-	Failed      bool         `json:"failed"` // the last build of it failed; Keys are of the last good one
+	Keys        map[Kind]Key `json:"keys"`             // "" where a migration could not carry the record over
+	Result      string       `json:"result,omitempty"` // ChainID of what that build gave
+	Failed      bool         `json:"failed"`           // the last build of it failed; Keys are of the last good one
 	Time        time.Time    `json:"time"`
 }
 
@@ -35,6 +38,30 @@ func (c *Cache) Latest(stackerfile, layer string) (*Latest, error) {
 		return nil, ErrNotFound
 	}
 	return &l, nil
+}
+
+// LatestOf returns the last builds of layers of that name, of all stackerfiles,
+// those of newest time first.
+func (c *Cache) LatestOf(layer string) ([]Latest, error) {
+	files, err := filepath.Glob(c.path("latest", "*", short(layer)+".json"))
+	if err != nil {
+		return nil, err
+	}
+	var all []Latest
+	for _, file := range files {
+		name, err := filepath.Rel(c.dir, file)
+		if err != nil {
+			return nil, err
+		}
+		var l Latest
+		if c.read(name, &l) == nil && l.Layer == layer {
+			all = append(all, l)
+		}
+	}
+	slices.SortFunc(all, func(a, b Latest) int {
+		return cmp.Or(b.Time.Compare(a.Time), cmp.Compare(a.Stackerfile, b.Stackerfile))
+	})
+	return all, nil
 }
 
 // SetLatest remembers the last build of a layer.

@@ -15,6 +15,7 @@ import (
 // to 2, and so on. Each says what becomes of a record; there is no going back.
 var migrations = []func(*Record){
 	networkAsInput,
+	secretsRedacted,
 }
 
 // networkAsInput makes the network an input of steps that run something, since
@@ -24,6 +25,10 @@ func networkAsInput(r *Record) {
 		r.Inputs.Add(Definition, "network", "host")
 	}
 }
+
+// secretsRedacted changes nothing itself: from version 3 on each record is
+// redacted as it is written, see migrateRecords.
+func secretsRedacted(*Record) {}
 
 func has(in Inputs, name string) bool {
 	for _, input := range in {
@@ -145,7 +150,8 @@ func (c *Cache) prepare(version int) error {
 }
 
 // migrateRecords writes the records of a version, and returns what became of
-// each key.
+// each key. A record whose inputs do not have its key is left out: a damaged one,
+// or one that is redacted, whose new key nobody can tell. Its step is done again.
 func (c *Cache) migrateRecords(to *Cache, version int) (map[Key]Key, error) {
 	keys := map[Key]Key{}
 	err := c.walk("records", func(name string) error {
@@ -157,6 +163,11 @@ func (c *Cache) migrateRecords(to *Cache, version int) (map[Key]Key, error) {
 		old := r.Key
 		r.Version, r.Key = version, r.Inputs.key(r.Kind, version)
 		keys[old] = r.Key
+		inputs, err := c.redact(r.Inputs)
+		if err != nil {
+			return err
+		}
+		r.Inputs = inputs
 		data, err := seal(r)
 		if err != nil {
 			return err

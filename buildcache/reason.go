@@ -12,9 +12,24 @@ type Reason struct {
 	Name string `json:"name,omitempty"`
 	Old  string `json:"old,omitempty"`
 	New  string `json:"new,omitempty"`
+
+	// Uncertain tells that nobody can say whether the input changed: its old and
+	// new value were redacted by different state folders.
+	Uncertain bool `json:"uncertain,omitempty"`
 }
 
-// Diff returns every input in which two steps differ, ordered by code and name.
+// Diff returns every input in which a step with these inputs differs from a
+// record's, ordered by code and name.
+func (c *Cache) Diff(old *Record, in Inputs) ([]Reason, error) {
+	redacted, err := c.redact(in)
+	if err != nil {
+		return nil, err
+	}
+	return Diff(old.Inputs, redacted), nil
+}
+
+// Diff returns every input in which the inputs of two records differ, ordered by
+// code and name.
 func Diff(old, new Inputs) []Reason {
 	before := make(map[string]Input, len(old))
 	for _, input := range old {
@@ -25,7 +40,8 @@ func Diff(old, new Inputs) []Reason {
 		was, ok := before[input.Name]
 		delete(before, input.Name)
 		if !ok || was.Value != input.Value || was.Code != input.Code {
-			reasons = append(reasons, Reason{input.Code, input.Name, was.Value, input.Value})
+			uncertain := ok && input.Redacted && was.Redacted && unredacted(was.Value) == unredacted(input.Value) && redactor(was.Value) != redactor(input.Value)
+			reasons = append(reasons, Reason{input.Code, input.Name, was.Value, input.Value, uncertain})
 		}
 	}
 	for _, was := range before {

@@ -1,0 +1,98 @@
+package buildcache
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+func TestJournals(t *testing.T) {
+	state := t.TempDir()
+	var group sync.WaitGroup
+	for range 4 {
+		c := open(t, state)
+		group.Go(func() {
+			for range keptJournals / 2 {
+				n, err := c.NextBuild()
+				if err != nil {
+					t.Error(err)
+				}
+				if err := c.PutJournal(n, n); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	c := open(t, state)
+	builds, err := c.Builds()
+	if err != nil || len(builds) != keptJournals || slices.Max(builds) != 2*keptJournals {
+		t.Fatalf("%d builds of %d are kept, the last is %v: %v", len(builds), keptJournals, builds, err)
+	}
+	j, err := c.Journal(2 * keptJournals)
+	if err != nil || string(j.Report) != "200" {
+		t.Fatal(j, err)
+	}
+	if _, err := c.Journal(1); !errors.Is(err, ErrNotFound) {
+		t.Error(err)
+	}
+	if err := os.WriteFile(filepath.Join(state, "builds", "200.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Journal(200); !errors.Is(err, ErrCorrupt) {
+		t.Error(err)
+	}
+	if err := os.Remove(filepath.Join(state, "builds", "last")); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := c.NextBuild(); err != nil || n != 200 {
+		t.Error("a lost counter is not found again", n, err)
+	}
+}
+
+func TestTombstones(t *testing.T) {
+	c := open(t, t.TempDir())
+	in := Inputs{{Code: Definition, Name: "run", Value: "make"}}
+	key := string(in.Key(Rootfs))
+	stone := Tombstone{string(Rootfs), key, time.Unix(1e9, 0).UTC(), "layerbuild prune", "--keep-storage 1GB"}
+	if err := c.Bury(stone); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := c.Tombstone(string(Rootfs), key); err != nil || *got != stone {
+		t.Error(got, err)
+	}
+	if _, err := c.Put(Rootfs, in, "x", 0, Origin{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Tombstone(string(Rootfs), key); !errors.Is(err, ErrNotFound) {
+		t.Error("what is there again is still buried")
+	}
+}
+
+func TestPutAsideStaysCorrupt(t *testing.T) {
+	state := t.TempDir()
+	c := open(t, state)
+	in := Inputs{{Code: Definition, Name: "run", Value: "make"}}
+	r, err := c.Put(Rootfs, in, "x", 0, Origin{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(state, recordName(Rootfs, r.Key)), 10); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second life of a build must see it, too
+		if _, err := c.Get(Rootfs, r.Key); !errors.Is(err, ErrCorrupt) {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.Put(Rootfs, in, "x", 0, Origin{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Get(Rootfs, r.Key); err != nil {
+		t.Fatal(err)
+	}
+}

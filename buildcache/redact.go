@@ -1,0 +1,145 @@
+package buildcache
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// secretWords are parts of the names of variables that hold secrets, and
+// secretParts are whole parts, between underscores, of such names.
+var (
+	secretWords = [...]string{"token", "secret", "passw", "passphrase", "credential", "apikey"}
+	secretParts = [...]string{"key", "auth", "pwd", "pat", "cookie", "session"}
+)
+
+// secretName tells whether a variable of that name is likely to hold a secret.
+func secretName(name string) bool {
+	name = strings.ToLower(name)
+	for _, word := range secretWords {
+		if strings.Contains(name, word) {
+			return true
+		}
+	}
+	for part := range strings.SplitSeq(name, "_") {
+		if slices.Contains(secretParts[:], part) {
+			return true
+		}
+	}
+	return false
+}
+
+// credential matches text that is a secret whatever it stands in: the password
+// of a URL, a private key, a JSON web token, tokens of well-known services.
+var credential = regexp.MustCompile(strings.Join([]string{
+	`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)`,
+	`\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*`,
+	`\b(?:gh[pousr]_|github_pat_|glpat-|xox[abprs]-|sk_live_|npm_|pypi-|dckr_pat_)[\w-]{10,}`,
+	`\b(?:AKIA|ASIA)[A-Z0-9]{16}\b`,
+	`\bAIza[\w-]{35}`,
+	`://[^/\s:@"']*:[^/\s@"']+@`,
+}, "|"))
+
+// redact replaces what looks like a secret by a digest that is keyed with a
+// secret of the state folder: that it changed is still seen, and what it is
+// cannot be guessed from a record that left the machine.
+func (c *Cache) redact(in Inputs) (Inputs, error) {
+	var out Inputs
+	for i, input := range in {
+		whole := input.Code == Env && input.Value != "" && secretName(strings.TrimPrefix(input.Name, "env "))
+		if input.Redacted || !whole && !credential.MatchString(input.Value) {
+			continue
+		}
+		key, err := c.redaction()
+		if err != nil {
+			return nil, fmt.Errorf("redacting a secret: %w", err)
+		}
+		if out == nil {
+			out = slices.Clone(in)
+		}
+		hide := func(secret string) string { return redacted(key, input.Name, secret) }
+		out[i].Redacted = true
+		if whole {
+			out[i].Value = hide(input.Value)
+		} else {
+			out[i].Value = credential.ReplaceAllStringFunc(input.Value, hide)
+		}
+	}
+	if out == nil {
+		return in, nil
+	}
+	return out, nil
+}
+
+// redacted is what stands for a secret: which key redacted it, and its keyed digest.
+func redacted(key []byte, name, secret string) string {
+	id := sha256.Sum256(key)
+	mac := hmac.New(sha256.New, key)
+	part(mac, name)
+	part(mac, secret)
+	return fmt.Sprintf("[redacted %x:%x]", id[:4], mac.Sum(nil)[:16])
+}
+
+var redaction = regexp.MustCompile(`\[redacted ([0-9a-f]{8}):[0-9a-f]{32}\]`)
+
+// unredacted is a redacted value without its keyed digests.
+func unredacted(value string) string { return redaction.ReplaceAllString(value, "[redacted]") }
+
+// redactor names the key with which a value was redacted.
+func redactor(value string) string {
+	if found := redaction.FindStringSubmatch(value); found != nil {
+		return found[1]
+	}
+	return ""
+}
+
+// redactionKey returns the state folder's secret, and makes it if there is none.
+func (c *Cache) redactionKey() ([]byte, error) {
+	const name, size = "redaction-key", 32
+	for {
+		text, err := os.ReadFile(c.path(name))
+		if err == nil {
+			if key, err := hex.DecodeString(strings.TrimSpace(string(text))); err == nil && len(key) == size {
+				return key, nil
+			}
+			c.putAside(name)
+			continue
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if err := c.makeRedactionKey(c.path(name), size); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+	}
+}
+
+// makeRedactionKey makes the file, unless another process is faster.
+func (c *Cache) makeRedactionKey(path string, size int) error {
+	key := make([]byte, size)
+	_, _ = rand.Read(key) // never fails
+	f, err := os.CreateTemp(c.path("tmp"), "key-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	if _, err = fmt.Fprintf(f, "%x\n", key); err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Link(f.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
