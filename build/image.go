@@ -48,7 +48,24 @@ func (b *Builder) putImages(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return output.Put(ctx, b.blobs, images)
+	if err := output.Put(ctx, b.blobs, images); err != nil || b.allHits() {
+		return err
+	}
+	_, err = output.GC(ctx, unusedAge)
+	return err
+}
+
+// unusedAge is how old a blob of the OCI layout must be to be removed when no tag
+// leads to it: other tools write blobs before they name them.
+const unusedAge = time.Hour
+
+func (b *Builder) allHits() bool {
+	for _, o := range b.layers {
+		if !o.hit {
+			return false
+		}
+	}
+	return true
 }
 
 // imageSpec is all that decides the image.

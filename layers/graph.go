@@ -37,9 +37,13 @@ func link(files []*Stackerfile, incomplete bool, errs *Errors) *Graph {
 			k.visit(l)
 		}
 	}
+	writers := k.graph.writers()
 	k.graph.sortNeeds(func(l *Layer, add func(*Layer)) {
 		for _, r := range k.references[l] {
 			add(r.to)
+		}
+		for _, writer := range writers[l] {
+			add(writer)
 		}
 	})
 	return k.graph
@@ -153,6 +157,54 @@ func (k *linker) cycle(l *Layer) {
 	}
 	next := slices.IndexFunc(k.references[l], func(r reference) bool { return r.to == chain[1] })
 	k.errs.add(k.references[l][next].pos, l.Name, "layers need each other in a cycle, %s: break it at one of them", strings.Join(names, " → "))
+}
+
+// writers returns for each layer those before it that may write what it reads of
+// this machine: their run has it bound. stacker, which builds one layer after
+// another, lets a layer leave files for a later one that way.
+func (g *Graph) writers() map[*Layer][]*Layer {
+	writers := map[*Layer][]*Layer{}
+	var binders []*Layer
+	for _, l := range g.Layers {
+		for _, binder := range binders {
+			if slices.ContainsFunc(binder.Binds, func(b Bind) bool { return !b.Track && overlapsAny(b.Source, localReads(l)) }) {
+				writers[l] = append(writers[l], binder)
+			}
+		}
+		if len(l.Binds) > 0 {
+			binders = append(binders, l)
+		}
+	}
+	return writers
+}
+
+// localReads are the paths of this machine that a layer reads.
+func localReads(l *Layer) []string {
+	var paths []string
+	add := func(s Source) {
+		if s.Scheme == SchemeLocal && s.Path != "" {
+			paths = append(paths, s.Path)
+		}
+	}
+	add(l.From.Source)
+	for _, i := range l.Imports {
+		add(i.Source)
+	}
+	for _, o := range l.OverlayDirs {
+		paths = append(paths, o.Source)
+	}
+	for _, b := range l.Binds {
+		paths = append(paths, b.Source)
+	}
+	return paths
+}
+
+// overlapsAny tells whether path is, contains or lies in one of the others. All
+// are absolute and clean.
+func overlapsAny(path string, others []string) bool {
+	return slices.ContainsFunc(others, func(other string) bool {
+		return path == other || strings.HasPrefix(path, other+"/") || strings.HasPrefix(other, path+"/")
+	})
 }
 
 // sortNeeds fills g.needs with what each calls add with, once and in g's order.

@@ -174,6 +174,7 @@ type Graph struct {
 // Layer returns the layer of that name, or nil.
 func (g *Graph) Layer(name string) *Layer { return g.byName[name] }
 
-// Needs returns the layers whose result l reads itself: its `built` base, its
-// `stacker://` tar and imports. Each stands once, in the order of g.Layers.
+// Needs returns the layers that must be built before l: its `built` base, those it
+// takes a `stacker://` tar or import from, and earlier ones whose run has something
+// bound that l reads of this machine. Each stands once, in the order of g.Layers.
 func (g *Graph) Needs(l *Layer) []*Layer { return g.needs[l] }

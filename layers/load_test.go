@@ -246,3 +246,33 @@ func TestBombs(t *testing.T) {
 		})
 	}
 }
+
+// TestBindOrder has a layer that reads what an earlier one's run may write.
+func TestBindOrder(t *testing.T) {
+	dir := t.TempDir()
+	text := `
+maker:
+  from: {type: scratch}
+  binds: [out -> /out, {source: watched, track: true, dest: /w}]
+other:
+  from: {type: scratch}
+  imports: [outside, watched/file]
+reader:
+  from: {type: scratch}
+  overlay_dirs: [{source: out/bin, dest: /bin}]
+`
+	path := filepath.Join(dir, "stacker.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	graph, err := Load(path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if needs := graph.Needs(graph.Layer("reader")); len(needs) != 1 || needs[0].Name != "maker" {
+		t.Errorf("reader needs %v, want maker", needs)
+	}
+	if needs := graph.Needs(graph.Layer("other")); len(needs) != 0 {
+		t.Errorf("other needs %v, want none", needs)
+	}
+}
