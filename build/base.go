@@ -99,6 +99,13 @@ func (b *Builder) registryBase(ctx context.Context, l *layers.Layer) (*oci.Base,
 }
 
 func (b *Builder) resolve(ctx context.Context, l *layers.Layer, ref oci.ImageRef, name string) (digest.Digest, error) {
+	if b.Offline {
+		known, err := b.cache.Resolution(name)
+		if err != nil {
+			return "", fmt.Errorf("%s was never pulled here, and --offline asks no registry", l.From.URL)
+		}
+		return digest.Digest(known.Digest), nil
+	}
 	manifest, err := b.registry().Resolve(ctx, ref, platform(l))
 	if err == nil {
 		return manifest.Digest, b.remember(name, manifest.Digest)

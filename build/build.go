@@ -40,6 +40,10 @@ type Options struct {
 	Runtime     string // an OCI runtime's name or path; "" takes the first that starts
 	Jobs        int    // how many layers are worked on at once; 0 is one a core
 
+	Offline     bool  // ask no server: what is here serves
+	NoStatIndex bool  // read every file of an import, whatever stat says
+	MaxDownload int64 // bytes of an http(s) import; 0 for no limit
+
 	Targets    []string // the layers to build, with all they need; none is all
 	NoCache    []string // layers that are built whatever the cache knows; AllLayers is every one
 	Plan       bool     // find out what would be built, and build nothing
@@ -65,11 +69,12 @@ type Builder struct {
 	snapshots *overlay.Store
 	blobs     *oci.Store
 
-	mayMount bool // this process has mounts of its own
-	environ  []string
-	runner   Runner
-	registry func() *oci.Registry
-	layers   map[*layers.Layer]*outcome
+	mayMount  bool // this process has mounts of its own
+	environ   []string
+	runner    Runner
+	registry  func() *oci.Registry
+	downloads *downloader
+	layers    map[*layers.Layer]*outcome
 }
 
 // errMounts says that the build is not all hits: it goes on in a process that
@@ -152,10 +157,11 @@ func open(o Options, graph *layers.Graph) (*Builder, error) {
 		layers:   map[*layers.Layer]*outcome{},
 	}
 	b.runner = &lazyRuntime{b: b}
+	b.downloads = newDownloader(b)
 	if b.cache, err = buildcache.Open(o.StateDir); err != nil {
 		return nil, err
 	}
-	if b.sources, err = imports.Open(o.StateDir, imports.Options{Forbidden: []string{o.StateDir, o.OCIDir}}); err != nil {
+	if b.sources, err = imports.Open(o.StateDir, imports.Options{NoStatIndex: o.NoStatIndex, Forbidden: []string{o.StateDir, o.OCIDir}}); err != nil {
 		return nil, err
 	}
 	if b.snapshots, err = overlay.Open(o.StateDir); err != nil {

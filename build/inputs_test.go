@@ -1,6 +1,8 @@
 package build
 
 import (
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -354,5 +356,50 @@ func TestSharedStep(t *testing.T) {
 	other.build()
 	if again := f.build(); len(again.scripts) > 0 {
 		t.Errorf("%d steps ran after another stackerfile built a layer of that name", len(again.scripts))
+	}
+}
+
+// TestDownloads has a file behind a URL as an import, one as an import with dest,
+// and one as a tar base.
+func TestDownloads(t *testing.T) {
+	f := newFixture(t)
+	files := http.FileServer(http.Dir(f.dir))
+	asked := map[string]int{}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked[r.URL.Path]++
+		files.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	f.yaml("  - file\n", "  - "+server.URL+"/file\n")
+	f.yaml("- path: copied\n", "- path: "+server.URL+"/copied\n")
+	f.yaml("url: base.tar", "url: "+server.URL+"/base.tar")
+	before := f.build()
+	if got := f.missed(before); got != "" {
+		t.Fatalf("nothing changed: missed %q", got)
+	}
+	for _, row := range []struct {
+		what, want string
+		edit       func()
+	}{
+		{"import: a body of equal length", "RLPI", func() { f.write("file", "CONTENT of file") }},
+		{"import with dest: a body of equal length", "RLPI", func() { f.write("copied", "CONTENT of copied") }},
+		{"tar base", "RLPI", func() { f.tar("other") }},
+		{"a server with the same file, newer", "", func() {
+			later := time.Now().Add(time.Minute)
+			f.check(os.Chtimes(f.path("file"), later, later))
+		}},
+		{"an import that asks for the right hash", "", func() {
+			f.yaml("- "+server.URL+"/file\n", "- {path: "+server.URL+"/file, hash: "+shaOf(t, f.path("file"))+"}\n")
+		}},
+		{"a server that is gone", "", server.Close},
+	} {
+		row.edit()
+		if got := f.missed(before); got != row.want {
+			t.Errorf("%s: missed %q, want %q", row.what, got, row.want)
+		}
+		before = f.build()
+	}
+	if n := asked["/base.tar"]; n != 12 {
+		t.Errorf("the base was asked for %d times, want once a build while there was a server", n)
 	}
 }

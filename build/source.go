@@ -38,6 +38,14 @@ func (b *Builder) source(ctx context.Context, l *layers.Layer, from layers.Sourc
 	switch from.Scheme {
 	case layers.SchemeLocal:
 		s.at.Path = from.Path
+	case layers.SchemeHTTP, layers.SchemeHTTPS:
+		download, err := b.downloads.fetch(ctx, l, from.Raw, hash)
+		if err != nil {
+			return nil, err
+		}
+		// It lies in the state folder, where nothing else may be imported from.
+		s.at.Root, s.at.Path = "/", download.Path
+		return s, nil
 	case layers.SchemeStacker:
 		s.chain = b.layers[b.graph.Layer(from.Layer)].chain
 	default:
@@ -56,7 +64,7 @@ func (s *source) check(ctx context.Context, hash string) error {
 		return err
 	}
 	if sum.Encoded() != hash {
-		return fmt.Errorf("the hash %s of %s is different than the actual hash %s: correct the stackerfile if the file is the right one", hash, s.from.Raw, sum.Encoded())
+		return fmt.Errorf("the hash %s of %s is different than the actual hash %s: correct the stackerfile if the file is the right one", hash, imports.Redact(s.from.Raw), sum.Encoded())
 	}
 	return nil
 }

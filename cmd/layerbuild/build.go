@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"github.com/layerbuild/layerbuild/build"
@@ -17,6 +18,8 @@ type buildFlags struct {
 	shellFail  bool
 	timestamps string
 	orderOnly  bool
+
+	maxDownload string
 }
 
 func newBuildCommand(s *settings) *cobra.Command {
@@ -99,6 +102,9 @@ func (f *buildFlags) add(cmd *cobra.Command) {
 	addStackerfileFlags(cmd, &f.Stackerfile, &f.Load)
 	flags := cmd.Flags()
 	flags.BoolVar(&f.Load.RequireHash, "require-hash", false, "refuse http(s) imports without a hash")
+	flags.BoolVar(&f.Offline, "offline", false, "ask no registry or server: what was downloaded before serves")
+	flags.BoolVar(&f.NoStatIndex, "no-stat-index", false, "read every file of an import, even if it looks unchanged")
+	flags.StringVar(&f.maxDownload, "max-download", "", "refuse http(s) imports larger than this `SIZE`, such as 500MB")
 	flags.StringVar(&f.Runtime, "runtime", "", "the OCI runtime that steps run in, by `name` or path (default: crun or runc, whichever starts)")
 	flags.StringVar(&f.OnRunFailure, "on-run-failure", "", "a `command` to run in the container where a run failed")
 	flags.BoolVar(&f.shellFail, "shell-fail", false, "open a shell where a run failed: --on-run-failure /bin/sh")
@@ -110,6 +116,11 @@ func (f *buildFlags) add(cmd *cobra.Command) {
 func (s *settings) build(cmd *cobra.Command, f *buildFlags) (err error) {
 	if f.Clock, err = parseClock(f.timestamps); err != nil {
 		return err
+	}
+	if f.maxDownload != "" {
+		if f.MaxDownload, err = units.RAMInBytes(f.maxDownload); err != nil || f.MaxDownload <= 0 {
+			return fmt.Errorf("--max-download is %q: it should be a size such as 500MB", f.maxDownload)
+		}
 	}
 	if f.Load.Builtins, err = s.builtins(); err != nil {
 		return err
