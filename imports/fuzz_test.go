@@ -23,7 +23,7 @@ func FuzzParseManifest(f *testing.F) {
 	f.Add(manifestHead + ". type=dir \\\nmode=01\n..\n")
 	f.Add(manifestHead + "..\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		entries, err := parseManifest(strings.NewReader(text))
+		entries, err := parseManifest(strings.NewReader(text), 0)
 		if err != nil {
 			return
 		}
@@ -33,7 +33,7 @@ func FuzzParseManifest(f *testing.F) {
 		}
 		var b bytes.Buffer
 		ok(t, writeManifest(&b, n))
-		again, err := parseManifest(&b)
+		again, err := parseManifest(&b, 0)
 		if err != nil || !reflect.DeepEqual(entries, again) {
 			t.Errorf("%v\n%+v\n%+v", err, entries, again)
 		}
@@ -66,7 +66,7 @@ func FuzzVis(f *testing.F) {
 		}
 		for _, key := range []bool{false, true} {
 			v := string(appendVis(nil, s, key))
-			if back, err := unvis(v); err != nil || back != s {
+			if back, err := unvis([]byte(v)); err != nil || back != s {
 				t.Errorf("%q: decoded to %q, %v", s, back, err)
 			}
 			if back, err := govis.Unvis(v, mtree.DefaultVisFlags); err != nil || back != s {
@@ -198,7 +198,7 @@ func TestCompareIsMtrees(t *testing.T) {
 			if specs[i], err = mtree.ParseSpec(bytes.NewReader(b.Bytes())); err != nil {
 				t.Fatal(err)
 			}
-			if entries[i], err = parseManifest(&b); err != nil {
+			if entries[i], err = parseManifest(&b, 0); err != nil {
 				t.Fatal(err)
 			}
 		}

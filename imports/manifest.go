@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strconv"
 	"strings"
 )
@@ -159,28 +160,41 @@ func fold(b []byte, start int) []byte {
 // what is not graphic ASCII, and each of *?[#, as a backslash and three octal
 // digits; a backslash twice. With key, "=" is encoded as well.
 func appendVis(b []byte, s string, key bool) []byte {
+	plain := 0 // start of what is appended as it is
 	for i := 0; i < len(s); i++ {
-		switch c := s[i]; {
-		case c == '\\':
+		c := s[i]
+		if !visSpecial[c] && !(key && c == '=') {
+			continue
+		}
+		b = append(b, s[plain:i]...)
+		plain = i + 1
+		if c == '\\' {
 			b = append(b, '\\', '\\')
-		case c <= ' ' || c >= 0x7f || c == '*' || c == '?' || c == '[' || c == '#' || key && c == '=':
+		} else {
 			b = append(b, '\\', '0'+c>>6, '0'+c>>3&7, '0'+c&7)
-		default:
-			b = append(b, c)
 		}
 	}
-	return b
+	return append(b, s[plain:]...)
 }
+
+// visSpecial are the bytes that vis(3) encodes.
+var visSpecial = func() (t [256]bool) {
+	for c := range t {
+		t[c] = c <= ' ' || c >= 0x7f || strings.IndexByte(`\*?[#`, byte(c)) >= 0
+	}
+	return t
+}()
 
 var errManifest = errors.New("not a manifest of layerbuild")
 
 // unvis is the inverse of appendVis.
-func unvis(s string) (string, error) {
-	if strings.IndexByte(s, '\\') < 0 {
-		return s, nil
+func unvis(s []byte) (string, error) {
+	at := bytes.IndexByte(s, '\\')
+	if at < 0 {
+		return string(s), nil
 	}
-	b := make([]byte, 0, len(s))
-	for i := 0; i < len(s); i++ {
+	b := append(make([]byte, 0, len(s)), s[:at]...)
+	for i := at; i < len(s); i++ {
 		switch {
 		case s[i] != '\\':
 			b = append(b, s[i])
@@ -188,9 +202,9 @@ func unvis(s string) (string, error) {
 			b = append(b, '\\')
 			i++
 		case i+3 < len(s):
-			c, err := strconv.ParseUint(s[i+1:i+4], 8, 8)
+			c, err := number(s[i+1:i+4], 8, 255)
 			if err != nil {
-				return "", errManifest
+				return "", err
 			}
 			b = append(b, byte(c))
 			i += 3
@@ -201,14 +215,30 @@ func unvis(s string) (string, error) {
 	return string(b), nil
 }
 
-// parseManifest reads what writeManifest wrote. The entries come in its order:
-// a folder before what lies in it, names within a folder sorted by their bytes.
-func parseManifest(r io.Reader) ([]Entry, error) {
+// number reads a number of that base up to max.
+func number(s []byte, base, max uint64) (n uint64, err error) {
+	for _, c := range s {
+		digit := uint64(c - '0')
+		if digit >= base || n > (max-digit)/base {
+			return 0, errManifest
+		}
+		n = n*base + digit
+	}
+	if len(s) == 0 {
+		err = errManifest
+	}
+	return n, err
+}
+
+// parseManifest reads what writeManifest wrote, about hint entries. They come in
+// its order: a folder before what lies in it, names within a folder sorted by
+// their bytes.
+func parseManifest(r io.Reader, hint int) ([]Entry, error) {
 	lines := bufio.NewReaderSize(r, 64<<10)
-	if head, err := readLine(lines); err != nil || head+"\n" != manifestHead {
+	if head, err := readLine(lines); err != nil || string(head)+"\n" != manifestHead {
 		return nil, cmp.Or(err, errManifest)
 	}
-	var entries []Entry
+	entries := make([]Entry, 0, hint)
 	var open []string // the folders that are not left yet
 	for {
 		line, err := readLine(lines)
@@ -218,7 +248,7 @@ func parseManifest(r io.Reader) ([]Entry, error) {
 		if err != nil {
 			return nil, err
 		}
-		if line == ".." {
+		if string(line) == ".." {
 			if len(open) == 0 {
 				return nil, errManifest
 			}
@@ -228,17 +258,17 @@ func parseManifest(r io.Reader) ([]Entry, error) {
 		if len(open) == 0 && len(entries) > 0 {
 			return nil, errManifest // a second root
 		}
-		e, err := parseEntry(line)
-		if err == nil {
-			err = place(&e, open)
+		entries = append(entries, Entry{})
+		e := &entries[len(entries)-1]
+		if err := parseEntry(line, e); err != nil {
+			return nil, err
 		}
-		if err != nil {
+		if err := place(e, open); err != nil {
 			return nil, err
 		}
 		if e.Type == Dir {
 			open = append(open, e.Path)
 		}
-		entries = append(entries, e)
 	}
 	if len(open) > 0 || len(entries) == 0 {
 		return nil, errManifest
@@ -257,7 +287,7 @@ func place(e *Entry, open []string) error {
 	if e.Path == "" || e.Path == "." || e.Path == ".." || strings.ContainsAny(e.Path, "/\x00") {
 		return errManifest
 	}
-	e.Path = strings.Clone(join(open[len(open)-1], e.Path)) // without the line it was in
+	e.Path = join(open[len(open)-1], e.Path)
 	return nil
 }
 
@@ -269,81 +299,108 @@ func join(dir, name string) string {
 	return dir + "/" + name
 }
 
-// readLine returns the next line, put together again if it was folded.
-func readLine(r *bufio.Reader) (string, error) {
-	line, err := r.ReadString('\n')
-	if err == io.EOF && line != "" {
-		return "", errManifest // each line has an end
+// readLine returns the next line, put together again if it was folded. It is
+// valid until the next call.
+func readLine(r *bufio.Reader) ([]byte, error) {
+	line, err := r.ReadSlice('\n')
+	if err == nil && !bytes.HasSuffix(line, []byte("\\\n")) {
+		return line[:len(line)-1], nil
 	}
-	line = strings.TrimSuffix(line, "\n")
-	for err == nil && strings.HasSuffix(line, "\\") {
-		var more string
-		more, err = r.ReadString('\n')
-		line = line[:len(line)-1] + strings.TrimSuffix(more, "\n")
+	if err == io.EOF && len(line) == 0 {
+		return nil, io.EOF
 	}
-	return line, err
+	line = bytes.Clone(line)
+	for err == nil && bytes.HasSuffix(line, []byte("\\\n")) {
+		var more []byte
+		more, err = r.ReadSlice('\n')
+		line = append(line[:len(line)-2], more...)
+	}
+	if err != nil {
+		return nil, errManifest // a line without an end, or longer than any of ours
+	}
+	return line[:len(line)-1], nil
 }
 
 // parseEntry reads one line; the entry's Path is its name.
-func parseEntry(line string) (e Entry, err error) {
-	name, words, _ := strings.Cut(line, " ")
+func parseEntry(line []byte, e *Entry) (err error) {
+	name, words, _ := bytes.Cut(line, []byte(" "))
 	if e.Path, err = unvis(name); err != nil {
-		return e, err
+		return err
 	}
-	for words != "" {
-		var word string
-		word, words, _ = strings.Cut(words, " ")
-		key, value, ok := strings.Cut(word, "=")
+	for len(words) > 0 {
+		var word []byte
+		word, words, _ = bytes.Cut(words, []byte(" "))
+		key, value, ok := bytes.Cut(word, []byte("="))
 		if !ok {
-			return e, errManifest
+			return errManifest
 		}
 		if err := e.set(key, value); err != nil {
-			return e, fmt.Errorf("%w: keyword %q", errManifest, key)
+			return fmt.Errorf("%w: keyword %q", errManifest, key)
 		}
 	}
 	if e.Type == 0 || (e.Type == Symlink) != (e.Link != "") {
-		return e, errManifest
+		return errManifest
 	}
-	return e, nil
+	return nil
 }
 
 // set sets what a keyword of the manifest says.
-func (e *Entry) set(key, value string) (err error) {
-	switch key {
+func (e *Entry) set(key, value []byte) (err error) {
+	var n uint64
+	switch string(key) {
 	case "device":
-		_, err = fmt.Sscanf(value, "linux,%d,%d", &e.Major, &e.Minor)
+		return e.setDevice(value)
 	case "link":
 		e.Link, err = unvis(value)
 	case "mode":
-		var mode uint64
-		mode, err = strconv.ParseUint(value, 8, 12)
-		e.Mode = uint32(mode)
+		n, err = number(value, 8, 0o7777)
+		e.Mode = uint32(n)
 	case "sha256digest":
 		if len(value) != hex.EncodedLen(len(e.Sum)) {
 			return errManifest
 		}
-		_, err = hex.Decode(e.Sum[:], []byte(value))
+		_, err = hex.Decode(e.Sum[:], value)
 	case "size":
-		e.Size, err = strconv.ParseInt(value, 10, 64)
+		n, err = number(value, 10, math.MaxInt64)
+		e.Size = int64(n)
 	case "type":
 		for t, name := range typeNames {
-			if value == name && name != "" {
+			if string(value) == name && name != "" {
 				e.Type = Type(t)
 				return nil
 			}
 		}
 		return errManifest
 	default:
-		name, ok := strings.CutPrefix(key, "xattr.")
-		if !ok {
-			return errManifest
-		}
-		if name, err = unvis(name); err != nil {
-			return err
-		}
-		var v []byte
-		v, err = base64.StdEncoding.DecodeString(value)
-		e.Xattrs = append(e.Xattrs, Xattr{name, string(v)})
+		return e.setXattr(key, value)
 	}
+	return err
+}
+
+func (e *Entry) setDevice(value []byte) error {
+	numbers, ok := bytes.CutPrefix(value, []byte("linux,"))
+	major, minor, comma := bytes.Cut(numbers, []byte(","))
+	x, xerr := number(major, 10, math.MaxUint32)
+	y, yerr := number(minor, 10, math.MaxUint32)
+	e.Major, e.Minor = uint32(x), uint32(y)
+	if !ok || !comma {
+		return errManifest
+	}
+	return cmp.Or(xerr, yerr)
+}
+
+func (e *Entry) setXattr(key, value []byte) error {
+	name, ok := bytes.CutPrefix(key, []byte("xattr."))
+	if !ok {
+		return errManifest
+	}
+	x := Xattr{}
+	var err error
+	if x.Name, err = unvis(name); err != nil {
+		return err
+	}
+	v, err := base64.StdEncoding.AppendDecode(nil, value)
+	x.Value = string(v)
+	e.Xattrs = append(e.Xattrs, x)
 	return err
 }

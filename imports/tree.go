@@ -300,7 +300,11 @@ func (s *Store) Entries(d digest.Digest) ([]Entry, error) {
 		return nil, fmt.Errorf("reading the manifest of a tree: %w", err)
 	}
 	defer f.Close()
-	entries, err := readManifest(f, d)
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	entries, err := readManifest(f, int(st.Size()/minCompressed), d)
 	if err != nil {
 		os.Rename(path, path+".corrupt")
 		return nil, fmt.Errorf("manifest %s: %w (put aside as .corrupt): %w", path, ErrCorrupt, err)
@@ -311,15 +315,19 @@ func (s *Store) Entries(d digest.Digest) ([]Entry, error) {
 // maxManifest bounds what a manifest may decompress to: ten million files.
 const maxManifest = 2 << 30
 
-// readManifest reads a manifest and checks that it is the one it should be.
-func readManifest(f io.Reader, d digest.Digest) ([]Entry, error) {
+// minCompressed is about how many bytes a compressed manifest has for each
+// entry: sha256 digests do not get shorter than this.
+const minCompressed = 32
+
+// readManifest reads a manifest of about hint entries and checks that it is the one it should be.
+func readManifest(f io.Reader, hint int, d digest.Digest) ([]Entry, error) {
 	z, err := zstd.NewReader(f, zstd.WithDecoderMaxMemory(maxManifest), zstd.WithDecoderConcurrency(1))
 	if err != nil {
 		return nil, err
 	}
 	defer z.Close()
 	h := sha256.New()
-	entries, err := parseManifest(io.TeeReader(io.LimitReader(z, maxManifest), h))
+	entries, err := parseManifest(io.TeeReader(io.LimitReader(z, maxManifest), h), hint)
 	if err != nil {
 		return nil, err
 	}

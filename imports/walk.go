@@ -38,10 +38,12 @@ type walk struct {
 	index *statIndex
 	avoid []forbidden // folders that may not be met
 
+	failed atomic.Bool // err is set
+
 	mu      sync.Mutex
 	wake    *sync.Cond
 	jobs    []func(*walker)
-	running int
+	running int // workers that may still push jobs
 	err     error
 	skipped []string
 	added   []record
@@ -97,6 +99,9 @@ func walkTree(ctx context.Context, src Source, root int, index *statIndex, avoid
 }
 
 func (w *walk) push(jobs ...func(*walker)) {
+	if len(jobs) == 0 {
+		return
+	}
 	w.mu.Lock()
 	w.jobs = append(w.jobs, jobs...)
 	w.mu.Unlock()
@@ -108,6 +113,7 @@ func (w *walk) fail(err error) {
 	w.mu.Lock()
 	if w.err == nil {
 		w.err = err
+		w.failed.Store(true)
 	}
 	w.mu.Unlock()
 	w.wake.Broadcast()
@@ -138,12 +144,6 @@ func (w *walk) work() {
 	w.wake.Broadcast()
 }
 
-func (w *walk) failed() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.err != nil
-}
-
 // name is how messages call the file at a path below the root.
 func (w *walk) name(p string) string { return path.Join(w.src.Path, p) }
 
@@ -160,7 +160,7 @@ func (w *walk) problem(p string, err error) error {
 
 // folder reads the folder at p into n, and queues what is in it.
 func (w *walker) folder(p string, n *node) {
-	if w.failed() {
+	if w.failed.Load() {
 		return
 	}
 	fd, err := openBeneath(w.root, p, unix.O_RDONLY|unix.O_DIRECTORY)
@@ -313,7 +313,7 @@ func (w *walker) queue(d *openDir, n *node, kids []node, stats []status, started
 func (w *walker) files(d *openDir, kids []node, stats []status, batch []int) {
 	defer d.done()
 	for _, i := range batch {
-		if w.failed() {
+		if w.failed.Load() {
 			return
 		}
 		k := &kids[i]
