@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/registry"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -88,6 +89,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"debian":   scriptDebian,
 	"differ":   scriptDiffer,
 	"digest":   scriptDigest,
+	"gone":     scriptGone,
 	"hear":     scriptHear,
 	"idle":     scriptIdle,
 	"image":    scriptImage,
@@ -97,6 +99,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"registry": scriptRegistry,
 	"replace":  scriptReplace,
 	"same":     scriptSame,
+	"socket":   scriptSocket,
 	"tags":     scriptTags,
 }
 
@@ -227,6 +230,23 @@ func scriptIdle(ts *testscript.TestScript, neg bool, args []string) {
 	case !neg && len(left) > 0:
 		ts.Fatalf("left behind:\n%s", strings.Join(left, "\n"))
 	}
+}
+
+// gone waits until no mount and no process of this script is left.
+func scriptGone(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 0, "gone")
+	deadline := time.Now().Add(time.Minute)
+	for left := leftovers(ts.Getenv("WORK")); len(left) > 0; left = leftovers(ts.Getenv("WORK")) {
+		if time.Now().After(deadline) {
+			ts.Fatalf("left behind:\n%s", strings.Join(left, "\n"))
+		}
+	}
+}
+
+// socket PATH makes a socket that nobody listens at.
+func scriptSocket(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 1, "socket PATH")
+	ts.Check(unix.Mknod(ts.MkAbs(args[0]), unix.S_IFSOCK|0o600, 0))
 }
 
 // replace FILE OLD NEW replaces OLD, which FILE holds once, by NEW.
