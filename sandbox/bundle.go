@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/rand"
@@ -32,6 +31,9 @@ const bundlePrefix = "sandbox-"
 
 func (b *bundle) state() string { return filepath.Join(b.dir, "state") }
 func (b *bundle) log() string   { return filepath.Join(b.dir, "log") }
+
+// pidFile is where the runtime writes the number of the step's process.
+func (b *bundle) pidFile() string { return filepath.Join(b.dir, "pid") }
 
 // cgroups is a copy of /proc/self/cgroup of the process that made the bundle.
 func (b *bundle) cgroups() string { return filepath.Join(b.dir, "cgroups") }
@@ -101,10 +103,10 @@ func (b *bundle) writeConfig(config *specs.Spec) error {
 	return os.WriteFile(filepath.Join(b.dir, "config.json"), data, 0o600)
 }
 
-// removeCgroups removes the container's cgroups when the runtime was killed or has
-// failed. They are all that may be left: the mounts have gone with the last process,
-// and the runtime's state is in the bundle. To ask the runtime for it takes longer,
-// and crun 1.8.1 does not know of a container whose start failed early.
+// removeCgroups removes the container's cgroups. They are all that is left when its
+// processes have ended: the mounts have gone with them, and the runtime's state is in
+// the bundle. To ask the runtime for it takes longer, and crun 1.8.1 does not know of a
+// container whose start failed early.
 func (b *bundle) removeCgroups(ctx context.Context) error {
 	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
 	if err != nil {
@@ -158,8 +160,17 @@ type logLine struct {
 	Msg   string `json:"msg"`
 }
 
-// explain tells the failure of a runtime from that of the command that it ran:
-// only the former is in its log. It returns a *ExitError for the latter.
+// logError adds an error of the supervisor to the log.
+func (b *bundle) logError(err error) {
+	line, _ := json.Marshal(logLine{Level: "error", Msg: err.Error()})
+	if f, err := os.OpenFile(b.log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err == nil {
+		f.Write(append(line, '\n'))
+		f.Close()
+	}
+}
+
+// explain tells the failure of a runtime or of the supervisor from that of the step:
+// only the former is in the log. It returns a *ExitError for the latter.
 func (b *bundle) explain(err error, name string) error {
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) {
@@ -174,17 +185,18 @@ func (b *bundle) explain(err error, name string) error {
 	return fmt.Errorf("%s: %v", name, exit) // killed
 }
 
-// failure is the last error in the runtime's log, in one line.
+// failure is the first error in the log, in one line.
 func (b *bundle) failure() string {
 	data, err := os.ReadFile(b.log())
 	if err != nil {
 		return ""
 	}
 	var msg string
-	for s := bufio.NewScanner(bytes.NewReader(data)); s.Scan(); {
+	for line := range bytes.Lines(data) {
 		var l logLine
-		if json.Unmarshal(s.Bytes(), &l) == nil && (l.Level == "error" || l.Level == "fatal") {
+		if json.Unmarshal(line, &l) == nil && (l.Level == "error" || l.Level == "fatal") {
 			msg = l.Msg
+			break
 		}
 	}
 	for _, prefix := range []string{"runc run failed: ", "runc create failed: ", "unable to start container process: "} {

@@ -111,7 +111,7 @@ func (r *Runtime) probe(ctx context.Context) error {
 	if err := b.writeConfig(config); err != nil {
 		return err
 	}
-	err = wait(supervised(ctx, b, []string{rootfs}, r.Path, "create", "--bundle", b.dir, b.id))
+	err = wait(supervised(ctx, b, createOnly, r.Path, rootfs))
 	if err := b.explain(err, r.Name); err != nil {
 		b.removeCgroups(ctx)
 		return err

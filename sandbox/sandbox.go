@@ -60,13 +60,14 @@ type Step struct {
 	Network  string   // NetworkHost when empty
 	Mounts   []Mount  // in this order
 
-	// Stdin is /dev/null when nil. Stdout and Stderr get the output as it comes,
-	// each from one goroutine; it is dropped when nil.
+	// Stdin is /dev/null when nil. Stdout and Stderr get the output as it comes, each
+	// from one goroutine; it is dropped when nil. If they are one writer, the order is
+	// that of the step.
 	Stdin          *os.File
 	Stdout, Stderr io.Writer
 
-	// Terminal gives the step a terminal of its own, joined to Stdin, which must be
-	// a terminal, and to Stdout.
+	// Terminal gives the step a terminal of its own, joined to Stdin, Stdout and
+	// Stderr. Stdin must be a terminal then, and may not be one otherwise.
 	Terminal bool
 }
 
@@ -221,8 +222,8 @@ func (s Step) check() error {
 			return fmt.Errorf("%q is not valid UTF-8 text: a runtime cannot be given it", text)
 		}
 	}
-	if s.Terminal && (s.Stdin == nil || !term.IsTerminal(int(s.Stdin.Fd()))) {
-		return errors.New("a step with a terminal needs one as its standard input")
+	if terminal := s.Stdin != nil && term.IsTerminal(int(s.Stdin.Fd())); terminal != s.Terminal {
+		return errors.New("a step's standard input must be a terminal if it has one, and must not otherwise")
 	}
 	points, err := s.Mountpoints()
 	if err != nil {
@@ -251,39 +252,44 @@ func (p Mountpoint) check(rootfs string) error {
 	return nil
 }
 
-// run starts the runtime on a finished bundle and waits for it.
+// run starts the runtime on a finished bundle and waits for the step.
 func (r *Runtime) run(ctx context.Context, s Step, b *bundle, mounts []Mount) error {
 	keep := []string{s.Rootfs}
 	for _, m := range mounts {
 		keep = append(keep, m.Source)
 	}
-	cmd := supervised(ctx, b, keep, r.Path, "run", "--bundle", b.dir, b.id)
-	cmd.Stdout, cmd.Stderr = s.Stdout, s.Stderr
-	if s.Stdin != nil {
-		cmd.Stdin = s.Stdin
-	}
+	cmd := supervised(ctx, b, runStep, r.Path, keep...)
+	cmd.Stdout, cmd.Stderr = piped(s.Stdout), piped(s.Stderr)
 	if s.Terminal {
-		// The runtime makes the terminal raw and reads it: it must be in its foreground
-		// group, and may be killed before it restores it.
-		cmd.SysProcAttr.Setsid = false
+		// The runtime makes the terminal raw and may be killed before it restores it.
 		state, err := term.GetState(int(s.Stdin.Fd()))
 		if err != nil {
 			return err
 		}
 		defer term.Restore(int(s.Stdin.Fd()), state)
+		cmd = supervised(ctx, b, runTerminal, r.Path, keep...)
+		cmd.Stdout, cmd.Stderr = s.Stdout, s.Stderr
+	}
+	if s.Stdin != nil {
+		cmd.Stdin = s.Stdin
 	}
 	err := b.explain(wait(cmd), r.Name)
-	var exit *ExitError
-	if err == nil || errors.As(err, &exit) {
-		return err // the runtime has deleted the container
-	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	if left := b.removeCgroups(ctx); left != nil {
-		err = fmt.Errorf("%w; %w", err, left)
+	if left := b.removeCgroups(ctx); err == nil {
+		err = left
 	}
 	return err
+}
+
+// piped hides that a writer is a file, perhaps a terminal, which the step would be
+// given itself.
+func piped(w io.Writer) io.Writer {
+	if w == nil {
+		return nil
+	}
+	return struct{ io.Writer }{w}
 }
 
 // wait runs cmd and returns when it and all that it started have ended.

@@ -107,34 +107,16 @@ func output(t *testing.T, r *Runtime, s Step) string {
 	return out.String()
 }
 
-// clean checks that nothing of a container is left.
+// clean checks that no file and no process of a container is left.
 func clean(t *testing.T, r *Runtime) {
 	t.Helper()
 	left, _ := filepath.Glob(filepath.Join(r.tmp, "*"))
 	if len(left) > 0 {
 		t.Errorf("left in tmp: %v", left)
 	}
-	filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() && strings.HasPrefix(d.Name(), bundlePrefix) && ours(r, d.Name()) {
-			t.Errorf("left: %s", path)
-		}
-		return nil
-	})
 	for _, p := range processes(t, r.tmp) {
 		t.Errorf("left: process %s", p)
 	}
-}
-
-// ours tells whether no other test process can be using the cgroup.
-func ours(r *Runtime, id string) bool {
-	_, err := os.Stat(filepath.Join(r.tmp, id))
-	procs, _ := filepath.Glob("/sys/fs/cgroup/*/" + id + "/cgroup.procs")
-	for _, p := range procs {
-		if data, _ := os.ReadFile(p); len(bytes.TrimSpace(data)) > 0 {
-			return false
-		}
-	}
-	return err == nil
 }
 
 // processes lists those whose command line names tmp.
@@ -230,7 +212,7 @@ func TestView(t *testing.T) {
 		{"host name", "hostname", "layerbuild\n", Step{}},
 		{"given host name", "hostname", "stacker\n", Step{Hostname: "stacker"}},
 		{"descriptors", "exec ls /proc/self/fd", "0\n1\n2\n3\n", Step{}}, // 3 is ls reading the folder
-		{"stdin", "cat", "", Step{}},
+		{"stdin", "cat; readlink /proc/self/fd/0", "/dev/null\n", Step{}},
 		{"no terminal", "(: </dev/tty) 2>/dev/null || echo none", "none\n", Step{}},
 		{"cgroup", "sed -n 's/^0:://p' /proc/self/cgroup", "/\n", Step{}},
 		{"limits", "ulimit -n; ulimit -c", "1024\n0\n", Step{}},
@@ -442,13 +424,13 @@ func TestCannotStart(t *testing.T) {
 func TestMistakes(t *testing.T) {
 	r, root := find(t), rootfs(t)
 	for want, s := range map[string]Step{
-		"no command to run":                            {Rootfs: root},
-		`network "bridge": want host or none`:          {Rootfs: root, Args: sh(""), Network: "bridge"},
-		`environment variable "X": want NAME=VALUE`:    {Rootfs: root, Args: sh(""), Env: []string{"X"}},
-		"rootfs has no /x to mount on":                 {Rootfs: root, Args: sh(""), Mounts: []Mount{{"/etc", "/x", true}}},
-		"cannot mount on /etc/resolv.conf":             {Rootfs: root, Args: sh(""), Mounts: []Mount{{"/etc", "/etc/resolv.conf", true}}, Network: NetworkNone},
-		"mount /x: lstat /nonexistent":                 {Rootfs: root, Args: sh(""), Mounts: []Mount{{"/nonexistent", "/x", true}}},
-		"a step with a terminal needs one as its stan": {Rootfs: root, Args: sh(""), Terminal: true},
+		"no command to run":                             {Rootfs: root},
+		`network "bridge": want host or none`:           {Rootfs: root, Args: sh(""), Network: "bridge"},
+		`environment variable "X": want NAME=VALUE`:     {Rootfs: root, Args: sh(""), Env: []string{"X"}},
+		"rootfs has no /x to mount on":                  {Rootfs: root, Args: sh(""), Mounts: []Mount{{"/etc", "/x", true}}},
+		"cannot mount on /etc/resolv.conf":              {Rootfs: root, Args: sh(""), Mounts: []Mount{{"/etc", "/etc/resolv.conf", true}}, Network: NetworkNone},
+		"mount /x: lstat /nonexistent":                  {Rootfs: root, Args: sh(""), Mounts: []Mount{{"/nonexistent", "/x", true}}},
+		"a step's standard input must be a terminal if": {Rootfs: root, Args: sh(""), Terminal: true},
 	} {
 		if err := r.Run(t.Context(), s); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%v\nwant %s", err, want)
@@ -488,6 +470,42 @@ type counter int
 func (c *counter) Write(p []byte) (int, error) {
 	*c += counter(len(p))
 	return len(p), nil
+}
+
+// Both outputs to one writer keep their order.
+func TestOrderOfOutput(t *testing.T) {
+	r, root := find(t), rootfs(t)
+	var out, want bytes.Buffer
+	s := Step{Rootfs: root, Args: sh("for i in $(seq 1000); do printf a; printf b >&2; done"), Stdout: &out, Stderr: &out}
+	if err := r.Run(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	for range 1000 {
+		want.WriteString("ab")
+	}
+	if out.String() != want.String() {
+		t.Errorf("got %.100q…", &out)
+	}
+}
+
+// A step is never given a terminal or a file of ours, only pipes.
+func TestOutputToFiles(t *testing.T) {
+	r, root := find(t), rootfs(t)
+	user, program := terminal(t)
+	go io.Copy(io.Discard, user)
+	file, err := os.Create(filepath.Join(t.TempDir(), "f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	s := Step{Rootfs: root, Args: sh("test -p /proc/self/fd/1 && test -p /proc/self/fd/2 && ! test -t 2"), Stdout: file, Stderr: program}
+	if err := r.Run(t.Context(), s); err != nil {
+		t.Error(err)
+	}
+	s.Stdin = program
+	if err := r.Run(t.Context(), s); err == nil || !strings.HasPrefix(err.Error(), "a step's standard input") {
+		t.Error(err)
+	}
 }
 
 // Output is seen while the step runs.
@@ -560,6 +578,35 @@ func TestCancelledBefore(t *testing.T) {
 	clean(t, r)
 }
 
+// Whatever the runtime is at, nothing is left of it.
+func TestCancelledAtAnyTime(t *testing.T) {
+	r, root := find(t), rootfs(t)
+	for i := range 20 {
+		b, err := newBundle(r.tmp)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := Step{Rootfs: root, Args: sh("sleep 1000"), Network: NetworkNone}
+		config, err := s.config(b.id, nil)
+		if err == nil {
+			err = b.writeConfig(config)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*5*time.Millisecond)
+		if err := r.run(ctx, s, b, nil); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		cancel()
+		if left := cgroupsNamed(b.id); len(left) > 0 {
+			t.Errorf("left: %v", left)
+		}
+		b.remove()
+		clean(t, r)
+	}
+}
+
 // cgroupsOf returns the cgroups of the one container in r.tmp.
 func cgroupsOf(t *testing.T, r *Runtime) []string {
 	t.Helper()
@@ -567,16 +614,20 @@ func cgroupsOf(t *testing.T, r *Runtime) []string {
 	if len(bundles) != 1 {
 		t.Fatalf("bundles: %v", bundles)
 	}
-	var found []string
+	found := cgroupsNamed(filepath.Base(bundles[0]))
+	if len(found) == 0 {
+		t.Fatal("the step has no cgroup")
+	}
+	return found
+}
+
+func cgroupsNamed(id string) (found []string) {
 	filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() && d.Name() == filepath.Base(bundles[0]) {
+		if err == nil && d.IsDir() && d.Name() == id {
 			found = append(found, path)
 		}
 		return nil
 	})
-	if len(found) == 0 {
-		t.Fatal("the step has no cgroup")
-	}
 	return found
 }
 

@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,31 +10,38 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"syscall"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
-// A runtime runs as the first process of a pid namespace of its own, and is sent
-// SIGKILL by the kernel when we end. When the first process of a pid namespace
-// ends, the kernel kills all others in it and in those nested in it, the step's
-// among them, and reports the end only when they are gone. So killing one
-// process, or being killed, ends everything, whatever state the runtime is in.
+// A step runs in a pid namespace that is in another one. The first process of the
+// outer one is this program, started again under the name supervisor before any of
+// its other work begins. The kernel sends it SIGKILL when we end; and when the first
+// process of a pid namespace ends, the kernel kills all others in it and in those
+// nested in it, and reports the end only when they are gone. So killing one process,
+// or being killed, ends everything, whatever state the runtime is in.
 //
-// The runtime must see its own processes in /proc, which needs a mount namespace
-// and a new /proc before the runtime starts. This program does it itself, started
-// again under the name supervisor, before any of its other work begins.
+// The supervisor makes a mount namespace with a /proc that shows the pid namespace,
+// lets the runtime create the step's process, which becomes its own child then, and
+// waits for that. So the step has our pipes and no copy of them: what it writes to
+// both outputs stays in order.
 const supervisor = "layerbuild-sandbox"
 
-// supervised returns the command that runs the runtime at path on b, with args
-// after the options that say where b is. Of what is mounted in the folder that b is
-// in, other steps' rootfs, it keeps only what a path in keep is on or above: the
-// rest may have to be unmounted while the step runs.
-func supervised(ctx context.Context, b *bundle, keep []string, path string, args ...string) *exec.Cmd {
+// What a supervisor does with a bundle.
+const (
+	runStep     = "step"     // run it
+	runTerminal = "terminal" // run it in a terminal, for which the runtime stays in between
+	createOnly  = "create"   // create the container, and end with it
+)
+
+// supervised returns the command that does what on b with the runtime at path. Of
+// what is mounted in the folder that b is in, other steps' rootfs, it keeps only what
+// a path in keep is on or above: the rest may have to be unmounted meanwhile.
+func supervised(ctx context.Context, b *bundle, what, path string, keep ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "/proc/self/exe")
-	cmd.Args = append([]string{supervisor, b.log(), filepath.Dir(b.dir), strconv.Itoa(len(keep))}, keep...)
-	cmd.Args = append(cmd.Args, path, "--root", b.state(), "--log", b.log(), "--log-format", "json")
-	cmd.Args = append(cmd.Args, args...)
+	cmd.Args = append([]string{supervisor, b.dir, what, path}, keep...)
 	// Nothing of ours: a runtime passes on sockets it is told of in LISTEN_FDS and
 	// NOTIFY_SOCKET.
 	cmd.Env = []string{"PATH=" + DefaultPath}
@@ -43,50 +49,97 @@ func supervised(ctx context.Context, b *bundle, keep []string, path string, args
 	cmd.SysProcAttr = &unix.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS,
 		Pdeathsig:  unix.SIGKILL,
-		Setsid:     true, // no terminal, and no signals of ours from one
+		Setsid:     what != runTerminal, // no terminal, and no signals of ours from one
 	}
 	return cmd
 }
 
-// init turns the process that supervised has started into the runtime. It runs in
-// init so that it works in every program that this package is part of, and on the
-// process's first thread, the only one whose PR_SET_PDEATHSIG survives.
+// init is the supervisor. It runs in init so that it works in every program that this
+// package is part of.
 func init() {
-	if len(os.Args) < 5 || os.Args[0] != supervisor {
+	if len(os.Args) < 4 || os.Args[0] != supervisor {
 		return
 	}
-	err := supervise(os.Args[2:])
-	line, _ := json.Marshal(logLine{Level: "error", Msg: err.Error()})
-	os.WriteFile(os.Args[1], append(line, '\n'), 0o600)
-	os.Exit(125)
+	b := &bundle{dir: os.Args[1], id: filepath.Base(os.Args[1])}
+	status, err := b.supervise(os.Args[2], os.Args[3], os.Args[4:])
+	if err != nil {
+		status = 125
+		b.logError(err)
+	}
+	os.Exit(status)
 }
 
-// supervise returns only when it fails.
-func supervise(args []string) error {
-	n, err := strconv.Atoi(args[1])
-	if err != nil || n < 0 || len(args) < n+3 {
-		return errors.New("bad arguments")
-	}
-	tmp, keep, argv := args[0], args[2:n+2], args[n+2:]
-	// After the fork the death of our parent kills us, before it went unseen.
+// supervise returns the status of the step. An error is not the step's.
+func (b *bundle) supervise(what, path string, keep []string) (int, error) {
+	// From the fork on we are sent a signal when our parent ends; if it has ended
+	// before, the other end of this pipe is closed.
 	alive := []unix.PollFd{{Fd: 3, Events: unix.POLLIN}}
-	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
-		return err
-	}
 	if _, err := unix.Poll(alive, 0); err != nil || alive[0].Revents != 0 {
-		return errors.New("the build has ended")
+		return 0, errors.New("the build has ended")
 	}
-	if err := isolateMounts(tmp, keep); err != nil {
-		return err
+	if err := isolateMounts(filepath.Dir(b.dir), keep); err != nil {
+		return 0, err
 	}
 	if err := unix.CloseRange(3, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC); err != nil && err != unix.ENOSYS {
-		return fmt.Errorf("close_range: %w", err)
+		return 0, fmt.Errorf("close_range: %w", err)
 	}
 	// What nohup or a background job ignores would stay ignored; what is caught is
 	// reset by exec.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT)
 	unix.Umask(0o022)
-	return fmt.Errorf("exec %s: %w", argv[0], unix.Exec(argv[0], argv, os.Environ()))
+	if what == runTerminal {
+		return b.runtime(path, "run", "--bundle", b.dir, b.id)
+	}
+	// Between create and start no one but us can wait for the step's process.
+	if err := b.succeed(path, "create", "--pid-file", b.pidFile(), "--bundle", b.dir, b.id); err != nil || what == createOnly {
+		return 0, err
+	}
+	text, err := os.ReadFile(b.pidFile())
+	if err != nil {
+		return 0, err
+	}
+	pid, err := strconv.Atoi(string(text))
+	if err != nil {
+		return 0, err
+	}
+	if err := b.succeed(path, "start", b.id); err != nil {
+		return 0, err
+	}
+	return waitFor(pid)
+}
+
+// runtime runs the runtime at path to its end and returns its status.
+func (b *bundle) runtime(path string, args ...string) (int, error) {
+	argv := append([]string{path, "--root", b.state(), "--log", b.log(), "--log-format", "json"}, args...)
+	pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 1, 2}})
+	if err != nil {
+		return 0, fmt.Errorf("exec %s: %w", path, err)
+	}
+	return waitFor(pid)
+}
+
+func (b *bundle) succeed(path string, args ...string) error {
+	status, err := b.runtime(path, args...)
+	if err == nil && status != 0 {
+		err = fmt.Errorf("%s: exit status %d", args[0], status)
+	}
+	return err
+}
+
+// waitFor returns the exit status of a child, 128+n for signal n.
+func waitFor(pid int) (int, error) {
+	for {
+		var status unix.WaitStatus
+		switch _, err := unix.Wait4(pid, &status, 0, nil); {
+		case err == unix.EINTR:
+		case err != nil:
+			return 0, fmt.Errorf("wait: %w", err)
+		case status.Signaled():
+			return 128 + int(status.Signal()), nil
+		default:
+			return status.ExitStatus(), nil
+		}
+	}
 }
 
 // isolateMounts makes this mount namespace ours: what happens here is not seen
