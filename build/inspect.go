@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -53,9 +54,14 @@ func Inspect(ociDir, stackerfile string, load layers.Options, tags ...string) ([
 	if err != nil {
 		return nil, err
 	}
+	for _, name := range tags {
+		if !slices.ContainsFunc(all, func(tag oci.Tag) bool { return tag.Name == name }) {
+			return nil, fmt.Errorf("%s has no tag %q: it has %s", ociDir, name, tagNames(all))
+		}
+	}
 	var images []Tagged
 	for _, tag := range all {
-		if len(tags) > 0 && !take(&tags, tag.Name) {
+		if len(tags) > 0 && !slices.Contains(tags, tag.Name) {
 			continue
 		}
 		image, err := inspect(layout, tag)
@@ -64,25 +70,8 @@ func Inspect(ociDir, stackerfile string, load layers.Options, tags ...string) ([
 		}
 		image.Stale = current != nil && !current[tag.Name]
 		images = append(images, image)
-		if tags != nil && len(tags) == 0 {
-			break
-		}
-	}
-	if len(tags) > 0 {
-		return nil, fmt.Errorf("%s has no tag %q: it has %s", ociDir, tags[0], tagNames(all))
 	}
 	return images, nil
-}
-
-// take removes a name from a list, and tells whether it was there.
-func take(names *[]string, name string) bool {
-	for i, n := range *names {
-		if n == name {
-			*names = append((*names)[:i:i], (*names)[i+1:]...)
-			return true
-		}
-	}
-	return false
 }
 
 func tagNames(tags []oci.Tag) string {

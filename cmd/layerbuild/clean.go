@@ -32,7 +32,7 @@ anything; --all removes that too.`,
 				for _, image := range images {
 					note := ""
 					if image.Stale {
-						note = ", which was of no layer of the stackerfile"
+						note = ", which is no longer in the stackerfile"
 					}
 					fmt.Fprintf(cmd.OutOrStdout(), "removed %s%s\n", printable(image.Tag), note)
 				}

@@ -49,7 +49,7 @@ A tag that is of no layer of the stackerfile any more is marked as such.`,
 func showImage(w io.Writer, image build.Tagged) error {
 	note := ""
 	if image.Stale {
-		note = "  (no layer of the stackerfile: of an earlier build)"
+		note = "  (of an earlier build: it is no longer in the stackerfile)"
 	}
 	fmt.Fprintf(w, "%s%s\n", printable(image.Tag), note)
 	fmt.Fprintf(w, "  manifest  %s\n", image.Manifest.Digest)
