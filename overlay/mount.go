@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -33,13 +34,35 @@ var settings = [...]string{"index=off", "redirect_dir=off", "metacopy=off"}
 // mount mounts the stack on the folder target.
 func (k stack) mount(target string) error {
 	if len(k.lowers) > maxLowers {
-		return tooMany(len(k.lowers)-1, maxLowers-1)
+		return k.mountDeep(target)
 	}
 	err := k.mountFsconfig(target)
 	if errors.Is(err, errNoFsconfig) {
 		err = k.mountOptions(target)
 	}
 	return err
+}
+
+// mountDeep mounts a stack of more lower folders than overlayfs takes: the lowest
+// are mounted first, read-only, and make one folder. Only the lowest can be:
+// nothing lies below them that a whiteout of theirs hides. The kernel allows no
+// overlay on an overlay on an overlay.
+func (k stack) mountDeep(target string) error {
+	lowest := stack{lowers: k.lowers[maxLowers-1:]}
+	if len(lowest.lowers) > maxLowers {
+		return tooMany(len(k.lowers)-1, 2*maxLowers-2)
+	}
+	below, err := os.MkdirTemp(filepath.Dir(target), "below-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(below)
+	if err := lowest.mount(below); err != nil {
+		return err
+	}
+	k.lowers = append(k.lowers[:maxLowers-1:maxLowers-1], below)
+	// The stack keeps what lies below by itself once it is mounted.
+	return errors.Join(k.mount(target), unix.Unmount(below, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH))
 }
 
 // tooMany counts layers: lower folders less the empty one that lies below all.

@@ -101,10 +101,37 @@ func TestChainOverTheLimit(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "a chain of 499 layers is more than the 2") {
 		t.Errorf("error is %v", err)
 	}
-	k.lowers = append(k.lowers, k.lowers[0])
-	if err := k.mount(dir); err == nil || !strings.Contains(err.Error(), "a chain of 500 layers is more than the 499") {
+	k.lowers = folders(t, 2*maxLowers)
+	if err := k.mount(dir); err == nil || !strings.Contains(err.Error(), "a chain of 999 layers is more than the 998") {
 		t.Errorf("error is %v", err)
 	}
+}
+
+// TestDeepChain has more layers than overlayfs takes at once, with
+// whiteouts on both sides of the cut.
+func TestDeepChain(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	dir := t.TempDir()
+	k := stack{lowers: folders(t, 2*maxLowers-1), upper: t.TempDir(), work: t.TempDir()}
+	// Folder i holds file i; these hide files of folders below them (higher numbers).
+	for at, file := range map[int]string{0: "998", 1: "300", 498: "499", 499: "700", 600: "997"} {
+		ok(t, unix.Mknod(filepath.Join(k.lowers[at], file), unix.S_IFCHR, 0))
+	}
+	ok(t, k.mount(dir))
+	defer unix.Unmount(dir, 0)
+	entries, err := os.ReadDir(dir)
+	ok(t, err)
+	if len(entries) != 999-5 {
+		t.Errorf("%d files are to be seen, want 994", len(entries))
+	}
+	ok(t, os.WriteFile(filepath.Join(dir, "998"), []byte("new"), 0o644))
+	ok(t, os.Remove(filepath.Join(dir, "996")))
+	if got := names(t, k.upper); got != "996 -, 998" {
+		t.Errorf("upper holds %s", got)
+	}
+	ok(t, unix.Unmount(dir, 0))
 }
 
 func TestMountErrorsSayWhy(t *testing.T) {
