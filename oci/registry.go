@@ -75,6 +75,12 @@ func (r ImageRef) parse() (name.Reference, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%q is not the name of an image: want docker://host/repository:tag or @sha256:…", r.Name)
 	}
+	if pinned, ok := ref.(name.Digest); ok {
+		// One that cannot be checked would be followed blindly.
+		if err := checkDigest(digest.Digest(pinned.DigestStr())); err != nil {
+			return nil, fmt.Errorf("%q: %w", r.Name, err)
+		}
+	}
 	return ref, nil
 }
 

@@ -602,17 +602,18 @@ func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { ret
 func TestNamesOfImages(t *testing.T) {
 	sum := digest.FromString("x").String()
 	for text, want := range map[string]string{
-		"docker://debian":                   "index.docker.io/library/debian:latest",
-		"debian:12":                         "index.docker.io/library/debian:12",
-		"docker://docker.io/group/app":      "index.docker.io/group/app:latest",
-		"docker://host:5000/a/b/c:t":        "host:5000/a/b/c:t",
-		"docker://reg.example/app:t@" + sum: "reg.example/app@" + sum,
-		"docker://localhost/app":            "localhost/app:latest",
-		"docker://host/app@sha256:1":        "",
-		"docker://":                         "",
-		"docker://Host/UPPER":               "",
-		"docker://user:secret@host/app":     "",
-		"docker://user:secret@host/app:12":  "",
+		"docker://debian":                                      "index.docker.io/library/debian:latest",
+		"debian:12":                                            "index.docker.io/library/debian:12",
+		"docker://docker.io/group/app":                         "index.docker.io/group/app:latest",
+		"docker://host:5000/a/b/c:t":                           "host:5000/a/b/c:t",
+		"docker://reg.example/app:t@" + sum:                    "reg.example/app@" + sum,
+		"docker://localhost/app":                               "localhost/app:latest",
+		"docker://host/app@sha512:" + strings.Repeat("0", 128): "",
+		"docker://host/app@sha256:1":                           "",
+		"docker://":                                            "",
+		"docker://Host/UPPER":                                  "",
+		"docker://user:secret@host/app":                        "",
+		"docker://user:secret@host/app:12":                     "",
 	} {
 		ref, err := ImageRef{Name: text}.parse()
 		if want == "" {
