@@ -12,6 +12,7 @@ import (
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/oci"
 	"github.com/layerbuild/layerbuild/progress"
@@ -131,7 +132,7 @@ func (b *Builder) remember(name string, manifest digest.Digest) error {
 // tarBase makes a base of a tar file: an image of one layer, told apart by the
 // file's digest.
 func (b *Builder) tarBase(ctx context.Context, l *layers.Layer) (*oci.Base, error) {
-	file, err := b.source(ctx, l, l.From.Source, "", "")
+	file, err := b.source(ctx, l, l.From.Source, "", imports.Source{})
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -32,9 +33,10 @@ type measure struct {
 }
 
 // source finds a source, and downloads it if it is behind a URL. Its hash, if
-// one is demanded, is checked.
-func (b *Builder) source(ctx context.Context, l *layers.Layer, from layers.Source, hash, normalize string) (*source, error) {
-	s := &source{b: b, l: l, from: from, at: imports.Source{Content: from.Content, Normalize: normalize}}
+// one is demanded, is checked. How it is read, but where it is, is in at.
+func (b *Builder) source(ctx context.Context, l *layers.Layer, from layers.Source, hash string, at imports.Source) (*source, error) {
+	at.Content = from.Content
+	s := &source{b: b, l: l, from: from, at: at}
 	switch from.Scheme {
 	case layers.SchemeLocal:
 		s.at.Path = from.Path
@@ -82,6 +84,9 @@ func (s *source) measure(ctx context.Context) (m measure, err error) {
 	in.Add(buildcache.Definition, "path", s.from.Path)
 	in.Add(buildcache.Definition, "content", strconv.FormatBool(s.at.Content))
 	in.Add(buildcache.Definition, "normalize", s.at.Normalize)
+	if len(s.at.Ignore) > 0 {
+		in.Add(buildcache.Definition, "ignore", strings.Join(s.at.Ignore, "\n"))
+	}
 	if _, err := s.b.lookup(buildcache.Digest, in, &m); err == nil {
 		return m, nil
 	}

@@ -92,7 +92,7 @@ func (b *Builder) newRootfsStep(ctx context.Context, l *layers.Layer, base *base
 func (b *Builder) addOverlays(ctx context.Context, s *rootfsStep) error {
 	for i, dir := range s.l.OverlayDirs {
 		from := layers.Source{Raw: dir.Raw, Path: dir.Source, Content: true}
-		source, tree, err := b.measured(ctx, s.l, from, "", s.l.File.Normalize)
+		source, tree, err := b.measured(ctx, s.l, from, "", imports.Source{Normalize: s.l.File.Normalize})
 		if err == nil && !tree.Dir {
 			err = fmt.Errorf("overlay dir %s is not a folder: use `imports` with `dest` for a file", dir.Raw)
 		}
@@ -108,7 +108,10 @@ func (b *Builder) addOverlays(ctx context.Context, s *rootfsStep) error {
 func (b *Builder) addImports(ctx context.Context, s *rootfsStep) error {
 	shown := map[string]bool{}
 	for i, imp := range s.l.Imports {
-		source, tree, err := b.measured(ctx, s.l, imp.Source, imp.Hash, imp.Normalize)
+		source, tree, err := b.measured(ctx, s.l, imp.Source, imp.Hash, importedSource(imp))
+		if err == nil && len(imp.Ignore) > 0 && !tree.Dir {
+			err = errors.New("it is a file: `ignore` is for folders")
+		}
 		if err != nil {
 			return b.failAt(ctx, s.l, imp.Pos, err)
 		}
@@ -136,6 +139,12 @@ func (b *Builder) addImports(ctx context.Context, s *rootfsStep) error {
 	return nil
 }
 
+// importedSource says how an import is read. Only a folder of this machine has
+// files that say what of it is ignored: what another layer made is content.
+func importedSource(imp layers.Import) imports.Source {
+	return imports.Source{Normalize: imp.Normalize, Ignore: imp.Ignore, IgnoreFiles: imp.Source.Scheme == layers.SchemeLocal}
+}
+
 // copyText spells out what is copied into the image, and how. Copies are
 // numbered, since a later one replaces what an earlier one put in its place.
 func copyText(imp layers.Import, tree imports.Tree) string {
@@ -155,7 +164,7 @@ func (b *Builder) addBinds(ctx context.Context, s *rootfsStep) error {
 			s.untracked = append(s.untracked, bind.Source)
 			continue
 		}
-		_, tree, err := b.measured(ctx, s.l, layers.Source{Raw: bind.Source, Path: bind.Source}, "", "")
+		_, tree, err := b.measured(ctx, s.l, layers.Source{Raw: bind.Source, Path: bind.Source}, "", imports.Source{})
 		if err != nil {
 			return b.failAt(ctx, s.l, bind.Pos, err)
 		}
@@ -164,8 +173,8 @@ func (b *Builder) addBinds(ctx context.Context, s *rootfsStep) error {
 	return nil
 }
 
-func (b *Builder) measured(ctx context.Context, l *layers.Layer, from layers.Source, hash, normalize string) (*source, imports.Tree, error) {
-	source, err := b.source(ctx, l, from, hash, normalize)
+func (b *Builder) measured(ctx context.Context, l *layers.Layer, from layers.Source, hash string, at imports.Source) (*source, imports.Tree, error) {
+	source, err := b.source(ctx, l, from, hash, at)
 	if err != nil {
 		return nil, imports.Tree{}, err
 	}

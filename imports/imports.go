@@ -148,6 +148,13 @@ type Source struct {
 
 	// Normalize is "" or NormalizeGit.
 	Normalize string
+
+	// Ignore are patterns, as gitignore(5) has them, of what in a folder is no
+	// content. With IgnoreFiles, so are those in files named IgnoreFile in the
+	// folder and those below it, and these files themselves; Ignore has the last
+	// word. What is ignored is not read, and its name is not in the tree.
+	Ignore      []string
+	IgnoreFiles bool
 }
 
 // NormalizeGit keeps of modes what git keeps: files are 0755 when their owner

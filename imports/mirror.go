@@ -66,7 +66,7 @@ func (s *Store) mirrorDir(d digest.Digest) string {
 
 // hintPath is the file that names the last mirror of a source.
 func (s *Store) hintPath(src Source) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %t %q", src.Root, src.Path, src.Content, src.Normalize))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %t %q %q %t", src.Root, src.Path, src.Content, src.Normalize, src.Ignore, src.IgnoreFiles))
 	return filepath.Join(s.state, "mirrors", "latest", hex.EncodeToString(sum[:16]))
 }
 

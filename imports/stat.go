@@ -145,6 +145,10 @@ func (n *names) get(i int) string {
 	return s[:strings.IndexByte(s, 0)]
 }
 
+func (n *names) have(name string) bool {
+	return strings.HasPrefix(n.text, name+"\x00") || strings.Contains(n.text, "\x00"+name+"\x00")
+}
+
 // ptr returns what the kernel takes for the i-th name.
 func (n *names) ptr(i int) *byte {
 	return unsafe.StringData(n.text[n.at[i]:])

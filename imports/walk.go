@@ -64,6 +64,7 @@ type walker struct {
 type openDir struct {
 	fd    int
 	path  string // below the root
+	ig    *ignoring
 	users atomic.Int32
 }
 
@@ -82,7 +83,7 @@ func walkTree(ctx context.Context, src Source, root int, index *statIndex, avoid
 	defer stop()
 
 	n := &node{Entry: Entry{Path: ".", Type: Dir}}
-	w.push(func(wr *walker) { wr.folder(".", n) })
+	w.push(func(wr *walker) { wr.folder(".", n, src.ignoring()) })
 	var group sync.WaitGroup
 	for range min(runtime.GOMAXPROCS(0), 16) {
 		group.Go(w.work)
@@ -158,8 +159,9 @@ func (w *walk) problem(p string, err error) error {
 	return named(w.name(p), err)
 }
 
-// folder reads the folder at p into n, and queues what is in it.
-func (w *walker) folder(p string, n *node) {
+// folder reads the folder at p into n, and queues what is in it. The rules are
+// those of the folder above.
+func (w *walker) folder(p string, n *node, ig *ignoring) {
 	if w.failed.Load() {
 		return
 	}
@@ -171,6 +173,7 @@ func (w *walker) folder(p string, n *node) {
 	d := &openDir{fd: fd, path: p}
 	d.users.Store(1)
 	defer d.done()
+	d.ig = ig
 	if err := w.list(d, n); err != nil {
 		w.fail(w.problem(p, err))
 	}
@@ -199,6 +202,11 @@ func (w *walker) list(d *openDir, n *node) error {
 	}
 	kids := make([]node, names.len())
 	stats := make([]status, len(kids))
+	if d.ig != nil && names.have(IgnoreFile) {
+		if d.ig, err = d.ig.below(d.fd, d.path); err != nil {
+			return err
+		}
+	}
 	if err := w.lookAll(d, names, kids, stats); err != nil {
 		return err
 	}
@@ -277,6 +285,9 @@ func (w *walker) queue(d *openDir, n *node, kids []node, stats []status, started
 	var sockets []string
 	kept := 0
 	for i := range kids {
+		if d.ig != nil && d.ig.ignores(join(d.path, kids[i].Path), kids[i].Type == Dir) {
+			continue
+		}
 		if kids[i].Type == 0 {
 			sockets = append(sockets, join(d.path, kids[i].Path))
 			continue
@@ -292,7 +303,7 @@ func (w *walker) queue(d *openDir, n *node, kids []node, stats []status, started
 		k := &n.kids[i]
 		switch {
 		case k.Type == Dir:
-			jobs = append(jobs, func(w *walker) { w.folder(join(d.path, k.Path), k) })
+			jobs = append(jobs, func(w *walker) { w.folder(join(d.path, k.Path), k, d.ig) })
 		case k.Type == File && k.Size == unread:
 			todo = append(todo, i)
 		}

@@ -34,8 +34,8 @@ func importTexts(l *Layer, legacy bool) []string {
 	var texts []string
 	for _, i := range l.Imports {
 		if i.Legacy == legacy {
-			texts = append(texts, fmt.Sprintf("%q %s %q %s %s %s %s",
-				i.Source.Raw, i.Hash, i.Dest, optional(i.Mode), optional(i.UID), optional(i.GID), i.Normalize))
+			texts = append(texts, fmt.Sprintf("%q %s %q %s %s %s %s %q",
+				i.Source.Raw, i.Hash, i.Dest, optional(i.Mode), optional(i.UID), optional(i.GID), i.Normalize, i.Ignore))
 		}
 	}
 	return texts

@@ -93,6 +93,7 @@ type Import struct {
 	Mode      *fs.FileMode // permission, setuid, setgid and sticky bits of what is copied to Dest
 	UID, GID  *int         // owner of what is copied to Dest; root when nil
 	Normalize string       // as Stackerfile.Normalize, which it has unless it says otherwise
+	Ignore    []string     // patterns, as gitignore(5) has them, of what in a folder is not imported
 }
 
 // Folders in which a run sees imports that have no Dest.

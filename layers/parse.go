@@ -335,7 +335,7 @@ func (p *parser) imports(l *Layer, n *yaml.Node, legacy bool) {
 
 // importFields reads all of an import but its path, which it returns.
 func (p *parser) importFields(i *Import, n *yaml.Node) (path *yaml.Node) {
-	fields := p.fields(n, "an import", "path", "hash", "dest", "mode", "uid", "gid", "normalize")
+	fields := p.fields(n, "an import", "path", "hash", "dest", "mode", "uid", "gid", "normalize", "ignore")
 	for name, v := range fields {
 		switch name {
 		case "path":
@@ -352,6 +352,8 @@ func (p *parser) importFields(i *Import, n *yaml.Node) (path *yaml.Node) {
 			i.GID = p.id(v, "gid")
 		case "normalize":
 			i.Normalize = p.normalize(v)
+		case "ignore":
+			i.Ignore = p.ignore(v)
 		}
 	}
 	if path == nil {
@@ -374,6 +376,17 @@ func (p *parser) importSource(i *Import, n *yaml.Node) bool {
 		return false
 	}
 	return true
+}
+
+func (p *parser) ignore(n *yaml.Node) (patterns []string) {
+	for _, item := range items(n) {
+		pattern := p.nonEmpty(item, "ignore")
+		if strings.Contains(pattern, "\n") {
+			p.fail(item, "ignore %s is several lines: write a list of patterns", quote(pattern))
+		}
+		patterns = append(patterns, pattern)
+	}
+	return patterns
 }
 
 var sha256Text = regexp.MustCompile(`^[0-9a-f]{64}$`)

@@ -86,6 +86,8 @@ func TestDirectives(t *testing.T) {
 		{"imports: {path: f, hash: " + strings.Repeat("AB", 32) + "}", func(l *Layer) any { return l.Imports[0].Hash }, strings.Repeat("ab", 32)},
 		{"imports: {path: f, hash: " + strings.Repeat("1", 64) + "}", func(l *Layer) any { return l.Imports[0].Hash }, strings.Repeat("1", 64)},
 		{"imports: {path: f, normalize: git}", func(l *Layer) any { return l.Imports[0].Normalize }, "git"},
+		{"imports: {path: f, ignore: '*.pyc'}", func(l *Layer) any { return l.Imports[0].Ignore }, []string{"*.pyc"}},
+		{"imports: [{path: f, ignore: [.git/, '!a']}]", func(l *Layer) any { return l.Imports[0].Ignore }, []string{".git/", "!a"}},
 		{"imports: {path: f, dest: /a//b/./}", func(l *Layer) any { return l.Imports[0].Dest }, "/a/b/"},
 		{"imports: {path: f, dest: /}", func(l *Layer) any { return l.Imports[0].Dest }, "/"},
 		{"overlay_dirs: [{source: o}]", func(l *Layer) any { return l.OverlayDirs[0].Dest }, "/"},
