@@ -1,0 +1,127 @@
+// Command bench holds layerbuild against floors and peers on this machine: each
+// claim of docs/performance.md is a row that it prints. What is compared runs by
+// turns in one session, so that a noisy machine disturbs both.
+//
+//	go run ./bench [-runs N] [-only TEXT]
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+var (
+	runs = flag.Int("runs", 11, "how often each side of a comparison runs")
+	only = flag.String("only", "", "run only comparisons whose group has this text in its name")
+)
+
+func main() {
+	flag.Parse()
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// groups are the benchmarks, each a function that sets up what it needs below a
+// folder and prints rows.
+var groups = []struct {
+	name string
+	run  func(*bench) error
+}{
+	{"noop", noop},
+	{"records", records},
+	{"imports", importing},
+}
+
+func run() error {
+	dir, err := os.MkdirTemp("", "layerbuild-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	b := &bench{dir: dir, binary: filepath.Join(dir, "layerbuild")}
+	build := exec.Command("go", "build", "-o", b.binary, "./cmd/layerbuild")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	fmt.Printf("%-42s %27s   %27s   %s\n", "", "layerbuild min/median/max", "floor min/median/max", "ratio")
+	for _, group := range groups {
+		if !strings.Contains(group.name, *only) {
+			continue
+		}
+		if err := group.run(b); err != nil {
+			return fmt.Errorf("%s: %w", group.name, err)
+		}
+	}
+	return nil
+}
+
+type bench struct {
+	dir    string // everything is below it
+	binary string
+}
+
+// project makes a folder with a stackerfile.
+func (b *bench) project(name, stackerfile string) (string, error) {
+	dir := filepath.Join(b.dir, name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	return dir, os.WriteFile(filepath.Join(dir, "stacker.yaml"), []byte(stackerfile), 0o644)
+}
+
+// layerbuild is a command in a project's folder, with a state of its own there.
+func (b *bench) layerbuild(dir string, args ...string) []string {
+	return append([]string{"env", "-C", dir, "XDG_CACHE_HOME=" + filepath.Join(b.dir, "state-"+filepath.Base(dir)), b.binary}, args...)
+}
+
+// times are how long each of some runs took.
+type times []time.Duration
+
+func (t times) median() time.Duration { return t[len(t)/2] }
+
+func (t times) String() string {
+	ms := func(d time.Duration) string { return fmt.Sprintf("%.1f", float64(d)/float64(time.Millisecond)) }
+	return fmt.Sprintf("%s / %s / %s ms", ms(t[0]), ms(t.median()), ms(t[len(t)-1]))
+}
+
+// compare runs two commands by turns and prints a row: ours, the floor, and the
+// ratio of their medians.
+func compare(name string, ours, floor []string) error {
+	var a, z times
+	for range *runs {
+		for _, side := range []struct {
+			args []string
+			all  *times
+		}{{ours, &a}, {floor, &z}} {
+			took, err := timed(side.args)
+			if err != nil {
+				return err
+			}
+			*side.all = append(*side.all, took)
+		}
+	}
+	slices.Sort(a)
+	slices.Sort(z)
+	fmt.Printf("%-42s %27s   %27s   %.2f\n", name, a, z, float64(a.median())/float64(z.median()))
+	return nil
+}
+
+func timed(args []string) (time.Duration, error) {
+	cmd := exec.Command(args[0], args[1:]...)
+	start := time.Now()
+	out, err := cmd.CombinedOutput()
+	took := time.Since(start)
+	if err != nil {
+		return 0, errors.Join(fmt.Errorf("%s: %w", strings.Join(args, " "), err), errors.New(string(out)))
+	}
+	return took, nil
+}
