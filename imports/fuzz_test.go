@@ -27,12 +27,8 @@ func FuzzParseManifest(f *testing.F) {
 		if err != nil {
 			return
 		}
-		n, rest := build(entries)
-		if len(rest) != 0 {
-			t.Fatal("entries are not nested")
-		}
 		var b bytes.Buffer
-		ok(t, writeManifest(&b, n))
+		ok(t, writeManifest(&b, build(entries)))
 		again, err := parseManifest(&b, 0)
 		if err != nil || !reflect.DeepEqual(entries, again) {
 			t.Errorf("%v\n%+v\n%+v", err, entries, again)
@@ -40,20 +36,28 @@ func FuzzParseManifest(f *testing.F) {
 	})
 }
 
-// build makes the node of the first entry, with what lies in it.
-func build(entries []Entry) (*node, []Entry) {
-	e := entries[0]
-	entries = entries[1:]
-	n := &node{Entry: e}
-	if e.Path != "." {
-		n.Path = e.Path[strings.LastIndexByte(e.Path, '/')+1:]
+// build makes the manifest of entries.
+func build(entries []Entry) *folder {
+	f := &folder{}
+	depth := -1 // folders that are open above the last entry
+	for i := range entries {
+		e := &entries[i]
+		level := 0
+		if e.Path != "." {
+			level = 1 + strings.Count(e.Path, "/")
+		}
+		for ; depth >= level; depth-- {
+			f.text = append(f.text, "..\n"...)
+		}
+		f.text = appendEntry(f.text, e, e.Path[strings.LastIndexByte(e.Path, '/')+1:])
+		if e.Type == Dir {
+			depth = level
+		}
 	}
-	for e.Type == Dir && len(entries) > 0 && (e.Path == "." || strings.HasPrefix(entries[0].Path, e.Path+"/")) {
-		var kid *node
-		kid, entries = build(entries)
-		n.kids = append(n.kids, *kid)
+	for ; depth >= 0; depth-- {
+		f.text = append(f.text, "..\n"...)
 	}
-	return n, entries
+	return f
 }
 
 // FuzzVis: names are encoded as go-mtree does, and decoded again.
@@ -165,22 +169,23 @@ func TestAuths(t *testing.T) {
 }
 
 // drawTree draws a small tree with awkward names.
-func drawTree(t *rapid.T, name string, depth int) node {
-	n := node{Entry: Entry{Path: name, Type: Dir, Mode: uint32(rapid.SampledFrom([]int{0o755, 0o700}).Draw(t, "mode"))}}
+func drawTree(t *rapid.T, p string, depth int) []Entry {
+	e := Entry{Path: p, Type: Dir, Mode: uint32(rapid.SampledFrom([]int{0o755, 0o700}).Draw(t, "mode"))}
 	if depth > 0 && rapid.Bool().Draw(t, "file") {
-		n.Type, n.Size = File, int64(rapid.IntRange(0, 2).Draw(t, "size"))
-		n.Sum[0] = byte(n.Size)
-		return n
+		e.Type, e.Size = File, int64(rapid.IntRange(0, 2).Draw(t, "size"))
+		e.Sum[0] = byte(e.Size)
+		return []Entry{e}
 	}
+	all := []Entry{e}
 	if depth == 3 {
-		return n
+		return all
 	}
 	names := rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"a", "a-", "a b", "a.", "b", "\xff", "=", "#", "..a", "\\"}), 0, 4, rapid.ID).Draw(t, "names")
 	slices.Sort(names)
 	for _, name := range names {
-		n.kids = append(n.kids, drawTree(t, name, depth+1))
+		all = append(all, drawTree(t, join(p, name), depth+1)...)
 	}
-	return n
+	return all
 }
 
 // TestCompareIsMtrees compares random trees here and with go-mtree.
@@ -189,17 +194,17 @@ func TestCompareIsMtrees(t *testing.T) {
 		var entries [2][]Entry
 		var specs [2]*mtree.DirectoryHierarchy
 		for i := range 2 {
-			n := drawTree(t, ".", 0)
+			entries[i] = drawTree(t, ".", 0)
 			var b bytes.Buffer
-			if err := writeManifest(&b, &n); err != nil {
+			if err := writeManifest(&b, build(entries[i])); err != nil {
 				t.Fatal(err)
 			}
 			var err error
 			if specs[i], err = mtree.ParseSpec(bytes.NewReader(b.Bytes())); err != nil {
 				t.Fatal(err)
 			}
-			if entries[i], err = parseManifest(&b, 0); err != nil {
-				t.Fatal(err)
+			if parsed, err := parseManifest(&b, 0); err != nil || !reflect.DeepEqual(parsed, entries[i]) {
+				t.Fatalf("%v: %v", parsed, err)
 			}
 		}
 		deltas, err := mtree.Compare(specs[0], specs[1], nil)

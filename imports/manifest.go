@@ -50,12 +50,6 @@ type Entry struct {
 // An Xattr is an extended attribute.
 type Xattr struct{ Name, Value string }
 
-// A node is an Entry with what lies in it; its Path is the last element only.
-type node struct {
-	Entry
-	kids []node // sorted by name
-}
-
 // A manifest is text that mtree(5) describes and go-mtree's ParseSpec reads:
 // entries nest, ".." leaves a folder, names are encoded by vis(3) as go-mtree
 // does. Its rules are chosen so that equal trees have equal texts, and so that
@@ -72,40 +66,46 @@ const (
 	foldAt       = 32 << 10
 )
 
-// writeManifest writes the manifest of the tree at n.
-func writeManifest(w io.Writer, n *node) error {
-	m := manifestWriter{w: w, buf: make([]byte, 0, 128<<10)}
-	m.buf = append(m.buf, manifestHead...)
-	m.node(n)
-	m.flush()
-	return m.err
+// A folder is the part of a manifest about one folder of a tree, or about a tree
+// that is a file: its lines, and what belongs between them.
+type folder struct {
+	text    []byte
+	inserts []insert // in the order of at
 }
 
-type manifestWriter struct {
-	w   io.Writer
-	buf []byte
-	err error
+// An insert stands for text[at:end]: what is in a folder, or a better line.
+type insert struct {
+	at, end int
+	folder  *folder
+	line    []byte
 }
 
-func (m *manifestWriter) flush() {
-	if m.err == nil {
-		_, m.err = m.w.Write(m.buf)
+// writeManifest writes the manifest of the tree at f.
+func writeManifest(w io.Writer, f *folder) error {
+	if _, err := io.WriteString(w, manifestHead); err != nil {
+		return err
 	}
-	m.buf = m.buf[:0]
+	return f.write(w)
 }
 
-func (m *manifestWriter) node(n *node) {
-	if len(m.buf) > cap(m.buf)/2 {
-		m.flush()
+func (f *folder) write(w io.Writer) error {
+	from := 0
+	for _, in := range f.inserts {
+		if _, err := w.Write(f.text[from:in.at]); err != nil {
+			return err
+		}
+		if _, err := w.Write(in.line); err != nil {
+			return err
+		}
+		if in.folder != nil {
+			if err := in.folder.write(w); err != nil {
+				return err
+			}
+		}
+		from = in.end
 	}
-	m.buf = appendEntry(m.buf, &n.Entry, n.Path)
-	if n.Type != Dir {
-		return
-	}
-	for i := range n.kids {
-		m.node(&n.kids[i])
-	}
-	m.buf = append(m.buf, "..\n"...)
+	_, err := w.Write(f.text[from:])
+	return err
 }
 
 // appendEntry appends the line of an entry called name.
@@ -125,7 +125,7 @@ func appendEntry(b []byte, e *Entry, name string) []byte {
 	b = append(b, " mode=0"...)
 	b = strconv.AppendUint(b, uint64(e.Mode), 8)
 	if e.Type == File {
-		b = append(b, " sha256digest="...)
+		b = append(b, sumKey...)
 		b = hex.AppendEncode(b, e.Sum[:])
 		b = append(b, " size="...)
 		b = strconv.AppendInt(b, e.Size, 10)
@@ -140,6 +140,9 @@ func appendEntry(b []byte, e *Entry, name string) []byte {
 	}
 	return append(fold(b, start), '\n')
 }
+
+// sumKey comes before a file's sha256. It is in no name and no link target.
+const sumKey = " sha256digest="
 
 // fold breaks the line that starts at b[start:] after every foldAt bytes.
 func fold(b []byte, start int) []byte {

@@ -2,6 +2,7 @@ package imports
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -154,12 +155,18 @@ func (n *names) ptr(i int) *byte {
 	return unsafe.StringData(n.text[n.at[i]:])
 }
 
-// readNames lists an open folder from its beginning.
-func readNames(fd int, buf []byte) (names, error) {
-	var text []byte
-	var at []uint32
+// A lister reads folders; it keeps its memory from one to the next.
+type lister struct {
+	buf, text []byte
+	at        []uint32
+}
+
+// list reads an open folder from its beginning. The names are valid until the
+// next call; what get returns stays.
+func (l *lister) list(fd int) (names, error) {
+	l.text, l.at = l.text[:0], l.at[:0]
 	for {
-		n, err := unix.ReadDirent(fd, buf)
+		n, err := unix.ReadDirent(fd, l.buf)
 		if err == unix.EINTR {
 			continue
 		}
@@ -169,22 +176,27 @@ func readNames(fd int, buf []byte) (names, error) {
 		if n <= 0 {
 			break
 		}
-		for b := buf[:n]; len(b) > 0; {
-			d := (*unix.Dirent)(unsafe.Pointer(&b[0]))
-			name := b[unsafe.Offsetof(d.Name):d.Reclen]
-			name = name[:bytes.IndexByte(name, 0)+1]
-			b = b[d.Reclen:]
-			if string(name) == ".\x00" || string(name) == "..\x00" {
-				continue
-			}
-			at = append(at, uint32(len(text)))
-			text = append(text, name...)
+		l.add(l.buf[:n])
+	}
+	all := names{string(l.text), l.at}
+	// The NUL behind a name sorts before any byte of a longer one.
+	slices.SortFunc(all.at, func(a, b uint32) int { return strings.Compare(all.upTo(a), all.upTo(b)) })
+	return all, nil
+}
+
+// add takes the names from what getdents64(2) wrote.
+func (l *lister) add(b []byte) {
+	for len(b) > 0 {
+		var d unix.Dirent
+		size := binary.NativeEndian.Uint16(b[unsafe.Offsetof(d.Reclen):])
+		name := b[unsafe.Offsetof(d.Name):size]
+		name = name[:bytes.IndexByte(name, 0)+1]
+		b = b[size:]
+		if string(name) != ".\x00" && string(name) != "..\x00" {
+			l.at = append(l.at, uint32(len(l.text)))
+			l.text = append(l.text, name...)
 		}
 	}
-	l := names{string(text), at}
-	// The NUL behind a name sorts before any byte of a longer one.
-	slices.SortFunc(l.at, func(a, b uint32) int { return strings.Compare(l.upTo(a), l.upTo(b)) })
-	return l, nil
 }
 
 // upTo returns the text from a name on, cut where comparing surely ends.

@@ -40,12 +40,12 @@ type statIndex struct {
 }
 
 const (
-	shardCount = 256
+	shardCount = 64
 	shardHead  = "lbstat1\n"
 
 	// shardLimit bounds the index: a million files, 88 MB. Beyond it the entries
 	// that were recorded first are forgotten.
-	shardLimit = 4096
+	shardLimit = 16384
 )
 
 // A record is one entry as it is stored, little-endian:
@@ -103,7 +103,7 @@ func newStatIndex(dir string) *statIndex { return &statIndex{dir: dir} }
 
 // shardOf spreads inodes: neighbours, which are mostly of one folder, together.
 func shardOf(ino uint64) int {
-	return int(ino >> 6 * 0x9e3779b97f4a7c15 >> 56)
+	return int(ino >> 6 * 0x9e3779b97f4a7c15 >> 58)
 }
 
 // find returns the record of the file that looks like st. A nil index has none.

@@ -45,9 +45,9 @@ func (s *Store) Digest(ctx context.Context, src Source) (Tree, error) {
 
 func (s *Store) digest(ctx context.Context, src Source, index *statIndex) (t Tree, err error) {
 	for range attempts {
-		var n *node
-		if n, t, err = s.read(ctx, src, index); err == nil {
-			t.Digest, err = s.storeManifest(n)
+		var f *folder
+		if f, t, err = s.read(ctx, src, index); err == nil {
+			t.Digest, err = s.storeManifest(f)
 			return t, err
 		}
 		if !errors.Is(err, ErrChanged) {
@@ -58,63 +58,52 @@ func (s *Store) digest(ctx context.Context, src Source, index *statIndex) (t Tre
 }
 
 // read reads src once.
-func (s *Store) read(ctx context.Context, src Source, index *statIndex) (*node, Tree, error) {
+func (s *Store) read(ctx context.Context, src Source, index *statIndex) (*folder, Tree, error) {
 	root, st, err := s.openSource(src)
 	if err != nil {
 		return nil, Tree{}, err
 	}
 	defer unix.Close(root)
 	if !st.isDir() {
-		return s.readFile(ctx, src, root, &st.stamp, index)
+		e, err := s.readFile(ctx, src, root, &st.stamp, index)
+		return &folder{text: appendEntry(nil, &e, ".")}, Tree{Files: 1, Size: e.Size}, err
 	}
 	var avoid []forbidden
 	if src.Root == "" {
 		avoid = s.forbidden
 	}
-	n, w, err := walkTree(ctx, src, root, index, avoid)
+	f, w, err := walkTree(ctx, src, root, index, avoid)
 	if ierr := index.add(w.added); err == nil && ierr != nil {
 		err = ierr
 	}
 	if err != nil {
 		return nil, Tree{}, err
 	}
-	t := Tree{Dir: true, Skipped: w.skipped}
-	t.count(n)
-	return n, t, nil
-}
-
-func (t *Tree) count(n *node) {
-	if n.Type == File {
-		t.Files++
-		t.Size += n.Size
-	}
-	for i := range n.kids {
-		t.count(&n.kids[i])
-	}
+	return f, Tree{Dir: true, Files: w.files, Size: w.size, Skipped: w.skipped}, nil
 }
 
 // readFile reads a source that is one file, which is open and looks like st.
-func (s *Store) readFile(ctx context.Context, src Source, fd int, st *stamp, index *statIndex) (*node, Tree, error) {
-	n := &node{Entry: Entry{Path: ".", Type: File}}
+func (s *Store) readFile(ctx context.Context, src Source, fd int, st *stamp, index *statIndex) (Entry, error) {
 	wr := &walker{walk: &walk{ctx: ctx, src: src, index: index}, buf: make([]byte, copyBuffer), hash: sha256.New()}
+	e := Entry{Path: ".", Type: File, Size: st.size, Mode: wr.mode(st)}
 	r, ok := index.find(st)
-	if ok {
-		n.Size, n.Sum, n.Mode = st.size, r.sum(), wr.mode(st)
-	}
 	var err error
 	switch {
 	case !ok:
-		err = wr.file(fd, ".", &n.Entry, st)
+		err = wr.file(fd, ".", &e, st)
 	case r.hasXattrs():
-		n.Xattrs, err = xattrFile{fd: fd}.read(wr.acl())
+		e.Xattrs, err = xattrFile{fd: fd}.read(wr.acl())
+	}
+	if ok {
+		e.Sum = r.sum()
 	}
 	if err == nil {
 		err = index.add(wr.added)
 	}
 	if err != nil {
-		return nil, Tree{}, wr.problem(".", err)
+		return Entry{Type: File}, wr.problem(".", err)
 	}
-	return n, Tree{Files: 1, Size: n.Size}, nil
+	return e, nil
 }
 
 // FileDigest returns the sha256 of the content of the file that src is, and
@@ -131,11 +120,11 @@ func (s *Store) FileDigest(ctx context.Context, src Source) (digest.Digest, erro
 			unix.Close(fd)
 			return "", fmt.Errorf("%s is a folder: only a file has a sha256", src)
 		}
-		var n *node
-		n, _, err = s.readFile(ctx, src, fd, &st.stamp, s.index)
+		var e Entry
+		e, err = s.readFile(ctx, src, fd, &st.stamp, s.index)
 		unix.Close(fd)
 		if err == nil {
-			return sha256Digest(n.Sum), nil
+			return sha256Digest(e.Sum), nil
 		}
 		if !errors.Is(err, ErrChanged) {
 			break
@@ -228,11 +217,11 @@ func (s *Store) manifestPath(d digest.Digest) string {
 	return filepath.Join(s.state, "trees", hex[:2], hex)
 }
 
-// storeManifest returns the digest of the manifest of n, and stores the manifest
+// storeManifest returns the digest of the manifest of f, and stores the manifest
 // unless it is there.
-func (s *Store) storeManifest(n *node) (digest.Digest, error) {
+func (s *Store) storeManifest(f *folder) (digest.Digest, error) {
 	h := sha256.New()
-	if err := writeManifest(h, n); err != nil {
+	if err := writeManifest(h, f); err != nil {
 		return "", err
 	}
 	d := digest.NewDigest(digest.SHA256, h)
@@ -245,7 +234,7 @@ func (s *Store) storeManifest(n *node) (digest.Digest, error) {
 		if err != nil {
 			return err
 		}
-		return errors.Join(writeManifest(z, n), z.Close())
+		return errors.Join(writeManifest(z, f), z.Close())
 	})
 	if err != nil {
 		return "", fmt.Errorf("storing the manifest of a tree: %w", err)

@@ -1,8 +1,11 @@
 package imports
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash"
@@ -45,6 +48,8 @@ type walk struct {
 	jobs    []func(*walker)
 	running int // workers that may still push jobs
 	err     error
+	files   int   // regular files
+	size    int64 // their bytes
 	skipped []string
 	added   []record
 }
@@ -53,50 +58,67 @@ type walk struct {
 type walker struct {
 	*walk
 	buf   []byte
+	text  []byte
 	hash  hash.Hash
+	names lister
+	seen  []looked
 	added []record
 
 	device     uint64 // of the last file that was noted
 	keepsCtime bool   // what keepsCtime says of it
 }
 
+// A looked is what is known of an entry without having read it.
+type looked struct {
+	status
+	entry Entry // Type is 0 for a socket; Size is sizeUnknown when the content must be read
+}
+
+// An unreadFile is a file whose content is not known yet.
+type unreadFile struct {
+	entry   Entry
+	stamp   stamp
+	at, end int // its line in the folder's text
+}
+
 // An openDir is a folder whose descriptor is closed after its last job.
 type openDir struct {
+	*folder
 	fd    int
 	path  string // below the root
 	ig    *ignoring
 	users atomic.Int32
+
+	mu sync.Mutex // of folder.inserts
 }
 
 func (d *openDir) done() {
 	if d.users.Add(-1) == 0 {
 		unix.Close(d.fd)
+		slices.SortFunc(d.inserts, func(a, b insert) int { return cmp.Compare(a.at, b.at) })
 	}
 }
 
 // walkTree reads the tree below the open folder root. It returns what it
 // learned for the stat index even when it fails.
-func walkTree(ctx context.Context, src Source, root int, index *statIndex, avoid []forbidden) (*node, *walk, error) {
+func walkTree(ctx context.Context, src Source, root int, index *statIndex, avoid []forbidden) (*folder, *walk, error) {
 	w := &walk{ctx: ctx, src: src, root: root, index: index, avoid: avoid}
 	w.wake = sync.NewCond(&w.mu)
 	stop := context.AfterFunc(ctx, func() { w.fail(context.Cause(ctx)) })
 	defer stop()
 
-	n := &node{Entry: Entry{Path: ".", Type: Dir}}
-	w.push(func(wr *walker) { wr.folder(".", n, src.ignoring()) })
+	f := &folder{}
+	w.push(func(wr *walker) { wr.folder(".", f, src.ignoring()) })
 	var group sync.WaitGroup
-	for range min(runtime.GOMAXPROCS(0), 16) {
+	for range min(4*runtime.GOMAXPROCS(0), 32) {
 		group.Go(w.work)
 	}
 	group.Wait()
 	if w.err != nil {
 		return nil, w, w.err
 	}
-	if src.Content {
-		n.Mode, n.Xattrs = 0o755, nil
-	}
 	slices.Sort(w.skipped)
-	return n, w, nil
+	return f, w, nil
 }
 
 func (w *walk) push(jobs ...func(*walker)) {
@@ -124,6 +146,7 @@ func (w *walk) fail(err error) {
 // remaining jobs still run, to close what they hold, but do nothing else.
 func (w *walk) work() {
 	wr := &walker{walk: w, buf: make([]byte, copyBuffer), hash: sha256.New()}
+	wr.names.buf = wr.buf
 	w.mu.Lock()
 	for {
 		for len(w.jobs) == 0 && w.running > 0 {
@@ -159,9 +182,9 @@ func (w *walk) problem(p string, err error) error {
 	return named(w.name(p), err)
 }
 
-// folder reads the folder at p into n, and queues what is in it. The rules are
+// folder reads the folder at p into f, and queues what is in it. The rules are
 // those of the folder above.
-func (w *walker) folder(p string, n *node, ig *ignoring) {
+func (w *walker) folder(p string, f *folder, ig *ignoring) {
 	if w.failed.Load() {
 		return
 	}
@@ -170,18 +193,17 @@ func (w *walker) folder(p string, n *node, ig *ignoring) {
 		w.fail(w.problem(p, err))
 		return
 	}
-	d := &openDir{fd: fd, path: p}
+	d := &openDir{folder: f, fd: fd, path: p, ig: ig}
 	d.users.Store(1)
 	defer d.done()
-	d.ig = ig
-	if err := w.list(d, n); err != nil {
+	if err := w.list(d); err != nil {
 		w.fail(w.problem(p, err))
 	}
 }
 
-// list reads the entries of d into n. Hashes of files that the index does not
-// know, and what lies in folders, are left to the jobs that it queues.
-func (w *walker) list(d *openDir, n *node) error {
+// list writes the lines of d. Hashes of files that the index does not know, and
+// what lies in folders, are left to the jobs that it queues.
+func (w *walker) list(d *openDir) error {
 	before, err := statFd(d.fd)
 	if err != nil {
 		return err
@@ -191,49 +213,50 @@ func (w *walker) list(d *openDir, n *node) error {
 			return f.contained(w.src.Path)
 		}
 	}
-	n.Mode = w.mode(&before.stamp)
-	if n.Xattrs, err = (xattrFile{fd: d.fd}).read(w.acl()); err != nil {
+	self := Entry{Type: Dir, Mode: w.mode(&before.stamp)}
+	if self.Xattrs, err = (xattrFile{fd: d.fd}).read(w.acl()); err != nil {
 		return err
 	}
-	started := time.Now()
-	names, err := readNames(d.fd, w.buf)
+	if d.path == "." && w.src.Content {
+		self.Mode, self.Xattrs = 0o755, nil
+	}
+	names, err := w.names.list(d.fd)
 	if err != nil {
 		return err
 	}
-	kids := make([]node, names.len())
-	stats := make([]status, len(kids))
 	if d.ig != nil && names.have(IgnoreFile) {
 		if d.ig, err = d.ig.below(d.fd, d.path); err != nil {
 			return err
 		}
 	}
-	if err := w.lookAll(d, names, kids, stats); err != nil {
+	w.seen = slices.Grow(w.seen[:0], names.len())[:names.len()]
+	if err := w.lookAll(d, names, w.seen); err != nil {
 		return err
 	}
 	if after, err := statFd(d.fd); err != nil || after.stamp != before.stamp {
 		return errors.Join(err, &ChangedError{w.name(d.path)})
 	}
-	w.queue(d, n, kids, stats, started)
+	w.text = appendEntry(w.text[:0], &self, path.Base(d.path))
+	w.queue(d, w.seen)
 	return nil
 }
 
-// lookAll fills kids with what is known without reading files. What must still
-// be hashed keeps a negative size; a socket keeps type 0.
-func (w *walker) lookAll(d *openDir, names names, kids []node, stats []status) error {
+// lookAll looks at all entries of d.
+func (w *walker) lookAll(d *openDir, names names, seen []looked) error {
 	var group sync.WaitGroup
 	var first atomic.Pointer[error]
-	for lo := 0; lo < len(kids); lo += statBatch {
+	for lo := 0; lo < len(seen); lo += statBatch {
 		part := func() {
-			for i := lo; i < min(lo+statBatch, len(kids)); i++ {
-				kids[i].Path = names.get(i)
-				if err := w.look(d, names.ptr(i), &kids[i].Entry, &stats[i]); err != nil {
-					err = w.problem(join(d.path, kids[i].Path), err)
+			for i := lo; i < min(lo+statBatch, len(seen)); i++ {
+				seen[i].entry = Entry{Path: names.get(i)}
+				if err := w.look(d, names.ptr(i), &seen[i]); err != nil {
+					err = w.problem(join(d.path, names.get(i)), err)
 					first.CompareAndSwap(nil, &err)
 					return
 				}
 			}
 		}
-		if len(kids) <= statBatch {
+		if len(seen) <= statBatch {
 			part()
 		} else {
 			group.Go(part)
@@ -246,22 +269,23 @@ func (w *walker) lookAll(d *openDir, names names, kids []node, stats []status) e
 	return nil
 }
 
-// unread is the size of a File whose content is not known yet.
-const unread = -1
+// sizeUnknown is the size of a File whose content is not known yet.
+const sizeUnknown = -1
 
 // look learns what it can of one entry without reading its content.
-func (w *walker) look(d *openDir, name *byte, e *Entry, st *status) (err error) {
-	if err := statAt(d.fd, name, 0, st); err != nil {
+func (w *walk) look(d *openDir, name *byte, l *looked) (err error) {
+	if err := statAt(d.fd, name, 0, &l.status); err != nil {
 		return err
 	}
-	e.Type = st.kind()
+	e := &l.entry
+	e.Type = l.kind()
 	switch e.Type {
 	case 0, Dir:
 		return nil
 	case File:
-		e.Size = unread
-		if r, ok := w.index.find(&st.stamp); ok {
-			e.Size, e.Sum, e.Mode = st.size, r.sum(), w.mode(&st.stamp)
+		e.Size = sizeUnknown
+		if r, ok := w.index.find(&l.stamp); ok {
+			e.Size, e.Sum, e.Mode = l.size, r.sum(), w.mode(&l.stamp)
 			if r.hasXattrs() {
 				e.Xattrs, err = xattrFile{path: procPath(d.fd, e.Path)}.read(w.acl())
 			}
@@ -271,73 +295,87 @@ func (w *walker) look(d *openDir, name *byte, e *Entry, st *status) (err error) 
 		e.Mode = 0o777
 		e.Link, err = readLink(d.fd, e.Path)
 		return err // Linux keeps no attribute that counts on a symlink
+	case Char, Block:
+		e.Major, e.Minor = l.major, l.minor
 	}
-	e.Mode, e.Major, e.Minor = w.mode(&st.stamp), st.major, st.minor
-	if e.Type == Fifo {
-		e.Major, e.Minor = 0, 0
-	}
+	e.Mode = w.mode(&l.stamp)
 	e.Xattrs, err = xattrFile{path: procPath(d.fd, e.Path)}.read(w.acl())
 	return err
 }
 
-// queue makes the entries of d known and queues the work that they need.
-func (w *walker) queue(d *openDir, n *node, kids []node, stats []status, started time.Time) {
-	var sockets []string
-	kept := 0
-	for i := range kids {
-		if d.ig != nil && d.ig.ignores(join(d.path, kids[i].Path), kids[i].Type == Dir) {
-			continue
-		}
-		if kids[i].Type == 0 {
-			sockets = append(sockets, join(d.path, kids[i].Path))
-			continue
-		}
-		kids[kept], stats[kept] = kids[i], stats[i]
-		kept++
-	}
-	n.kids = kids[:kept]
-
+// queue writes the lines of what was seen in d, and queues the work that is left.
+func (w *walker) queue(d *openDir, seen []looked) {
 	var jobs []func(*walker)
-	var todo []int
-	for i := range n.kids {
-		k := &n.kids[i]
-		switch {
-		case k.Type == Dir:
-			jobs = append(jobs, func(w *walker) { w.folder(join(d.path, k.Path), k, d.ig) })
-		case k.Type == File && k.Size == unread:
-			todo = append(todo, i)
+	var todo []unreadFile
+	var sockets []string
+	files, size := 0, int64(0)
+	for i := range seen {
+		l := &seen[i]
+		e := &l.entry
+		if d.ig != nil && d.ig.ignores(join(d.path, e.Path), e.Type == Dir) {
+			continue
 		}
+		at := len(w.text)
+		switch e.Type {
+		case 0:
+			sockets = append(sockets, join(d.path, e.Path))
+			continue
+		case Dir:
+			p, f := join(d.path, e.Path), &folder{}
+			d.inserts = append(d.inserts, insert{at: at, end: at, folder: f})
+			jobs = append(jobs, func(w *walker) { w.folder(p, f, d.ig) })
+			continue
+		case File:
+			files, size = files+1, size+l.size
+			if e.Size == sizeUnknown {
+				e.Size, e.Mode = l.size, w.mode(&l.stamp)
+				w.text = appendEntry(w.text, e, e.Path)
+				todo = append(todo, unreadFile{*e, l.stamp, at, len(w.text)})
+				continue
+			}
+		}
+		w.text = appendEntry(w.text, e, e.Path)
 	}
+	w.text = append(w.text, "..\n"...)
+	d.text = bytes.Clone(w.text)
 	for batch := range slices.Chunk(todo, hashBatch) {
 		d.users.Add(1)
-		jobs = append(jobs, func(w *walker) { w.files(d, n.kids, stats, batch) })
+		jobs = append(jobs, func(w *walker) { w.unread(d, batch) })
 	}
 	w.push(jobs...)
-	if len(sockets) > 0 {
-		w.mu.Lock()
-		w.skipped = append(w.skipped, sockets...)
-		w.mu.Unlock()
-	}
+	w.mu.Lock()
+	w.files += files
+	w.size += size
+	w.skipped = append(w.skipped, sockets...)
+	w.mu.Unlock()
 }
 
-// files hashes the files kids[i] of d, for each i of batch.
-func (w *walker) files(d *openDir, kids []node, stats []status, batch []int) {
+// unread reads files of d and completes their lines.
+func (w *walker) unread(d *openDir, files []unreadFile) {
 	defer d.done()
-	for _, i := range batch {
+	for i := range files {
 		if w.failed.Load() {
 			return
 		}
-		k := &kids[i]
-		p := join(d.path, k.Path)
-		fd, err := unix.Openat(d.fd, k.Path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		f := &files[i]
+		p := join(d.path, f.entry.Path)
+		fd, err := unix.Openat(d.fd, f.entry.Path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 		if err == nil {
-			err = w.file(fd, p, &k.Entry, &stats[i].stamp)
+			err = w.file(fd, p, &f.entry, &f.stamp)
 			unix.Close(fd)
 		}
 		if err != nil {
 			w.fail(w.problem(p, err))
 			return
 		}
+		if len(f.entry.Xattrs) > 0 {
+			d.mu.Lock()
+			d.inserts = append(d.inserts, insert{at: f.at, end: f.end, line: appendEntry(nil, &f.entry, f.entry.Path)})
+			d.mu.Unlock()
+			continue
+		}
+		line := d.text[f.at:f.end]
+		hex.Encode(line[bytes.Index(line, []byte(sumKey))+len(sumKey):], f.entry.Sum[:])
 	}
 }
 
