@@ -235,7 +235,7 @@ func TestPackIsDeterministic(t *testing.T) {
 			if packed.Digest != first.Digest || packed.DiffID != first.DiffID {
 				t.Errorf("%s with GOMAXPROCS %d: %s, before %s", c, procs, packed.Digest, first.Digest)
 			}
-			must(t, s.Remove(packed.Digest))
+			must(t, os.Remove(s.Path(packed.Digest)))
 		}
 		discarded, err := s.Pack(ctx, dir, PackOptions{Compression: c, Epoch: epoch, Discard: true})
 		must(t, err)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -30,10 +31,16 @@ var ErrCorrupt = errors.New("corrupt blob")
 // folder, checked while it is written, synced, and only then renamed to
 // layout/blobs/sha256/<hex>; so what is there is whole. Its index.json is empty:
 // what refers to a blob is a record or a Base.
+//
+// A blob that a Store has found or made is in use until Close: no process removes
+// it. That is a shared flock on the blob's file.
 type Store struct {
 	dir          string // the layout
 	blobs        string // dir/blobs/sha256
 	tmp, corrupt string // of the state folder: on the same filesystem
+
+	mu   sync.Mutex
+	held map[digest.Digest]*os.File // locked shared
 }
 
 // OpenStore opens the store in a state folder and makes it if need be. What
@@ -45,6 +52,7 @@ func OpenStore(state string) (*Store, error) {
 		blobs:   filepath.Join(dir, ispec.ImageBlobsDir, digest.SHA256.String()),
 		tmp:     filepath.Join(state, "tmp"),
 		corrupt: filepath.Join(state, "corrupt"),
+		held:    map[digest.Digest]*os.File{},
 	}
 	if err := os.MkdirAll(s.tmp, 0o755); err != nil {
 		return nil, fmt.Errorf("making the state folder: %w", err)
@@ -90,14 +98,70 @@ func (s *Store) sweep() error {
 // be valid.
 func (s *Store) Path(d digest.Digest) string { return filepath.Join(s.blobs, d.Encoded()) }
 
-// Has reports whether the store holds the blob with the descriptor's size. It
-// costs one stat; the content is not read.
+// Has reports whether the store has the blob, with the descriptor's size, and
+// keeps it from being removed until Close. The content is not read.
 func (s *Store) Has(d Descriptor) bool {
 	if checkDigest(d.Digest) != nil {
 		return false
 	}
-	fi, err := os.Lstat(s.Path(d.Digest))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	path := s.Path(d.Digest)
+	if held := s.held[d.Digest]; held != nil {
+		if sized(held, d) && current(held, path) {
+			return true
+		}
+		held.Close() // it was damaged, and put aside or cut
+		delete(s.held, d.Digest)
+	}
+	f := lockBlob(path, unix.LOCK_SH)
+	if f == nil {
+		return false
+	}
+	if !sized(f, d) {
+		f.Close()
+		return false
+	}
+	s.held[d.Digest] = f
+	return true
+}
+
+func sized(f *os.File, d Descriptor) bool {
+	fi, err := f.Stat()
 	return err == nil && fi.Mode().IsRegular() && fi.Size() == d.Size
+}
+
+// lockBlob locks a blob's file; nil if it is not there or cannot be locked that
+// way. Whoever removes a blob has it locked while that takes, so there is no
+// use in waiting for it.
+func lockBlob(path string, how int) *os.File {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil
+	}
+	if unix.Flock(int(f.Fd()), how|unix.LOCK_NB) != nil || !current(f, path) {
+		f.Close()
+		return nil
+	}
+	return f
+}
+
+// current tells whether a path still stands for an open file.
+func current(f *os.File, path string) bool {
+	open, err1 := f.Stat()
+	named, err2 := os.Lstat(path)
+	return err1 == nil && err2 == nil && os.SameFile(open, named)
+}
+
+// Close ends the use of all blobs.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for d, f := range s.held {
+		f.Close()
+		delete(s.held, d)
+	}
+	return nil
 }
 
 // Open opens a blob for reading. Its size is checked now, its content is not:
@@ -321,9 +385,19 @@ func (w *Writer) CommitAs(want Descriptor) error {
 	if err := w.s.publish(w.f, w.s.Path(want.Digest)); err != nil {
 		return fmt.Errorf("keeping blob %s: %w", want.Digest, err)
 	}
-	f := w.f
+	w.s.hold(want.Digest, w.f)
 	w.f = nil // its name in tmp is gone
-	return f.Close()
+	return nil
+}
+
+// hold keeps a blob, by a file that is locked, from being removed.
+func (s *Store) hold(d digest.Digest, f *os.File) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if before := s.held[d]; before != nil {
+		before.Close()
+	}
+	s.held[d] = f
 }
 
 // Close gives up a blob that was not committed. It may be called again.
@@ -337,14 +411,15 @@ func (w *Writer) Close() error {
 	return f.Close()
 }
 
-// tempFile makes a file in tmp and locks it, so that no sweep takes it.
+// tempFile makes a file in tmp and locks it shared, so that no sweep takes it, and
+// nobody removes the blob that it becomes.
 func (s *Store) tempFile() (*os.File, error) {
 	for {
 		f, err := os.CreateTemp(s.tmp, blobPrefix)
 		if err != nil {
 			return nil, err
 		}
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
 		if _, gone := os.Lstat(f.Name()); err == nil && gone == nil {
 			return f, nil
 		}
@@ -380,20 +455,6 @@ func syncDir(dir string) error {
 	return f.Sync()
 }
 
-// Remove removes blobs that nobody uses any more; missing ones are no error.
-// The caller holds the lock that says so.
-func (s *Store) Remove(ds ...digest.Digest) error {
-	for _, d := range ds {
-		if err := checkDigest(d); err != nil {
-			return err
-		}
-		if err := os.Remove(s.Path(d)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("removing blob %s: %w", d, err)
-		}
-	}
-	return nil
-}
-
 // inspect reads a blob that gave an error. If its content is not what its digest
 // says the blob is moved to the state's corrupt folder and is no longer there:
 // it can be taken in, or packed, again.
@@ -406,8 +467,16 @@ func (s *Store) inspect(d Descriptor) error {
 	if !errors.Is(err, ErrCorrupt) {
 		return nil
 	}
-	if os.MkdirAll(s.corrupt, 0o700) != nil || os.Rename(s.Path(d.Digest), filepath.Join(s.corrupt, "blob-"+d.Digest.Encoded())) != nil {
+	if s.PutAside(d.Digest) != nil {
 		return err
 	}
 	return fmt.Errorf("%w; it was moved to %s: build again", err, s.corrupt)
+}
+
+// PutAside moves a blob that is damaged to the state's corrupt folder.
+func (s *Store) PutAside(d digest.Digest) error {
+	if err := os.MkdirAll(s.corrupt, 0o700); err != nil {
+		return err
+	}
+	return os.Rename(s.Path(d), filepath.Join(s.corrupt, "blob-"+d.Encoded()))
 }

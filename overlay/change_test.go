@@ -70,7 +70,7 @@ func TestEveryKindOfChange(t *testing.T) {
 		if diff.Empty || len(diff.Sockets) > 0 {
 			t.Errorf("layer %d: %+v", i, diff)
 		}
-		snap, err := m.Commit(t.Context(), digest.FromString(script), "")
+		snap, err := m.Commit(t.Context(), digest.FromString(script), Label{})
 		ok(t, err)
 		ok(t, m.Drop())
 		v, err := s.View(t.Context(), snap.ID)
@@ -121,7 +121,7 @@ func TestHardlinksAcrossCopyUp(t *testing.T) {
 	if got := shell(t, m.Upper(), "ls; stat -c %h a c; cat c"); got != "a\nc\n2\n2\nx\ny\n" {
 		t.Errorf("upper holds %q", got)
 	}
-	snap, err := m.Commit(t.Context(), digest.FromString("x"), "")
+	snap, err := m.Commit(t.Context(), digest.FromString("x"), Label{})
 	ok(t, err)
 	if snap.Inodes != 2 {
 		t.Errorf("%d inodes, not a folder and a file", snap.Inodes)
@@ -304,7 +304,7 @@ func TestCommitWithoutNormalize(t *testing.T) {
 		mkdir -p new/sub; touch -d @7000000000.25 new/sub; touch -d @6.5 new .`)
 	seen := shell(t, root, "find . ! -path ./proc ! -path './full*' -printf '%p %m %T@\n' | sort")
 	ok(t, m.Unmount())
-	snap, err := m.Commit(t.Context(), digest.FromString("x"), "")
+	snap, err := m.Commit(t.Context(), digest.FromString("x"), Label{})
 	ok(t, err)
 	if got := names(t, m.Upper()); got != "file, full/, full/x -, gone -, new/, new/sub/, same/" || snap.Inodes != 7 {
 		t.Errorf("it holds %s: %+v", got, snap)
@@ -423,7 +423,7 @@ func TestNormalizeStops(t *testing.T) {
 	cancel()
 	_, err := m.Normalize(ctx, epoch)
 	is(t, err, context.Canceled)
-	_, err = m.Commit(ctx, digest.FromString("x"), "")
+	_, err = m.Commit(ctx, digest.FromString("x"), Label{})
 	is(t, err, context.Canceled)
 	ok(t, m.Drop())
 	isEmpty(t, s.snapshots)

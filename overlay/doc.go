@@ -45,7 +45,7 @@
 //	if diff.Empty {
 //		return base // nothing happened: no layer
 //	}
-//	snap, err := m.Commit(ctx, diffID, "layer web of stacker.yaml")
+//	snap, err := m.Commit(ctx, diffID, overlay.Label{Description: "layer web of stacker.yaml"})
 //
 // From now on snap.ID can be the parent of another Prepare, and be looked at:
 //

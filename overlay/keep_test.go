@@ -44,7 +44,7 @@ func TestKeepAndFind(t *testing.T) {
 	if got := names(t, m.Upper()); got != "x -, y" {
 		t.Errorf("mountpoints are left: %s", got)
 	}
-	snap, err := m.Commit(t.Context(), digest.FromString("x"), "")
+	snap, err := m.Commit(t.Context(), digest.FromString("x"), Label{})
 	ok(t, err)
 	ok(t, m.Drop())
 	if !s.Has(snap.ID) {

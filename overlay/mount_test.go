@@ -20,7 +20,7 @@ func chainOf(t *testing.T, s *Store, n int) digest.Digest {
 		ok(t, err)
 		ok(t, os.WriteFile(filepath.Join(m.Upper(), fmt.Sprint(i)), nil, 0o600))
 		m.usage = &usage{} // or each Commit mounts the parents to look at them
-		snap, err := m.Commit(t.Context(), digest.FromString(fmt.Sprint(i)), "")
+		snap, err := m.Commit(t.Context(), digest.FromString(fmt.Sprint(i)), Label{})
 		ok(t, err)
 		ok(t, m.Drop())
 		id = snap.ID

@@ -131,15 +131,15 @@ func (m *Mutable) Unmount() error {
 //
 // A difference that was not normalized keeps its content exactly. Only what is
 // none is taken out: mountpoints, and what overlayfs has marked for itself.
-func (m *Mutable) Commit(ctx context.Context, diffID digest.Digest, description string) (Snapshot, error) {
-	snap, err := m.commit(ctx, diffID, description)
+func (m *Mutable) Commit(ctx context.Context, diffID digest.Digest, label Label) (Snapshot, error) {
+	snap, err := m.commit(ctx, diffID, label)
 	if err != nil {
 		return Snapshot{}, fmt.Errorf("commit a layer: %w", err)
 	}
 	return snap, nil
 }
 
-func (m *Mutable) commit(ctx context.Context, diffID digest.Digest, description string) (Snapshot, error) {
+func (m *Mutable) commit(ctx context.Context, diffID digest.Digest, label Label) (Snapshot, error) {
 	if m.committed || m.dir == "" {
 		return Snapshot{}, errors.New("it is committed or dropped already")
 	}
@@ -157,7 +157,7 @@ func (m *Mutable) commit(ctx context.Context, diffID digest.Digest, description 
 	snap := Snapshot{
 		ID: chainID(m.parent, diffID), DiffID: diffID, Parent: m.parent,
 		Size: m.usage.bytes, Inodes: m.usage.inodes,
-		Created: time.Now().UTC().Truncate(time.Second), Description: description,
+		Created: time.Now().UTC().Truncate(time.Second), Label: label,
 	}
 	if err := m.seal(ctx, snap); err != nil {
 		return Snapshot{}, err

@@ -117,7 +117,7 @@ func change(t *testing.T, s *Store, parent digest.Digest, script string, points 
 func commit(t *testing.T, s *Store, parent digest.Digest, script string) Snapshot {
 	t.Helper()
 	m, _ := change(t, s, parent, script)
-	snap, err := m.Commit(t.Context(), digest.FromString(string(parent)+script), "made by "+t.Name())
+	snap, err := m.Commit(t.Context(), digest.FromString(string(parent)+script), Label{Description: "made by " + t.Name()})
 	ok(t, err)
 	ok(t, m.Drop())
 	return snap
@@ -335,7 +335,7 @@ func helpCommit(args []string) error {
 		if err := os.WriteFile(filepath.Join(m.Upper(), "file"), []byte("x"), 0o600); err != nil {
 			return err
 		}
-		snap, err := m.Commit(ctx, digest.FromString(fmt.Sprint(i)), "")
+		snap, err := m.Commit(ctx, digest.FromString(fmt.Sprint(i)), Label{})
 		if err != nil {
 			return err
 		}
@@ -420,7 +420,7 @@ func liveOnce(ctx context.Context, s *Store, name string) (id digest.Digest, err
 		if _, err := m.Normalize(ctx, epoch); err != nil {
 			return "", err
 		}
-		snap, err := m.Commit(ctx, digest.FromString(name), "")
+		snap, err := m.Commit(ctx, digest.FromString(name), Label{})
 		if err != nil {
 			return "", err
 		}

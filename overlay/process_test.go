@@ -144,7 +144,7 @@ func TestRemoveWhileOthersPrepare(t *testing.T) {
 	for range 50 {
 		m, err := s.Prepare(t.Context(), "")
 		ok(t, err)
-		_, err = m.Commit(t.Context(), id, "")
+		_, err = m.Commit(t.Context(), id, Label{})
 		ok(t, err)
 		child, err := s.Prepare(t.Context(), id) // m still holds it
 		ok(t, err)
@@ -175,7 +175,7 @@ func TestDiskFull(t *testing.T) {
 	ok(t, err)
 	is(t, os.WriteFile(filepath.Join(root, "large"), make([]byte, 2<<20), 0o600), unix.ENOSPC)
 	ok(t, m.Unmount())
-	_, err = m.Commit(t.Context(), digest.FromString("x"), "")
+	_, err = m.Commit(t.Context(), digest.FromString("x"), Label{})
 	is(t, err, unix.ENOSPC)
 	ok(t, m.Drop())
 	isEmpty(t, s.tmp)

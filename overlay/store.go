@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -34,18 +35,27 @@ const tmpPrefix = "overlay-"
 // can be an upper layer of overlayfs; it is NOT safe on a network filesystem.
 type Store struct {
 	snapshots, tmp, failed, corrupt string
+
+	mu   sync.Mutex
+	held map[digest.Digest]*os.File // see Hold
 }
 
 // A Snapshot is what is known of an immutable filesystem difference: the content
 // of its snapshot.json.
 type Snapshot struct {
-	ID          digest.Digest `json:"chainID"`
-	DiffID      digest.Digest `json:"diffID"`
-	Parent      digest.Digest `json:"parent,omitempty"` // ChainID of what it stands on; "" for nothing
-	Size        int64         `json:"size"`             // bytes allocated on disk, hardlinks counted once
-	Inodes      int64         `json:"inodes"`
-	Created     time.Time     `json:"created"`
-	Description string        `json:"description,omitempty"`
+	ID      digest.Digest `json:"chainID"`
+	DiffID  digest.Digest `json:"diffID"`
+	Parent  digest.Digest `json:"parent,omitempty"` // ChainID of what it stands on; "" for nothing
+	Size    int64         `json:"size"`             // bytes allocated on disk, hardlinks counted once
+	Inodes  int64         `json:"inodes"`
+	Created time.Time     `json:"created"`
+	Label
+}
+
+// A Label tells people what a snapshot is of. Nothing depends on it.
+type Label struct {
+	Kind        string `json:"kind,omitempty"`
+	Description string `json:"description,omitempty"`
 }
 
 // Open opens the store below a state folder, and makes it if need be.
@@ -66,6 +76,7 @@ func Open(state string) (*Store, error) {
 		tmp:       filepath.Join(state, "tmp"),
 		failed:    filepath.Join(state, "failed"),
 		corrupt:   filepath.Join(state, "corrupt"),
+		held:      map[digest.Digest]*os.File{},
 	}
 	for _, dir := range []string{s.snapshots, s.tmp} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -197,6 +208,12 @@ func (s *Store) use(ctx context.Context, id digest.Digest) (*os.File, error) {
 // with an error from removing the files, either nothing has happened or the
 // snapshot is gone: the files go to tmp/ first.
 func (s *Store) Remove(ctx context.Context, id digest.Digest) error {
+	return s.remove(id, func() (string, error) { return s.child(ctx, id) }, func() {})
+}
+
+// remove removes a snapshot that child finds nothing to stand on, and says when
+// it is gone from its place.
+func (s *Store) remove(id digest.Digest, child func() (string, error), gone func()) error {
 	path, err := s.path(id)
 	if err != nil {
 		return err
@@ -208,30 +225,37 @@ func (s *Store) Remove(ctx context.Context, id digest.Digest) error {
 		return fmt.Errorf("remove snapshot %s: %w", id, err)
 	}
 	defer lock.Close()
-	child, err := s.child(ctx, id)
+	above, err := child()
 	if err != nil {
 		return fmt.Errorf("remove snapshot %s: %w", id, err)
 	}
-	if child != "" {
-		return fmt.Errorf("remove snapshot %s: %w: %s stands on it", id, ErrLocked, child)
+	if above != "" {
+		return fmt.Errorf("remove snapshot %s: %w: %s stands on it", id, ErrLocked, above)
 	}
-	if err := bury(path, s.tmp); err != nil {
+	grave, err := buried(path, s.tmp)
+	if err != nil {
 		return fmt.Errorf("remove snapshot %s: %w", id, err)
 	}
-	return nil
+	gone()
+	return os.RemoveAll(grave)
 }
 
 // bury removes a folder that the caller holds exclusive. It is gone from its
 // place at once; if removing it fails midway, Sweep does the rest.
 func bury(path, tmp string) error {
-	if err := detach(filepath.Join(path, "root")); err != nil { // of one who died
-		return err
-	}
-	grave, err := moveAway(path, tmp, tmpPrefix)
+	grave, err := buried(path, tmp)
 	if err != nil {
 		return err
 	}
 	return os.RemoveAll(grave)
+}
+
+// buried moves a folder to where it is to be removed.
+func buried(path, tmp string) (grave string, err error) {
+	if err := detach(filepath.Join(path, "root")); err != nil { // of one who died
+		return "", err
+	}
+	return moveAway(path, tmp, tmpPrefix)
 }
 
 // child tells of something that stands on the snapshot id, or returns "".
@@ -277,6 +301,7 @@ func (s *Store) PutAside(id digest.Digest) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("put snapshot %s aside: %w", id, err)
 	}
+	s.letGo(id)
 	return to, nil
 }
 

@@ -88,7 +88,7 @@ func TestCommitOfWhatIsThere(t *testing.T) {
 	first := commit(t, s, "", "echo x >x")
 	m, err := s.Prepare(t.Context(), "")
 	ok(t, err)
-	again, err := m.Commit(t.Context(), first.DiffID, "another")
+	again, err := m.Commit(t.Context(), first.DiffID, Label{Description: "another"})
 	ok(t, err)
 	if again != first {
 		t.Errorf("got %+v, not %+v", again, first)

@@ -1,6 +1,11 @@
 package overlay
 
-import "golang.org/x/sys/unix"
+import (
+	"io/fs"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
 
 // blockSize is the unit of st_blocks, whatever the filesystem (inode(7)).
 const blockSize = 512
@@ -23,4 +28,19 @@ func (u *usage) add(st *unix.Stat_t) {
 	}
 	u.bytes += st.Blocks * blockSize
 	u.inodes++
+}
+
+// addTree adds all that is in a folder, and the folder.
+func (u *usage) addTree(path string) error {
+	return filepath.WalkDir(path, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return &fs.PathError{Op: "lstat", Path: path, Err: err}
+		}
+		u.add(&st)
+		return nil
+	})
 }

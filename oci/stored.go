@@ -1,0 +1,146 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+)
+
+// ErrInUse is the cause of an error when a blob is in use.
+var ErrInUse = errors.New("in use")
+
+// A Stored is one blob of a Store as a listing shows it.
+type Stored struct {
+	Digest digest.Digest
+	Size   int64 // bytes of its content
+	Disk   int64 // bytes allocated on disk
+	Time   int64 // when it came, in seconds since 1970
+}
+
+// Blobs lists all blobs. What has no digest for a name is left out.
+func (s *Store) Blobs() ([]Stored, error) {
+	entries, err := os.ReadDir(s.blobs)
+	if err != nil {
+		return nil, err
+	}
+	var all []Stored
+	for _, e := range entries {
+		d := digest.NewDigestFromEncoded(digest.SHA256, e.Name())
+		var st unix.Stat_t
+		if checkDigest(d) != nil || unix.Lstat(s.Path(d), &st) != nil {
+			continue
+		}
+		all = append(all, Stored{Digest: d, Size: st.Size, Disk: st.Blocks * 512, Time: st.Mtim.Sec})
+	}
+	return all, nil
+}
+
+// InUse says whether any process uses a blob right now.
+func (s *Store) InUse(d digest.Digest) bool {
+	f := lockBlob(s.Path(d), unix.LOCK_EX)
+	if f != nil {
+		f.Close()
+		return false
+	}
+	_, err := os.Lstat(s.Path(d))
+	return err == nil
+}
+
+// Remove removes a blob. It fails with ErrInUse while any process uses it; that
+// it is not there is no error.
+func (s *Store) Remove(d digest.Digest) error {
+	if err := checkDigest(d); err != nil {
+		return err
+	}
+	f := lockBlob(s.Path(d), unix.LOCK_EX)
+	if f == nil {
+		if _, err := os.Lstat(s.Path(d)); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return fmt.Errorf("removing blob %s: %w", d, ErrInUse)
+	}
+	defer f.Close()
+	if err := os.Remove(s.Path(d)); err != nil {
+		return fmt.Errorf("removing blob %s: %w", d, err)
+	}
+	return nil
+}
+
+// Check reads a whole blob and compares it with its digest: an ErrCorrupt if it
+// is something else.
+func (s *Store) Check(ctx context.Context, d digest.Digest) error {
+	f, err := openRegular(s.Path(d))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, ctxReader{ctx, verified(f, Descriptor{Digest: d, Size: fi.Size()})})
+	return err
+}
+
+// A StoredBase is a base image whose manifest and config are in the store.
+type StoredBase struct {
+	Manifest Descriptor
+	Config   Descriptor
+	Layers   []Layer
+}
+
+// maxSniffed bounds the blobs that may be manifests of bases.
+const maxSniffed = 1 << 20
+
+// Bases finds the base images among blobs by reading those that look like
+// manifests. One with a damaged or missing config is left out.
+func (s *Store) Bases(blobs []Stored) []StoredBase {
+	var bases []StoredBase
+	for _, b := range blobs {
+		if b.Size > maxSniffed || !s.looksLikeJSON(b.Digest) {
+			continue
+		}
+		base, m, err := s.readBase(b.Digest)
+		if err != nil {
+			continue
+		}
+		bases = append(bases, StoredBase{
+			Manifest: Descriptor{MediaType: ispec.MediaTypeImageManifest, Digest: b.Digest, Size: b.Size},
+			Config:   m.Config,
+			Layers:   base.Layers,
+		})
+	}
+	return bases
+}
+
+func (s *Store) looksLikeJSON(d digest.Digest) bool {
+	f, err := openRegular(s.Path(d))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	first := make([]byte, 1)
+	_, err = f.ReadAt(first, 0)
+	return err == nil && first[0] == '{'
+}
+
+// BlobDigests returns the digests of all blobs that a layout's folder holds.
+func (l *Layout) BlobDigests() (map[digest.Digest]bool, error) {
+	entries, err := os.ReadDir(filepath.Join(l.path, ispec.ImageBlobsDir, digest.SHA256.String()))
+	if err != nil {
+		return nil, err
+	}
+	there := map[digest.Digest]bool{}
+	for _, e := range entries {
+		there[digest.NewDigestFromEncoded(digest.SHA256, e.Name())] = true
+	}
+	return there, nil
+}
