@@ -23,6 +23,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -69,10 +70,42 @@ func Open(state string) (*Cache, error) {
 	if err := c.migrate(); err != nil {
 		return nil, fmt.Errorf("state folder %s: migrating it from version %d: %w", state, version, err)
 	}
+	if err := c.sweep(); err != nil {
+		return nil, fmt.Errorf("state folder %s: sweeping what a killed build left: %w", state, err)
+	}
 	if c.inUse, err = c.use(unix.LOCK_SH); err != nil {
 		return nil, fmt.Errorf("state folder %s: %w: name a folder on a local filesystem with --state-dir", state, err)
 	}
 	return c, nil
+}
+
+// mountsIn begins the names of folders in tmp that something may be mounted in.
+// Those who made them sweep them.
+var mountsIn = [...]string{"overlay-", "sandbox-"}
+
+// sweep removes what is left in tmp, if no living process uses the state folder.
+func (c *Cache) sweep() error {
+	left, err := os.ReadDir(c.path("tmp"))
+	if err != nil {
+		return err
+	}
+	left = slices.DeleteFunc(left, func(e fs.DirEntry) bool {
+		return slices.ContainsFunc(mountsIn[:], func(prefix string) bool { return strings.HasPrefix(e.Name(), prefix) })
+	})
+	if len(left) == 0 {
+		return nil
+	}
+	lock, err := c.use(unix.LOCK_EX | unix.LOCK_NB)
+	if err != nil {
+		return nil // others live, or flock does not work: the next one will tell
+	}
+	defer lock.Close()
+	for _, e := range left {
+		if err := os.RemoveAll(c.path("tmp", e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // version reads the version of the state folder.
@@ -83,7 +116,9 @@ func (c *Cache) version() (int, error) {
 	}
 	version, err := strconv.Atoi(strings.TrimSpace(string(raw)))
 	if err != nil || version < 1 {
-		return 0, fmt.Errorf("state folder %s: its version file is damaged, it should hold %d: remove the folder to start over", c.dir, StateVersion)
+		// It is damaged. To take it for the newest is safe: a record says itself
+		// of which version it is, and an older one is not found by its key.
+		return StateVersion, c.write("version", []byte(strconv.Itoa(StateVersion)+"\n"))
 	}
 	return version, nil
 }
@@ -140,6 +175,11 @@ func (c *Cache) create() error {
 	if err := os.Chmod(c.dir, 0o700); err != nil {
 		return err
 	}
+	lock, err := c.use(unix.LOCK_SH) // against being swept
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	return c.write("version", []byte(strconv.Itoa(StateVersion)+"\n"))
 }
 

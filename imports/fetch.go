@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
 
 // FetchOptions of a download.
@@ -171,6 +172,10 @@ func (f *fetch) get(ctx context.Context, v validators, known Download, has bool)
 		part.Close()
 		os.Remove(part.Name())
 	}()
+	// Who removes downloads leaves it alone from the moment that it is one.
+	if err := flock(ctx, int(part.Fd()), unix.LOCK_SH); err != nil {
+		return Download{}, err
+	}
 	t := &transfer{fetch: f, part: part, sum: sha256.New(), total: -1}
 	if has {
 		t.ask = v
@@ -482,6 +487,9 @@ func (t *transfer) finish() (*Download, error) {
 	if err := syncDir(filepath.Dir(path)); err != nil {
 		return nil, err
 	}
+	if !t.hold(context.Background(), path) { // part is locked, so nobody removes it
+		return nil, fmt.Errorf("%s was removed as it was downloaded: build again", path)
+	}
 	v := validators{1, t.name, d, t.done, t.etag, t.lastModified, time.Now().UTC().Truncate(time.Second)}
 	err := t.writeFile(t.validatorsPath(), func(w io.Writer) error { return json.NewEncoder(w).Encode(v) })
 	if err != nil {
@@ -524,6 +532,9 @@ func (f *fetch) have(ctx context.Context, v validators) (Download, bool) {
 	}
 	if got != v.Digest {
 		os.Rename(path, path+".corrupt")
+		return Download{}, false
+	}
+	if !f.hold(ctx, path) {
 		return Download{}, false
 	}
 	return Download{Path: path, Digest: v.Digest, Size: st.Size(), ETag: v.ETag, LastModified: v.LastModified}, true

@@ -20,6 +20,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -47,6 +48,9 @@ type Store struct {
 	index     *statIndex    // nil with NoStatIndex
 	unique    atomic.Uint64 // for names in tmp/
 	retryWait time.Duration // before a download is tried again; doubles each time
+
+	mu   sync.Mutex
+	held map[string]*lockedDir // downloads by their path; see Close
 }
 
 type forbidden struct {
@@ -67,7 +71,7 @@ func Open(state string, o Options) (*Store, error) {
 			return nil, fmt.Errorf("making the state folder: %w", err)
 		}
 	}
-	s := &Store{state: state, retryWait: 500 * time.Millisecond}
+	s := &Store{state: state, held: map[string]*lockedDir{}, retryWait: 500 * time.Millisecond}
 	for _, p := range append([]string{state}, o.Forbidden...) {
 		f, err := newForbidden(p)
 		if err != nil {
