@@ -35,6 +35,7 @@ func newBase(image *oci.Base) *base {
 	b := &base{image: image}
 	for _, layer := range image.Layers {
 		b.chain = b.chain.with(layer)
+		b.chain.ofBase = true
 	}
 	return b
 }
@@ -61,6 +62,7 @@ func (b *Builder) base(ctx context.Context, l *layers.Layer) (*base, error) {
 	if err != nil {
 		return nil, b.failAt(ctx, l, l.From.Pos, err)
 	}
+	b.use(image.Manifest.Encoded())
 	return newBase(image), nil
 }
 

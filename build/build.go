@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -22,12 +23,12 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
-	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/oci"
 	"github.com/layerbuild/layerbuild/overlay"
 	"github.com/layerbuild/layerbuild/progress"
+	"github.com/layerbuild/layerbuild/sandbox"
 )
 
 // Options say what to build and how.
@@ -54,6 +55,10 @@ type Options struct {
 	// failed, on the terminal; "" is none.
 	OnRunFailure string
 
+	// Policy is what is removed from the state folder after the build, when it is
+	// time to look.
+	Policy []Rule
+
 	Sink progress.Sink
 }
 
@@ -63,11 +68,8 @@ const AllLayers = "*"
 // A Builder has the rooms of one build open.
 type Builder struct {
 	Options
-	graph     *layers.Graph
-	cache     *buildcache.Cache
-	sources   *imports.Store
-	snapshots *overlay.Store
-	blobs     *oci.Store
+	*rooms
+	graph *layers.Graph
 
 	mayMount  bool // this process has mounts of its own
 	environ   []string
@@ -75,6 +77,9 @@ type Builder struct {
 	registry  func() *oci.Registry
 	downloads *downloader
 	layers    map[*layers.Layer]*outcome
+
+	mu   sync.Mutex
+	used map[string]bool // see use
 }
 
 // errMounts says that the build is not all hits: it goes on in a process that
@@ -95,6 +100,20 @@ func Build(ctx context.Context, o Options) error {
 			return fmt.Errorf("there is no layer %q to build", name)
 		}
 	}
+	for try := 1; ; try++ {
+		err := attempt(ctx, o, graph)
+		if err == nil && !o.Plan {
+			gc(ctx, o)
+		}
+		if !errors.Is(err, errDamaged) || try == attempts || ctx.Err() != nil {
+			return err
+		}
+		o.Sink.Report(progress.Event{Time: time.Now(), Kind: progress.Warning, Text: fmt.Sprintf("%s: beginning anew, to make it again", err)})
+	}
+}
+
+// attempt is one Build, up to the first damage it meets.
+func attempt(ctx context.Context, o Options, graph *layers.Graph) error {
 	b, err := open(o, graph)
 	if err != nil {
 		return err
@@ -106,6 +125,9 @@ func Build(ctx context.Context, o Options) error {
 	hold := &held{sink: o.Sink}
 	b.Sink = hold
 	err = b.build(ctx)
+	if errors.Is(err, errDamaged) {
+		return err
+	}
 	if errors.Is(err, errMounts) {
 		if err := overlay.Supported(o.StateDir); err != nil {
 			return err
@@ -155,19 +177,12 @@ func open(o Options, graph *layers.Graph) (*Builder, error) {
 		environ:  os.Environ(),
 		registry: sync.OnceValue(oci.NewRegistry),
 		layers:   map[*layers.Layer]*outcome{},
+		used:     map[string]bool{},
 	}
 	b.runner = &lazyRuntime{b: b}
 	b.downloads = newDownloader(b)
-	if b.cache, err = buildcache.Open(o.StateDir); err != nil {
-		return nil, err
-	}
-	if b.sources, err = imports.Open(o.StateDir, imports.Options{NoStatIndex: o.NoStatIndex, Forbidden: []string{o.StateDir, o.OCIDir}}); err != nil {
-		return nil, err
-	}
-	if b.snapshots, err = overlay.Open(o.StateDir); err != nil {
-		return nil, err
-	}
-	if b.blobs, err = oci.OpenStore(o.StateDir); err != nil {
+	b.rooms, err = openRooms(o.StateDir, imports.Options{NoStatIndex: o.NoStatIndex, Forbidden: []string{o.StateDir, o.OCIDir}})
+	if err != nil {
 		return nil, err
 	}
 	if _, err := os.Lstat(o.OCIDir); err == nil { // better to know now than after all is built
@@ -181,15 +196,13 @@ func open(o Options, graph *layers.Graph) (*Builder, error) {
 	return b, nil
 }
 
-func (b *Builder) close() { _ = b.cache.Close() }
-
 // build builds every layer as soon as those it needs are there. The first
 // failure stops the others.
 func (b *Builder) build(ctx context.Context) error {
 	start := time.Now()
 	if b.mayMount {
-		if err := b.snapshots.Sweep(ctx); err != nil {
-			return err
+		if err := errors.Join(b.snapshots.Sweep(ctx), sandbox.Sweep(ctx, filepath.Join(b.StateDir, "tmp"))); err != nil {
+			b.report(progress.Event{Kind: progress.Warning, Text: err.Error()})
 		}
 	}
 	group, layerCtx := errgroup.WithContext(ctx)
@@ -214,7 +227,27 @@ func (b *Builder) build(ctx context.Context) error {
 			return err
 		}
 	}
+	b.countUses()
 	return b.finish(start)
+}
+
+// use notes that the build uses something, by the hexadecimal digits of its
+// digest or key.
+func (b *Builder) use(hex string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.used[hex] = true
+}
+
+// countUses adds to what is known of how often things are used. That may be lost,
+// and so is never an error.
+func (b *Builder) countUses() {
+	for _, o := range b.layers {
+		for c := o.chain; c != nil; c = c.below {
+			b.use(c.id.Encoded())
+		}
+	}
+	_ = b.cache.Used(time.Now(), slices.Sorted(maps.Keys(b.used)))
 }
 
 // finish sums a build up. A build that went well may still have something to

@@ -14,6 +14,7 @@ import (
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/oci"
+	"github.com/layerbuild/layerbuild/overlay"
 )
 
 // A chain is a rootfs as a list of layers: the highest one, and the chain below
@@ -23,6 +24,8 @@ type chain struct {
 	below *chain
 	diff  digest.Digest // DiffID of the highest layer
 	id    digest.Digest // ChainID of them all: OCI image spec, config.md, "Layer ChainID"
+
+	ofBase bool // it is of an image from outside
 
 	packing sync.Mutex
 	blob    oci.Descriptor // of the highest layer; zero while it is not packed
@@ -71,13 +74,16 @@ func (fs rootfs) onto(c *chain) *chain {
 // Each layer is unpacked onto a view of those below it, so that whiteouts are
 // deletions, and folders that the layer does not mention keep their attributes.
 func (b *Builder) ensure(ctx context.Context, l *layers.Layer, c *chain) error {
-	if c == nil || b.snapshots.Has(c.id) {
+	if c == nil {
+		return nil
+	}
+	if err := b.ensure(ctx, l, c.below); err != nil {
+		return err
+	}
+	if b.has(ctx, c) {
 		return nil
 	}
 	if err := b.mounts(); err != nil {
-		return err
-	}
-	if err := b.ensure(ctx, l, c.below); err != nil {
 		return err
 	}
 	if err := b.unpack(ctx, l, c); err != nil {
@@ -92,29 +98,35 @@ func (b *Builder) unpack(ctx context.Context, l *layers.Layer, c *chain) error {
 		return err
 	}
 	defer lock.Unlock()
-	if b.snapshots.Has(c.id) {
+	if b.has(ctx, c) {
 		return nil
 	}
 	if !b.packed(c) {
-		return errors.New("neither its snapshot nor its blob is in the state folder: build again")
+		return damaged(errors.New("neither its snapshot nor its blob is in the state folder"))
 	}
 	upper, err := b.snapshots.Prepare(ctx, c.below.ID())
 	if err != nil {
-		return err
+		return snapshotDamage(err)
 	}
 	defer upper.Drop()
 	root, err := upper.Mount(ctx)
 	if err != nil {
 		return err
 	}
-	if err := b.blobs.Unpack(ctx, oci.Layer{Descriptor: c.blob, DiffID: c.diff}, root); err != nil {
+	err = b.blobs.Unpack(ctx, oci.Layer{Descriptor: c.blob, DiffID: c.diff}, root)
+	if errors.Is(err, oci.ErrCorrupt) {
+		return damaged(err)
+	}
+	if err != nil {
 		return err
 	}
 	if err := upper.Unmount(); err != nil {
 		return err
 	}
-	_, err = upper.Commit(ctx, c.diff, described(l))
-	return err
+	if _, err = upper.Commit(ctx, c.diff, b.label(l, c)); err != nil {
+		return err
+	}
+	return b.snapshots.Hold(ctx, c.id)
 }
 
 // pack makes the blobs of a rootfs that are not there, of the snapshots, and
@@ -144,7 +156,7 @@ func (b *Builder) packOne(ctx context.Context, s *rootfsStep, c *chain) error {
 	start := time.Now()
 	dir, release, err := b.snapshots.Difference(ctx, c.id)
 	if err != nil {
-		return err
+		return snapshotDamage(err)
 	}
 	defer release()
 	made, err := b.blobs.Pack(ctx, dir, oci.PackOptions{Epoch: s.epoch, Root: true})
@@ -152,7 +164,8 @@ func (b *Builder) packOne(ctx context.Context, s *rootfsStep, c *chain) error {
 		return err
 	}
 	if made.DiffID != c.diff {
-		return fmt.Errorf("snapshot %s is damaged: `layerbuild clean --all` starts over", c.id)
+		_, err := b.snapshots.PutAside(c.id)
+		return errors.Join(damaged(fmt.Errorf("snapshot %s does not hold what it held when it was made", c.id)), err)
 	}
 	c.blob = made.Descriptor
 	return b.rememberPacked(s.l, made.Layer, time.Since(start))
@@ -191,5 +204,17 @@ func origin(l *layers.Layer) buildcache.Origin {
 }
 
 func described(l *layers.Layer) string {
-	return fmt.Sprintf("layer %s of %s", l.Name, filepath.Base(l.File.Path))
+	return fmt.Sprintf("layer %s of ./%s", l.Name, filepath.Base(l.File.Path))
+}
+
+// label tells of a layer's snapshot what it is.
+func (b *Builder) label(l *layers.Layer, c *chain) overlay.Label {
+	switch {
+	case c != nil && c.ofBase:
+		return overlay.Label{Kind: KindBase, Description: "base of " + described(l)}
+	case l.BuildOnly:
+		return overlay.Label{Kind: KindBuildOnly, Description: described(l)}
+	default:
+		return overlay.Label{Kind: KindLayer, Description: described(l)}
+	}
 }

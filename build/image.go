@@ -2,6 +2,7 @@ package build
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -48,7 +49,14 @@ func (b *Builder) putImages(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := output.Put(ctx, b.blobs, images); err != nil || b.allHits() {
+	if err := b.cache.AddLayout(b.OCIDir); err != nil {
+		return err
+	}
+	err = output.Put(ctx, b.blobs, images)
+	if errors.Is(err, oci.ErrCorrupt) {
+		return damaged(err)
+	}
+	if err != nil || b.allHits() {
 		return err
 	}
 	_, err = output.GC(ctx, unusedAge)

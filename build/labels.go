@@ -66,7 +66,7 @@ func (b *Builder) generateLabels(ctx context.Context, s *rootfsStep, c *chain) (
 	}
 	upper, err := b.snapshots.Prepare(ctx, c.ID())
 	if err != nil {
-		return nil, err
+		return nil, snapshotDamage(err)
 	}
 	defer upper.Drop()
 	run, err := b.newRun(s, s.l.GenerateLabels, nil)

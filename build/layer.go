@@ -76,7 +76,7 @@ func (b *Builder) makeLayer(ctx context.Context, l *layers.Layer, o *outcome) er
 
 // rootfs returns the result of a step: from the cache, or by doing it.
 func (b *Builder) rootfs(ctx context.Context, s *rootfsStep, o *outcome) (*buildcache.Record, rootfs, error) {
-	record, fs, miss := b.lookupRootfs(s)
+	record, fs, miss := b.lookupRootfs(ctx, s)
 	verify := miss == nil && named(b.Verify, s.l)
 	if miss == nil && !verify && !named(b.NoCache, s.l) {
 		o.hit = true
@@ -99,7 +99,7 @@ func (b *Builder) rootfs(ctx context.Context, s *rootfsStep, o *outcome) (*build
 	}
 	defer lock.Unlock()
 	if miss != nil {
-		if record, fs, miss = b.lookupRootfs(s); miss == nil && !named(b.NoCache, s.l) {
+		if record, fs, miss = b.lookupRootfs(ctx, s); miss == nil && !named(b.NoCache, s.l) {
 			o.hit = true // another process has made it meanwhile
 			return record, fs, nil
 		}
@@ -127,7 +127,7 @@ func named(names []string, l *layers.Layer) bool {
 
 // lookupRootfs returns the remembered result of a step if it can be used: each
 // of its layers has a snapshot, or a blob to make the snapshot from.
-func (b *Builder) lookupRootfs(s *rootfsStep) (*buildcache.Record, rootfs, error) {
+func (b *Builder) lookupRootfs(ctx context.Context, s *rootfsStep) (*buildcache.Record, rootfs, error) {
 	var fs rootfs
 	if len(s.untracked) > 0 {
 		return nil, fs, buildcache.ErrNotFound
@@ -137,7 +137,7 @@ func (b *Builder) lookupRootfs(s *rootfsStep) (*buildcache.Record, rootfs, error
 		return nil, fs, err
 	}
 	for c := fs.onto(s.base.chain); c != s.base.chain; c = c.below {
-		if !b.snapshots.Has(c.id) && !b.packed(c) {
+		if !b.has(ctx, c) && !b.packed(c) {
 			return nil, fs, buildcache.ErrNotFound
 		}
 	}
@@ -153,6 +153,7 @@ func (b *Builder) lookup(kind buildcache.Kind, in buildcache.Inputs, result any)
 		}
 		return nil, err
 	}
+	b.use(string(record.Key))
 	return record, json.Unmarshal(record.Result, result)
 }
 

@@ -72,7 +72,7 @@ func (b *Builder) makeRootfs(ctx context.Context, s *rootfsStep) (rootfs, error)
 func (b *Builder) addLayer(ctx context.Context, s *rootfsStep, c *chain, points []sandbox.Mountpoint, change func(root string) error) (layer oci.Layer, empty bool, err error) {
 	upper, err := b.snapshots.Prepare(ctx, c.ID())
 	if err != nil {
-		return layer, false, err
+		return layer, false, snapshotDamage(err)
 	}
 	defer upper.Drop()
 	root, err := upper.Mount(ctx, mountpoints(points)...)
@@ -105,7 +105,11 @@ func (b *Builder) commit(ctx context.Context, s *rootfsStep, upper *overlay.Muta
 	if err != nil {
 		return "", err
 	}
-	if _, err := upper.Commit(ctx, packed.DiffID, described(s.l)); err != nil {
+	snap, err := upper.Commit(ctx, packed.DiffID, b.label(s.l, nil))
+	if err != nil {
+		return "", err
+	}
+	if err := b.snapshots.Hold(ctx, snap.ID); err != nil {
 		return "", err
 	}
 	if !s.l.BuildOnly {

@@ -47,6 +47,7 @@ func (b *Builder) source(ctx context.Context, l *layers.Layer, from layers.Sourc
 		}
 		// It lies in the state folder, where nothing else may be imported from.
 		s.at.Root, s.at.Path = "/", download.Path
+		b.use(download.Digest.Encoded())
 		return s, nil
 	case layers.SchemeStacker:
 		s.chain = b.layers[b.graph.Layer(from.Layer)].chain
@@ -76,7 +77,9 @@ func (s *source) check(ctx context.Context, hash string) error {
 // to know it.
 func (s *source) measure(ctx context.Context) (m measure, err error) {
 	if s.at.Path != "" {
-		m.Tree, err = s.b.sources.Digest(ctx, s.at)
+		if m.Tree, err = s.b.sources.Digest(ctx, s.at); err == nil {
+			s.b.use(m.Tree.Digest.Encoded())
+		}
 		return m, err
 	}
 	var in buildcache.Inputs
@@ -88,6 +91,7 @@ func (s *source) measure(ctx context.Context) (m measure, err error) {
 		in.Add(buildcache.Definition, "ignore", strings.Join(s.at.Ignore, "\n"))
 	}
 	if _, err := s.b.lookup(buildcache.Digest, in, &m); err == nil {
+		s.b.use(m.Tree.Digest.Encoded())
 		return m, nil
 	}
 	if err := s.b.mounts(); err != nil {
@@ -141,7 +145,7 @@ func (s *source) open(ctx context.Context) (at imports.Source, release func(), e
 	}
 	view, err := s.b.snapshots.View(ctx, s.chain.ID())
 	if err != nil {
-		return at, nil, err
+		return at, nil, snapshotDamage(err)
 	}
 	at = s.at
 	at.Root, at.Path = view.Root, s.from.Path
@@ -156,7 +160,11 @@ func (s *source) mirror(ctx context.Context, tree imports.Tree) (*imports.Mirror
 		return nil, err
 	}
 	defer release()
-	return s.b.sources.Mirror(ctx, at, tree)
+	var mirror *imports.Mirror
+	return mirror, s.withManifest(ctx, at, tree, func() (err error) {
+		mirror, err = s.b.sources.Mirror(ctx, at, tree)
+		return err
+	})
 }
 
 // copy copies the source into a rootfs, if it holds exactly what was measured.
@@ -166,5 +174,5 @@ func (s *source) copy(ctx context.Context, tree imports.Tree, root, dest string,
 		return err
 	}
 	defer release()
-	return s.b.sources.Copy(ctx, at, tree, root, dest, o)
+	return s.withManifest(ctx, at, tree, func() error { return s.b.sources.Copy(ctx, at, tree, root, dest, o) })
 }

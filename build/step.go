@@ -185,7 +185,7 @@ func (b *Builder) measured(ctx context.Context, l *layers.Layer, from layers.Sou
 // failAt makes an error about a place in the stackerfile, unless the build was
 // stopped for another reason.
 func (b *Builder) failAt(ctx context.Context, l *layers.Layer, pos layers.Position, err error) error {
-	if err == nil || errors.Is(err, errMounts) || ctx.Err() != nil {
+	if err == nil || errors.Is(err, errMounts) || errors.Is(err, errDamaged) || ctx.Err() != nil {
 		return err
 	}
 	return fail(l, pos, err)

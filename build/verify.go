@@ -74,6 +74,7 @@ func (b *Builder) discard(ctx context.Context, s *rootfsStep, keep, fs rootfs) e
 		kept[c.id] = true
 	}
 	for c := fs.onto(s.base.chain); c != nil && !kept[c.id]; c = c.below {
+		b.snapshots.Release(c.id)
 		if err := b.snapshots.Remove(ctx, c.id); err != nil {
 			return fmt.Errorf("removing a snapshot that is not reproducible: %w", err)
 		}

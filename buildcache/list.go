@@ -74,7 +74,7 @@ func (c *Cache) RemoveRecord(kind Kind, key Key) error {
 // AllLatest returns the last builds of all layers of all stackerfiles.
 func (c *Cache) AllLatest() ([]Latest, error) {
 	var all []Latest
-	return all, c.walk("latest", func(name string) error {
+	err := c.walk("latest", func(name string) error {
 		var file struct{ Record Latest }
 		data, err := os.ReadFile(c.path(name))
 		if err == nil && json.Unmarshal(data, &file) == nil && file.Record.Layer != "" {
@@ -82,6 +82,7 @@ func (c *Cache) AllLatest() ([]Latest, error) {
 		}
 		return nil
 	})
+	return all, err
 }
 
 // CheckFiles reads every sealed file, and calls bad with the name of each that is

@@ -45,3 +45,14 @@ func (c *Cache) Tombstone(kind, id string) (*Tombstone, error) {
 func (c *Cache) Exhume(kind, id string) {
 	_ = os.Remove(c.path(tombstoneName(kind, id)))
 }
+
+// RemoveTombstones removes those from before a time.
+func (c *Cache) RemoveTombstones(before time.Time) error {
+	return c.walk("tombstones", func(name string) error {
+		info, err := os.Lstat(c.path(name))
+		if err == nil && info.ModTime().Before(before) {
+			_ = os.Remove(c.path(name))
+		}
+		return nil
+	})
+}

@@ -219,7 +219,7 @@ func (s *Store) Check(ctx context.Context, i Stored, data bool) error {
 	f, err := os.Open(s.manifestPath(i.Digest))
 	if err == nil {
 		defer f.Close()
-		if _, err := readManifest(f, i.Digest); err != nil {
+		if _, err := readManifest(f, 0, i.Digest); err != nil {
 			return fmt.Errorf("manifest: %w: %w", ErrCorrupt, err)
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {

@@ -19,8 +19,11 @@ import (
 // A Listed is one snapshot of a List.
 type Listed struct {
 	Snapshot
-	Err      error // ErrInvalid, if it is damaged: all but ID is zero then
+	Err      error // ErrInvalid, if it is damaged: ID, Disk and DiskInodes are all that is known then
 	Children int   // snapshots and kept layers that stand on it
+
+	Disk       int64 // bytes allocated on disk, its own files and those of its difference
+	DiskInodes int64
 }
 
 // A Kept is a difference that Mutable.Keep kept.
@@ -92,10 +95,19 @@ func (s *Store) listed(name string) *Listed {
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
+	l := &Listed{Snapshot: snap, Err: err}
+	path := filepath.Join(s.snapshots, name)
+	var own usage
 	if err != nil {
-		snap.ID = id
+		l.ID = id
+		_ = own.addTree(path) // as far as it can be read
+	} else {
+		own.bytes, own.inodes = snap.Size, snap.Inodes
+		own.addPath(path)
+		own.addPath(filepath.Join(path, "snapshot.json"))
 	}
-	return &Listed{Snapshot: snap, Err: err}
+	l.Disk, l.DiskInodes = own.bytes, own.inodes
+	return l
 }
 
 // kept lists what Keep kept.
@@ -186,8 +198,8 @@ func (s *Store) Close() error {
 	return errors.Join(failed...)
 }
 
-// letGo gives up one snapshot that Hold holds.
-func (s *Store) letGo(id digest.Digest) {
+// Release gives up one snapshot that Hold holds.
+func (s *Store) Release(id digest.Digest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if lock := s.held[id]; lock != nil {

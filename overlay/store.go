@@ -301,7 +301,7 @@ func (s *Store) PutAside(id digest.Digest) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("put snapshot %s aside: %w", id, err)
 	}
-	s.letGo(id)
+	s.Release(id)
 	return to, nil
 }
 

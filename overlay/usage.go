@@ -36,11 +36,15 @@ func (u *usage) addTree(path string) error {
 		if err != nil {
 			return err
 		}
-		var st unix.Stat_t
-		if err := unix.Lstat(path, &st); err != nil {
-			return &fs.PathError{Op: "lstat", Path: path, Err: err}
-		}
-		u.add(&st)
+		u.addPath(path)
 		return nil
 	})
+}
+
+// addPath adds one file, unless it is gone.
+func (u *usage) addPath(path string) {
+	var st unix.Stat_t
+	if unix.Lstat(path, &st) == nil {
+		u.add(&st)
+	}
 }

@@ -138,6 +138,9 @@ func (s *settings) build(cmd *cobra.Command, f *buildFlags) (err error) {
 	if f.shellFail {
 		f.OnRunFailure = "/bin/sh"
 	}
+	if f.Policy, err = s.policy(); err != nil {
+		return err
+	}
 	f.StateDir, f.OCIDir, f.Sink = s.stateDir, s.ociDir, s.sink()
 	return withStatus(build.Build(cmd.Context(), f.Options))
 }

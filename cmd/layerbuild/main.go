@@ -56,6 +56,7 @@ type settings struct {
 	ociDir   string
 	debug    bool
 	quiet    bool
+	config   string
 }
 
 func newCommand() *cobra.Command {
@@ -93,12 +94,14 @@ builds of a user share.`,
 	flags := cmd.PersistentFlags()
 	flags.StringVar(&s.stateDir, "state-dir", defaultStateDir(), "what is remembered between builds")
 	flags.StringVar(&s.ociDir, "oci-dir", "oci", "the OCI layout that images go to")
+	flags.StringVar(&s.config, "config", "", "the config `file` (default: layerbuild/config.yaml in $XDG_CONFIG_HOME or ~/.config, if it is there)")
 	flags.BoolVar(&s.debug, "debug", false, "show every reason and every step")
 	flags.BoolVarP(&s.quiet, "quiet", "q", false, "show nothing but warnings and errors")
 	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see `%s --help`", err, c.CommandPath())
 	})
-	cmd.AddCommand(newBuildCommand(s), newPlanCommand(s), newVerifyCommand(s), newCleanCommand(s), newInspectCommand(s))
+	cmd.AddCommand(newBuildCommand(s), newPlanCommand(s), newVerifyCommand(s), newCleanCommand(s), newInspectCommand(s),
+		newDiskUsageCommand(s), newPruneCommand(s), newGCCommand(s))
 	return cmd
 }
 

@@ -1,0 +1,36 @@
+package buildcache
+
+import (
+	"os"
+	"path/filepath"
+)
+
+// AddLayout notes that images were put into the OCI layout at an absolute path.
+// It may be lost without harm: then what an image there shares with the cache
+// counts as the cache's alone.
+func (c *Cache) AddLayout(path string) error {
+	name := filepath.Join("layouts", short(path)+".json")
+	if _, err := os.Lstat(c.path(name)); err == nil {
+		return nil
+	}
+	return c.jot(name, path)
+}
+
+// Layouts returns the paths of all layouts that are known and still there. The
+// others are forgotten.
+func (c *Cache) Layouts() ([]string, error) {
+	var paths []string
+	err := c.walk("layouts", func(name string) error {
+		var path string
+		if c.read(name, &path) != nil {
+			return nil
+		}
+		if _, err := os.Lstat(path); err != nil {
+			_ = os.Remove(c.path(name))
+			return nil
+		}
+		paths = append(paths, path)
+		return nil
+	})
+	return paths, err
+}

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/layerbuild/layerbuild/build"
+)
+
+// configFile is the config file.
+type configFile struct {
+	GC *[]ruleText `yaml:"gc"`
+}
+
+// ruleText is a rule of the gc policy. The names are buildkitd's.
+type ruleText struct {
+	All           bool     `yaml:"all"`
+	Filters       []string `yaml:"filters"`
+	KeepDuration  string   `yaml:"keepDuration"`
+	MaxUsedSpace  string   `yaml:"maxUsedSpace"`
+	MinFreeSpace  string   `yaml:"minFreeSpace"`
+	ReservedSpace string   `yaml:"reservedSpace"`
+	MaxInodes     int64    `yaml:"maxInodes"`
+}
+
+// policy is what is removed after builds: what the config file says, or the default.
+func (s *settings) policy() ([]build.Rule, error) {
+	path := s.config
+	if path == "" {
+		dir, err := os.UserConfigDir()
+		if err != nil {
+			return build.DefaultPolicy(), nil
+		}
+		path = filepath.Join(dir, "layerbuild", "config.yaml")
+	}
+	text, err := os.ReadFile(path)
+	if s.config == "" && errors.Is(err, fs.ErrNotExist) {
+		return build.DefaultPolicy(), nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	}
+	policy, err := parsePolicy(text)
+	if err != nil {
+		return nil, fmt.Errorf("config %s: %w", path, err)
+	}
+	return policy, nil
+}
+
+func parsePolicy(text []byte) ([]build.Rule, error) {
+	var file configFile
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	decoder.KnownFields(true)
+	if err := decoder.Decode(&file); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	if file.GC == nil {
+		return build.DefaultPolicy(), nil
+	}
+	rules := []build.Rule{}
+	for n, text := range *file.GC {
+		rule, err := text.rule()
+		if err != nil {
+			return nil, fmt.Errorf("gc rule %d: %w", n+1, err)
+		}
+		rules = append(rules, rule)
+	}
+	return rules, nil
+}
+
+// rule reads the sizes, durations and filters of a rule.
+func (t ruleText) rule() (build.Rule, error) {
+	rule := build.Rule{All: t.All, MaxInodes: t.MaxInodes}
+	var err error
+	if rule.Filters, err = build.ParseFilters(t.Filters); err != nil {
+		return rule, err
+	}
+	if t.KeepDuration != "" {
+		if rule.KeepDuration, err = build.ParseDuration(t.KeepDuration); err != nil {
+			return rule, err
+		}
+	}
+	for _, size := range []struct {
+		text string
+		to   *build.Size
+	}{{t.MaxUsedSpace, &rule.MaxUsed}, {t.MinFreeSpace, &rule.MinFree}, {t.ReservedSpace, &rule.Reserved}} {
+		if size.text == "" {
+			continue
+		}
+		if *size.to, err = build.ParseSize(size.text); err != nil {
+			return rule, err
+		}
+	}
+	return rule, nil
+}

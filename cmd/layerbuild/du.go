@@ -1,0 +1,138 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"github.com/layerbuild/layerbuild/build"
+)
+
+func newDiskUsageCommand(s *settings) *cobra.Command {
+	var verbose bool
+	var filters []string
+	var format string
+	cmd := &cobra.Command{
+		Use:   "du",
+		Short: "Show what the state folder takes on disk",
+		Long: `Show what is remembered between builds: how many items of each type, how big
+they are, and how much of it nobody uses right now, so that prune may remove it.
+
+Items have these types: base (layers and documents of images from outside),
+layer and build-only (what steps made), tree (imports), download, record (what a
+step read and gave), failed (see build --keep-failed), corrupt (put aside).
+
+Filters are KEY=VALUE, KEY!=VALUE or KEY~=EXPRESSION of id, parent, description,
+type, inuse, mutable, immutable, shared, private and until: 24h is what has not
+been used for a day. An item must match all of them.`,
+		Example: `  layerbuild du
+  layerbuild du --verbose --filter type=layer --filter until=168h
+  layerbuild du --format json | jq '.items[] | select(.size > 1e9) | .description'`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			parsed, err := build.ParseFilters(filters)
+			if err != nil {
+				return err
+			}
+			if format != "table" && format != "json" {
+				return fmt.Errorf("--format is %q: it should be table or json", format)
+			}
+			usage, err := build.DiskUsage(cmd.Context(), s.stateDir, parsed)
+			if err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			switch {
+			case format == "json":
+				encoder := json.NewEncoder(out)
+				encoder.SetIndent("", "  ")
+				return encoder.Encode(usage)
+			case verbose:
+				showItems(out, usage.Items)
+				return showTotals(out, usage)
+			default:
+				showTypes(out, usage)
+				return showTotals(out, usage)
+			}
+		},
+	}
+	flags := cmd.Flags()
+	flags.BoolVarP(&verbose, "verbose", "v", false, "show each item")
+	flags.StringArrayVar(&filters, "filter", nil, "only what matches this `FILTER`; repeatable")
+	flags.StringVar(&format, "format", "table", "table or json")
+	return cmd
+}
+
+func showTypes(w io.Writer, usage *build.Usage) {
+	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	defer table.Flush()
+	fmt.Fprintln(table, "TYPE\tITEMS\tSIZE\tRECLAIMABLE\tLAST USED")
+	for _, kind := range build.Kinds() {
+		var n int
+		var size, reclaimable int64
+		var last time.Time
+		for _, i := range usage.Items {
+			if i.Type != kind {
+				continue
+			}
+			n++
+			size += i.Bytes()
+			if !i.InUse {
+				reclaimable += i.Bytes()
+			}
+			if i.LastUsed.After(last) {
+				last = i.LastUsed
+			}
+		}
+		if n > 0 {
+			fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\n", kind, n, size10(size), size10(reclaimable), ago(last))
+		}
+	}
+	if usage.Other.Size > 0 {
+		fmt.Fprintf(table, "other\t\t%s\t\t\n", size10(usage.Other.Size))
+	}
+}
+
+func showItems(w io.Writer, items []*build.Item) {
+	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	defer table.Flush()
+	fmt.Fprintln(table, "ID\tTYPE\tSIZE\tBLOB\tINODES\tUSED\tLAST USED\tFLAGS\tDESCRIPTION")
+	for _, i := range items {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\n", printable(i.ID), i.Type, size10(i.Size), size10(i.Blob),
+			i.Inodes, i.Times, ago(i.LastUsed), itemFlags(i), printable(i.Description))
+	}
+}
+
+func itemFlags(i *build.Item) string {
+	flags := "private"
+	if i.Shared {
+		flags = "shared"
+	}
+	if i.Mut {
+		flags += ",mutable"
+	}
+	if i.InUse {
+		flags += ",inuse"
+	}
+	return flags
+}
+
+func showTotals(w io.Writer, usage *build.Usage) error {
+	shared := slices.ContainsFunc(usage.Items, func(i *build.Item) bool { return i.InUse })
+	note := ""
+	if shared {
+		note = "; the rest is in use"
+	}
+	_, err := fmt.Fprintf(w, "\nTotal: %s in %d files and folders, reclaimable: %s%s\n", size10(usage.Size), usage.Inodes, size10(usage.Reclaimable), note)
+	return err
+}
+
+func size10(n int64) string { return units.HumanSize(float64(n)) }
+
+func ago(t time.Time) string { return units.HumanDuration(time.Since(t)) + " ago" }

@@ -1,0 +1,38 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/layerbuild/layerbuild/build"
+)
+
+func newGCCommand(s *settings) *cobra.Command {
+	return &cobra.Command{
+		Use:   "gc",
+		Short: "Remove what the config file's policy says, now",
+		Long: `Apply the gc policy to the state folder, as builds do after they have gone well,
+at most once an hour. The policy is a list of rules in the config file:
+
+  gc:
+    - filters: [type==failed]
+      all: true
+      keepDuration: 7d
+    - maxUsedSpace: 60%
+      minFreeSpace: 10%
+      reservedSpace: 10GB
+
+Each rule is applied in turn as prune applies its flags. Without a config file
+there are rules like these; "gc: []" is none.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			policy, err := s.policy()
+			if err != nil {
+				return err
+			}
+			tally := newTally(s, cmd, false)
+			err = build.GC(cmd.Context(), build.PruneOptions{StateDir: s.stateDir, Rules: policy, Removed: tally.removed})
+			tally.total()
+			return err
+		},
+	}
+}
