@@ -2,7 +2,6 @@ package imports
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -213,8 +212,7 @@ func (s *Store) Check(ctx context.Context, i Stored, data bool) error {
 		if !data {
 			return nil
 		}
-		path := s.downloadPath(i.Digest)
-		return s.checkContent(ctx, Source{Root: filepath.Dir(path), Path: filepath.Base(path)}, i.Digest, (*node).sum)
+		return checkFile(s.downloadPath(i.Digest), i.Digest)
 	}
 	f, err := os.Open(s.manifestPath(i.Digest))
 	if err == nil {
@@ -228,26 +226,22 @@ func (s *Store) Check(ctx context.Context, i Stored, data bool) error {
 	if _, err := os.Lstat(s.mirrorDir(i.Digest)); err != nil || !data {
 		return nil
 	}
-	return s.checkContent(ctx, Source{Root: s.mirrorDir(i.Digest), Path: "root"}, i.Digest, (*node).manifestDigest)
-}
-
-// checkContent reads a file or folder, whatever the stat index knows of it.
-func (s *Store) checkContent(ctx context.Context, src Source, want digest.Digest, sum func(*node) (digest.Digest, error)) error {
-	n, _, err := s.read(ctx, src, nil)
-	if err != nil {
-		return err
-	}
-	got, err := sum(n)
-	if err == nil && got != want {
-		err = fmt.Errorf("%w: its content is %s", ErrCorrupt, got)
+	t, err := s.digest(ctx, Source{Root: s.mirrorDir(i.Digest), Path: "root"}, nil)
+	if err == nil && t.Digest != i.Digest {
+		err = fmt.Errorf("mirror: %w: its content is %s", ErrCorrupt, t.Digest)
 	}
 	return err
 }
 
-func (n *node) sum() (digest.Digest, error) { return sha256Digest(n.Sum), nil }
-
-func (n *node) manifestDigest() (digest.Digest, error) {
-	h := sha256.New()
-	err := writeManifest(h, n)
-	return digest.NewDigest(digest.SHA256, h), err
+func checkFile(path string, want digest.Digest) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	got, err := digest.FromReader(f)
+	if err == nil && got != want {
+		err = fmt.Errorf("%w: its content is %s", ErrCorrupt, got)
+	}
+	return err
 }
