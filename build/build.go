@@ -34,6 +34,7 @@ import (
 // Options say what to build and how.
 type Options struct {
 	Stackerfile string
+	Others      []string // more stackerfiles, whose layers are built with it
 	Load        layers.Options
 	StateDir    string // what is remembered between builds
 	OCIDir      string // the OCI layout that images go to
@@ -91,7 +92,7 @@ var errMounts = errors.New("the build needs mounts")
 // more with mounts of its own, which end with it however it ends; the second
 // life finds again what the first one found.
 func Build(ctx context.Context, o Options) error {
-	graph, err := load(o.Stackerfile, o.Load, o.Targets)
+	graph, err := load(append([]string{o.Stackerfile}, o.Others...), o.Load, o.Targets)
 	if err != nil {
 		return err
 	}
@@ -138,8 +139,8 @@ func attempt(ctx context.Context, o Options, graph *layers.Graph) error {
 	return err
 }
 
-func load(stackerfile string, o layers.Options, targets []string) (*layers.Graph, error) {
-	graph, err := layers.Load(stackerfile, o)
+func load(stackerfiles []string, o layers.Options, targets []string) (*layers.Graph, error) {
+	graph, err := layers.LoadAll(stackerfiles, o)
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +149,7 @@ func load(stackerfile string, o layers.Options, targets []string) (*layers.Graph
 
 // Order returns the names of the layers in the order in which they are built.
 func Order(stackerfile string, o layers.Options, targets ...string) ([]string, error) {
-	graph, err := load(stackerfile, o, targets)
+	graph, err := load([]string{stackerfile}, o, targets)
 	if err != nil {
 		return nil, err
 	}

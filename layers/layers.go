@@ -165,7 +165,7 @@ type Layer struct {
 
 // A Graph is the layers of all stackerfiles of a build, and what each needs.
 type Graph struct {
-	Files  []*Stackerfile // prerequisites before who names them; the file that was asked for is last
+	Files  []*Stackerfile // prerequisites before who names them; otherwise in the order they were asked for
 	Layers []*Layer       // each after all that it needs; otherwise in the order of the files
 
 	byName map[string]*Layer

@@ -31,16 +31,27 @@ type Options struct {
 // Load reads the stackerfile at path and its prerequisites. Its error is Errors when
 // stackerfiles are at fault, all faults of all files at once.
 func Load(path string, o Options) (*Graph, error) {
+	return LoadAll([]string{path}, o)
+}
+
+// LoadAll reads several stackerfiles and their prerequisites into one graph, each
+// once. Layers of one may name those of another only if that is a prerequisite.
+func LoadAll(paths []string, o Options) (*Graph, error) {
 	l := loader{requireHash: o.RequireHash, files: map[string]*Stackerfile{}}
 	if err := l.readSubstitutions(o); err != nil {
 		return nil, err
 	}
-	absolute, err := filepath.Abs(path)
-	if err != nil {
-		return nil, fmt.Errorf("find stackerfile %s: %w", plain(path), err)
-	}
-	if err := l.load(path, absolute); err != nil {
-		return nil, err
+	for _, path := range paths {
+		absolute, err := filepath.Abs(path)
+		if err != nil {
+			return nil, fmt.Errorf("find stackerfile %s: %w", plain(path), err)
+		}
+		if l.files[absolute] != nil {
+			continue
+		}
+		if err := l.load(path, absolute); err != nil {
+			return nil, err
+		}
 	}
 	return l.graph()
 }

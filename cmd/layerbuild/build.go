@@ -100,6 +100,11 @@ what is in the cache stays. The exit status is 4 when there is one.`,
 
 func (f *buildFlags) add(cmd *cobra.Command) {
 	addStackerfileFlags(cmd, &f.Stackerfile, &f.Load)
+	f.addCommon(cmd)
+}
+
+// addCommon adds the flags of builds whichever stackerfiles they build.
+func (f *buildFlags) addCommon(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.BoolVar(&f.Load.RequireHash, "require-hash", false, "refuse http(s) imports without a hash")
 	flags.BoolVar(&f.Offline, "offline", false, "ask no registry or server: what was downloaded before serves")
@@ -149,19 +154,26 @@ func (s *settings) build(cmd *cobra.Command, f *buildFlags) (err error) {
 func withStatus(err error) error {
 	var miss *build.MissError
 	var differ *build.DifferError
+	var command *build.CommandError
 	switch {
 	case errors.As(err, &miss):
 		return &exitStatus{3, err}
 	case errors.As(err, &differ):
 		return &exitStatus{4, err}
+	case errors.As(err, &command):
+		return &exitStatus{command.Status, err}
 	}
 	return err
 }
 
 // addStackerfileFlags adds the flags of all commands that read a stackerfile.
 func addStackerfileFlags(cmd *cobra.Command, file *string, load *layers.Options) {
+	cmd.Flags().StringVarP(file, "stacker-file", "f", "stacker.yaml", "the stackerfile")
+	addSubstituteFlags(cmd, load)
+}
+
+func addSubstituteFlags(cmd *cobra.Command, load *layers.Options) {
 	flags := cmd.Flags()
-	flags.StringVarP(file, "stacker-file", "f", "stacker.yaml", "the stackerfile")
 	flags.StringArrayVar(&load.Substitutions, "substitute", nil, "replace ${{K}} in stackerfiles, as `K=V`; repeatable")
 	flags.StringArrayVar(&load.SubstituteFiles, "substitute-file", nil, "a YAML `file` of substitutions, K: V; repeatable")
 }

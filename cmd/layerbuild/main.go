@@ -100,8 +100,22 @@ builds of a user share.`,
 	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see `%s --help`", err, c.CommandPath())
 	})
-	cmd.AddCommand(newBuildCommand(s), newPlanCommand(s), newVerifyCommand(s), newCleanCommand(s), newInspectCommand(s),
-		newDiskUsageCommand(s), newPruneCommand(s), newGCCommand(s))
+	cmd.AddCommand(
+		newBuildCommand(s),
+		newPlanCommand(s),
+		newVerifyCommand(s),
+		newCleanCommand(s),
+		newInspectCommand(s),
+		newDiskUsageCommand(s),
+		newPruneCommand(s),
+		newGCCommand(s),
+		newRecursiveBuildCommand(s),
+		newValidateCommand(s),
+		newGraphCommand(s),
+		newCheckCommand(s),
+		newGrabCommand(s),
+		newChrootCommand(s),
+	)
 	return cmd
 }
 

@@ -1,0 +1,93 @@
+package build
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/overlay"
+	"github.com/layerbuild/layerbuild/sandbox"
+)
+
+// A Finding is what was found out about one thing that a build needs.
+type Finding struct {
+	What  string // what is needed
+	Found string // what is there; "" if it does not do
+	Cure  string // what is wrong and what to do about it, if it does not do
+}
+
+// OK tells whether a build has what it needs.
+func (f Finding) OK() bool { return f.Found != "" }
+
+// Check finds out whether this machine can build, by trying.
+func Check(ctx context.Context, stateDir, runtime string) ([]Finding, error) {
+	state, err := filepath.Abs(stateDir)
+	if err != nil {
+		return nil, err
+	}
+	findings := []Finding{checkKernel(), checkUser(), checkOverlay(state)}
+	r, err := checkRuntime(ctx, state, runtime)
+	return append(findings, r), err
+}
+
+// minKernel is the first that makes all of a bind mount read-only at once, with
+// mount_setattr(2).
+var minKernel = [2]int{5, 12}
+
+func checkKernel() Finding {
+	f := Finding{What: "kernel"}
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		f.Cure = err.Error()
+		return f
+	}
+	release := unix.ByteSliceToString(name.Release[:])
+	var major, minor int
+	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
+		f.Cure = fmt.Sprintf("its release %q has no version: use Linux %d.%d or newer", release, minKernel[0], minKernel[1])
+		return f
+	}
+	if major < minKernel[0] || major == minKernel[0] && minor < minKernel[1] {
+		f.Cure = fmt.Sprintf("Linux %s is too old: use %d.%d or newer", release, minKernel[0], minKernel[1])
+		return f
+	}
+	f.Found = "Linux " + release
+	return f
+}
+
+func checkUser() Finding {
+	f := Finding{What: "user"}
+	if os.Geteuid() == 0 {
+		f.Found = "root"
+	} else {
+		f.Cure = "mounts need root: use sudo"
+	}
+	return f
+}
+
+func checkOverlay(state string) Finding {
+	f := Finding{What: "overlayfs"}
+	if err := overlay.Supported(state); err != nil {
+		f.Cure = err.Error()
+	} else {
+		f.Found = "works in " + state
+	}
+	return f
+}
+
+func checkRuntime(ctx context.Context, state, name string) (Finding, error) {
+	f := Finding{What: "runtime"}
+	r, err := sandbox.Find(ctx, name, filepath.Join(state, "tmp"))
+	switch {
+	case ctx.Err() != nil:
+		return f, context.Cause(ctx)
+	case err != nil:
+		f.Cure = err.Error()
+	default:
+		f.Found = r.Name + " " + r.Version
+	}
+	return f, nil
+}

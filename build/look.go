@@ -1,0 +1,222 @@
+package build
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+	"golang.org/x/term"
+
+	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/imports"
+	"github.com/layerbuild/layerbuild/layers"
+	"github.com/layerbuild/layerbuild/overlay"
+	"github.com/layerbuild/layerbuild/sandbox"
+)
+
+// Grab copies a file or folder out of a layer as it was last built, to dest on
+// this machine: into it if it is a folder or ends in a slash. Owners are root's
+// and times are now, as cp has them.
+func Grab(ctx context.Context, o Options, layer, file, dest string) error {
+	l, err := o.unread(layer)
+	if err != nil {
+		return err
+	}
+	to, err := filepath.Abs(dest)
+	if err != nil {
+		return err
+	}
+	if strings.HasSuffix(dest, "/") || dest == "." {
+		to += "/"
+	}
+	b, err := openMounting(o, &layers.Graph{})
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	id, err := b.lastBuilt(ctx, l)
+	if err != nil {
+		return err
+	}
+	view, err := b.snapshots.View(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer view.Release()
+	from := imports.Source{Root: view.Root, Path: path.Join("/", file)}
+	tree, err := b.sources.Digest(ctx, from)
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("layer %q has no %s", layer, from.Path)
+	}
+	if err != nil {
+		return err
+	}
+	return b.sources.Copy(ctx, from, tree, "/", to, imports.CopyOptions{Epoch: time.Now()})
+}
+
+// unread stands for a layer of the stackerfile without reading that.
+func (o Options) unread(layer string) (*layers.Layer, error) {
+	file, err := filepath.Abs(o.Stackerfile)
+	if err != nil {
+		return nil, err
+	}
+	return &layers.Layer{Name: layer, File: &layers.Stackerfile{Path: file}}, nil
+}
+
+// openMounting opens the rooms in a process that has mounts of its own.
+func openMounting(o Options, graph *layers.Graph) (*Builder, error) {
+	if !overlay.HavePrivateMounts() {
+		if err := overlay.Supported(o.StateDir); err != nil {
+			return nil, err
+		}
+		if err := overlay.PrivateMounts(); err != nil {
+			return nil, err
+		}
+	}
+	return open(o, graph)
+}
+
+// lastBuilt returns the ChainID of a layer as it was last built, of this
+// stackerfile or else of any, and makes sure of its snapshot.
+func (b *Builder) lastBuilt(ctx context.Context, l *layers.Layer) (digest.Digest, error) {
+	latest, err := b.cache.Latest(l.File.Path, l.Name)
+	if errors.Is(err, buildcache.ErrNotFound) {
+		latest, err = b.latestOf(l.Name)
+	}
+	if err != nil {
+		return "", err
+	}
+	if id, err := b.rootfsOf(latest); err == nil && (id == "" || b.snapshots.Has(id)) {
+		return id, nil
+	}
+	// Its snapshot has made room for others. The image has its layers, too.
+	image, err := b.blobs.BaseFromLayout(ctx, b.OCIDir, l.Name, platform(l))
+	if err != nil {
+		return "", fmt.Errorf("the files of layer %q are no longer here: `layerbuild build --no-cache=%s` brings them back", l.Name, l.Name)
+	}
+	c := newBase(image).chain
+	return c.ID(), b.ensure(ctx, l, c)
+}
+
+func (b *Builder) latestOf(layer string) (*buildcache.Latest, error) {
+	all, err := b.cache.LatestOf(layer)
+	if err != nil {
+		return nil, err
+	}
+	for _, latest := range all {
+		if latest.Keys[buildcache.Rootfs] != "" {
+			return &latest, nil
+		}
+	}
+	return nil, fmt.Errorf("layer %q has not been built here: build it first", layer)
+}
+
+// rootfsOf returns the ChainID of what a build gave: its base's, and what the
+// rootfs step added to it.
+func (b *Builder) rootfsOf(latest *buildcache.Latest) (digest.Digest, error) {
+	record, err := b.cache.Get(buildcache.Rootfs, latest.Keys[buildcache.Rootfs])
+	if err != nil {
+		return "", err
+	}
+	var fs rootfs
+	if err := json.Unmarshal(record.Result, &fs); err != nil {
+		return "", err
+	}
+	var chain []digest.Digest
+	for _, in := range record.Inputs {
+		if in.Code == buildcache.BaseChange && in.Name == "base" && in.Value != "" {
+			chain = append(chain, digest.Digest(in.Value))
+		}
+	}
+	for _, layer := range fs.Layers {
+		chain = append(chain, layer.DiffID)
+	}
+	return identity.ChainID(chain), nil
+}
+
+// Chroot runs a command, or a shell, in a layer as it was last built, with the
+// environment, the network and the binds of its run; its imports are not there.
+// What it changes is thrown away. Without a layer's name it is the first of the
+// stackerfile. The error is a *CommandError when the command fails.
+func Chroot(ctx context.Context, o Options, name string, command []string) error {
+	graph, err := layers.Load(o.Stackerfile, o.Load)
+	if err != nil {
+		return err
+	}
+	main := graph.Files[len(graph.Files)-1]
+	if name == "" && len(main.Layers) > 0 {
+		name = main.Layers[0].Name
+	}
+	if graph, err = graph.Only(name); err != nil {
+		return err
+	}
+	l := graph.Layer(name)
+	b, err := openMounting(o, graph)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	id, err := b.lastBuilt(ctx, l)
+	if err != nil {
+		return err
+	}
+	return b.chroot(ctx, l, id, command)
+}
+
+func (b *Builder) chroot(ctx context.Context, l *layers.Layer, id digest.Digest, command []string) error {
+	run, err := b.newRun(&rootfsStep{l: l, env: l.BuildEnvironment(b.environ)}, "", nil)
+	if err != nil {
+		return err
+	}
+	defer run.close()
+	upper, err := b.snapshots.Prepare(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer upper.Drop()
+	step := run.step
+	if step.Rootfs, err = upper.Mount(ctx, mountpoints(run.points)...); err != nil {
+		return err
+	}
+	step.Args = arguments(command)
+	step.Stdin, step.Stdout, step.Stderr = os.Stdin, os.Stdout, os.Stderr
+	step.Terminal = term.IsTerminal(int(os.Stdin.Fd()))
+	err = b.runner.Run(ctx, step)
+	var exit *sandbox.ExitError
+	if errors.As(err, &exit) {
+		return &CommandError{exit.Status, exit}
+	}
+	return err
+}
+
+// A CommandError says that a command in a layer failed.
+type CommandError struct {
+	Status int // 1 to 255
+	err    error
+}
+
+func (e *CommandError) Error() string { return fmt.Sprintf("the command failed with %s", e.err) }
+func (e *CommandError) Unwrap() error { return e.err }
+
+// arguments are what to run for what was asked for: an absolute path is run as
+// it is, one text by a shell, several are looked up by one.
+func arguments(command []string) []string {
+	const shell = "/bin/sh"
+	switch {
+	case len(command) == 0:
+		return []string{shell}
+	case path.IsAbs(command[0]) && !strings.ContainsAny(command[0], " \t\n"):
+		return command
+	case len(command) == 1:
+		return []string{shell, "-c", command[0]}
+	}
+	return append([]string{shell, "-c", `exec "$@"`, shell}, command...)
+}

@@ -1,0 +1,43 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/layerbuild/layerbuild/build"
+)
+
+func newCheckCommand(s *settings) *cobra.Command {
+	var runtime string
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Find out whether this machine can build",
+		Long: `Try what a build needs of this machine: the kernel, root, overlayfs below the
+state folder, an OCI runtime. Each is one line; what does not do comes with its
+cure, and makes the exit status 1.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			findings, err := build.Check(cmd.Context(), s.stateDir, runtime)
+			if err != nil {
+				return err
+			}
+			bad := 0
+			for _, f := range findings {
+				if !f.OK() {
+					bad++
+					fmt.Fprintf(cmd.OutOrStdout(), "BAD  %-10s %s\n", f.What, f.Cure)
+				} else if !s.quiet {
+					fmt.Fprintf(cmd.OutOrStdout(), "ok   %-10s %s\n", f.What, f.Found)
+				}
+			}
+			if bad > 0 {
+				return errors.New("this machine cannot build yet")
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&runtime, "runtime", "", "the OCI runtime to try, by `name` or path (default: crun or runc, whichever starts)")
+	return cmd
+}

@@ -1,0 +1,38 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/layerbuild/layerbuild/build"
+)
+
+func newChrootCommand(s *settings) *cobra.Command {
+	var o build.Options
+	cmd := &cobra.Command{
+		Use:   "chroot [LAYER [COMMAND...]]",
+		Short: "Run a command in a layer; throw its changes away",
+		Long: `Run a command, or a shell, in a layer as it was last built: the first of the
+stackerfile, or the one named. It has the environment, the network and the binds
+of the layer's run, but not its imports. What it changes is thrown away, except
+in binds. The exit status is that of the command.
+
+A command of one word or text is a shell's; several words are run as they are.`,
+		Example: `  layerbuild chroot
+  layerbuild chroot app 'ls -l /srv'`,
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if o.Load.Builtins, err = s.builtins(); err != nil {
+				return err
+			}
+			o.StateDir, o.OCIDir, o.Sink = s.stateDir, s.ociDir, s.sink()
+			layer := ""
+			if len(args) > 0 {
+				layer, args = args[0], args[1:]
+			}
+			return withStatus(build.Chroot(cmd.Context(), o, layer, args))
+		},
+	}
+	addStackerfileFlags(cmd, &o.Stackerfile, &o.Load)
+	cmd.Flags().SetInterspersed(false)
+	cmd.Flags().StringVar(&o.Runtime, "runtime", "", "the OCI runtime to run it in, by `name` or path (default: crun or runc, whichever starts)")
+	return cmd
+}

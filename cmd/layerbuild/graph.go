@@ -1,0 +1,44 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/layerbuild/layerbuild/build"
+)
+
+func newGraphCommand(s *settings) *cobra.Command {
+	var o build.Options
+	var format string
+	cmd := &cobra.Command{
+		Use:   "graph [LAYER...]",
+		Short: "Draw the layers, what each needs, and which are in the cache",
+		Long: `Draw the layers of a stackerfile, or those named and all that they need, for
+Graphviz (dot), for Markdown (mermaid), or as JSON. Layers that a build would not
+find in the cache are dashed; JSON says why. Nothing is built.`,
+		Example: `  layerbuild graph | dot -Tsvg >layers.svg
+  layerbuild graph --format json app`,
+		RunE: func(cmd *cobra.Command, targets []string) (err error) {
+			if o.Load.Builtins, err = s.builtins(); err != nil {
+				return err
+			}
+			if o.Clock, err = parseClock("reproducible"); err != nil {
+				return err
+			}
+			o.StateDir, o.OCIDir, o.Targets = s.stateDir, s.ociDir, targets
+			nodes, err := build.Nodes(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			text, err := build.Draw(nodes, format)
+			fmt.Fprint(cmd.OutOrStdout(), text)
+			return err
+		},
+	}
+	addStackerfileFlags(cmd, &o.Stackerfile, &o.Load)
+	flags := cmd.Flags()
+	flags.StringVar(&format, "format", build.FormatDOT, "`dot`, mermaid or json")
+	flags.BoolVar(&o.Offline, "offline", false, "ask no registry or server: what was downloaded before serves")
+	return cmd
+}

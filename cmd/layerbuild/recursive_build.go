@@ -1,0 +1,36 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/layerbuild/layerbuild/build"
+)
+
+func newRecursiveBuildCommand(s *settings) *cobra.Command {
+	var f buildFlags
+	var dir, pattern string
+	cmd := &cobra.Command{
+		Use:   "recursive-build",
+		Short: "Build all stackerfiles below a folder",
+		Long: `Build the layers of all stackerfiles below a folder, as one build: a stackerfile
+that is a prerequisite of another is built once. Names of layers must be unique
+in all of them. The state folder and the OCI layout are not searched.`,
+		Example: `  layerbuild recursive-build -d images
+  layerbuild recursive-build -p '/images/[^/]*\.yaml$'`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			files, err := build.Find(dir, pattern, s.stateDir, s.ociDir)
+			if err != nil {
+				return err
+			}
+			f.Stackerfile, f.Others = files[0], files[1:]
+			return s.build(cmd, &f)
+		},
+	}
+	addSubstituteFlags(cmd, &f.Load)
+	f.addCommon(cmd)
+	flags := cmd.Flags()
+	flags.StringVarP(&dir, "search-dir", "d", ".", "the `folder` to search")
+	flags.StringVarP(&pattern, "stacker-file-pattern", "p", `/stacker\.yaml$`, "a `regexp` on paths below that folder")
+	return cmd
+}

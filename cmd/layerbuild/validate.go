@@ -1,0 +1,39 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/layers"
+)
+
+func newValidateCommand(s *settings) *cobra.Command {
+	var file string
+	var load layers.Options
+	cmd := &cobra.Command{
+		Use:   "validate [FILE...]",
+		Short: "Find all faults of a stackerfile; build nothing",
+		Long: `Read stackerfiles and their prerequisites, and show all faults at once, each with
+its file, line and column. Nothing is built, downloaded or written.`,
+		Example: `  layerbuild validate
+  layerbuild validate images/*.yaml --substitute VERSION=1.2`,
+		RunE: func(cmd *cobra.Command, files []string) (err error) {
+			if load.Builtins, err = s.builtins(); err != nil {
+				return err
+			}
+			if len(files) == 0 {
+				files = []string{file}
+			}
+			layers, err := build.Validate(files, load)
+			if err == nil && !s.quiet {
+				fmt.Fprintf(cmd.OutOrStdout(), "valid, layers: %d\n", layers)
+			}
+			return err
+		},
+	}
+	addStackerfileFlags(cmd, &file, &load)
+	cmd.Flags().BoolVar(&load.RequireHash, "require-hash", false, "refuse http(s) imports without a hash")
+	return cmd
+}
