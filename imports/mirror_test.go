@@ -3,7 +3,9 @@ package imports
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -245,4 +247,32 @@ func TestDeepPaths(t *testing.T) {
 	if got := digestOf(t, s, Source{Path: filepath.Join(root, "x")}); got.Digest != tree.Digest {
 		t.Error("the copy differs")
 	}
+}
+
+// TestDiskFull mirrors, digests and downloads onto a filesystem that is too small.
+func TestDiskFull(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root to mount")
+	}
+	small := t.TempDir()
+	if err := unix.Mount("tmpfs", small, "tmpfs", 0, "size=300k"); err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { ok(t, unix.Unmount(small, unix.MNT_DETACH)) })
+	src := Source{Path: write(t, t.TempDir(), map[string]string{"a": strings.Repeat("a", 100<<10), "b": strings.Repeat("b", 400<<10)})}
+	s := must(Open(filepath.Join(small, "state"), Options{}))(t)
+	tree := digestOf(t, s, src)
+	if _, err := s.Mirror(context.Background(), src, tree); !errors.Is(err, unix.ENOSPC) {
+		t.Error(err)
+	}
+	srv := server(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, strings.Repeat("x", 1<<20)) })
+	if _, err := s.Fetch(context.Background(), srv.URL, FetchOptions{}); !errors.Is(err, unix.ENOSPC) {
+		t.Error(err)
+	}
+	if left := must(os.ReadDir(filepath.Join(s.state, "tmp")))(t); len(left) > 0 {
+		t.Error("left behind:", left)
+	}
+	ok(t, os.Remove(filepath.Join(src.Path, "b")))
+	tree = digestOf(t, s, src)
+	checkMirror(t, s, mirrorOf(t, s, src, tree), tree)
 }
