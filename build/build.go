@@ -55,6 +55,8 @@ type Options struct {
 	// OnRunFailure is a command that runs in a step's container after the step
 	// failed, on the terminal; "" is none.
 	OnRunFailure string
+	KeepFailed   bool   // keep what a failed run leaves, for Shell
+	Shell        *Shell // run this instead of building its layer
 
 	// Policy is what is removed from the state folder after the build, when it is
 	// time to look.
@@ -222,6 +224,9 @@ func (b *Builder) build(ctx context.Context) error {
 	}
 	if err := group.Wait(); err != nil {
 		return err
+	}
+	if b.Shell != nil {
+		return nil
 	}
 	if !b.Plan {
 		if err := b.putImages(ctx); err != nil {

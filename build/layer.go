@@ -29,6 +29,9 @@ type outcome struct {
 func (b *Builder) layer(ctx context.Context, l *layers.Layer) error {
 	o := b.layers[l]
 	start := time.Now()
+	if b.Shell != nil && b.Shell.Layer == l.Name {
+		return b.shell(ctx, l)
+	}
 	err := b.makeLayer(ctx, l, o)
 	switch {
 	case b.Plan && errors.Is(err, errMounts):
@@ -116,6 +119,7 @@ func (b *Builder) rootfs(ctx context.Context, s *rootfsStep, o *outcome) (*build
 		o.differs, err = b.compare(ctx, s, fs, made)
 		return record, fs, err
 	}
+	b.dropKept(s.l)
 	record, err = b.cache.Put(buildcache.Rootfs, s.inputs, made, time.Since(start), origin(s.l))
 	return record, made, err
 }

@@ -80,6 +80,9 @@ func (b *Builder) addLayer(ctx context.Context, s *rootfsStep, c *chain, points 
 		return layer, false, err
 	}
 	if err := change(root); err != nil {
+		if b.KeepFailed && ctx.Err() == nil {
+			b.keep(s.l, upper)
+		}
 		return layer, false, err
 	}
 	if err := upper.Unmount(); err != nil {
@@ -231,9 +234,14 @@ func (r *stepRun) in(ctx context.Context, root string) error {
 // failed makes the error of a failed run, after giving its user a look around
 // if that was asked for.
 func (r *stepRun) failed(ctx context.Context, exit *sandbox.ExitError) error {
-	advice := "nothing of it is kept; --shell-fail opens a shell where it failed"
+	advice := "nothing of it is kept; --keep-failed keeps it, --shell-fail opens a shell where it failed"
+	if r.b.KeepFailed {
+		advice = fmt.Sprintf("`layerbuild shell %s` shows what it left", r.l.Name)
+	}
 	if command := r.b.OnRunFailure; command != "" {
-		advice = "nothing of it is kept"
+		if !r.b.KeepFailed {
+			advice = "nothing of it is kept"
+		}
 		step := r.step
 		step.Args = []string{"/bin/sh", "-c", command}
 		step.Stdin, step.Stdout, step.Stderr = os.Stdin, os.Stdout, os.Stderr

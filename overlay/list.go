@@ -51,7 +51,7 @@ func (s *Store) List(ctx context.Context) (*Listing, error) {
 		return nil, err
 	}
 	read := make([]*Listed, len(names))
-	group, ctx := errgroup.WithContext(ctx)
+	var group errgroup.Group
 	workers := runtime.GOMAXPROCS(0)
 	for w := range workers {
 		group.Go(func() error {

@@ -113,6 +113,7 @@ func (f *buildFlags) addCommon(cmd *cobra.Command) {
 	flags.StringVar(&f.Runtime, "runtime", "", "the OCI runtime that steps run in, by `name` or path (default: crun or runc, whichever starts)")
 	flags.StringVar(&f.OnRunFailure, "on-run-failure", "", "a `command` to run in the container where a run failed")
 	flags.BoolVar(&f.shellFail, "shell-fail", false, "open a shell where a run failed: --on-run-failure /bin/sh")
+	flags.BoolVar(&f.KeepFailed, "keep-failed", false, "keep what a failed run left, for layerbuild shell")
 	flags.StringVar(&f.timestamps, "timestamps", "reproducible", "times in images: `reproducible` or now")
 	flags.IntVarP(&f.Jobs, "jobs", "j", 0, "how many layers to work on at once (default: one a core)")
 }

@@ -115,6 +115,7 @@ builds of a user share.`,
 		newCheckCommand(s),
 		newGrabCommand(s),
 		newChrootCommand(s),
+		newShellCommand(s),
 	)
 	return cmd
 }

@@ -119,5 +119,9 @@ func (t *tally) removed(r build.Removed) {
 }
 
 func (t *tally) total() {
-	fmt.Fprintf(t.cmd.OutOrStdout(), "%s %d items, %s\n", t.verb, t.items, size10(t.bytes))
+	noun := "items"
+	if t.items == 1 {
+		noun = "item"
+	}
+	fmt.Fprintf(t.cmd.OutOrStdout(), "%s %d %s, %s\n", t.verb, t.items, noun, size10(t.bytes))
 }

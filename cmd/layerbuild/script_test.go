@@ -52,6 +52,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("XDG_CACHE_HOME", cache)
 			env.Setenv("STATE", filepath.Join(cache, "layerbuild"))
 			env.Setenv("HOME", filepath.Join(env.WorkDir, ".home"))
+			env.Setenv("XDG_CONFIG_HOME", filepath.Join(env.WorkDir, ".config"))
 			env.Setenv("BUSYBOX", busybox)
 			if err := os.Symlink(busybox, filepath.Join(env.WorkDir, "busybox")); err != nil {
 				return err
