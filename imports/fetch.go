@@ -210,6 +210,19 @@ func (f *fetch) get(ctx context.Context, v validators, known Download, has bool)
 	}
 }
 
+// lastModified returns the header's Last-Modified if it can tell versions of a
+// file apart. It has whole seconds: a file that was young when it was sent may
+// have changed since and kept it. RFC 9110, 8.8.2.2, with the minute that RFC 7232
+// asked for.
+func lastModified(h http.Header) string {
+	modified, err1 := http.ParseTime(h.Get("Last-Modified"))
+	sent, err2 := http.ParseTime(h.Get("Date"))
+	if err1 != nil || err2 != nil || sent.Sub(modified) < time.Minute {
+		return ""
+	}
+	return h.Get("Last-Modified")
+}
+
 // A passingError is a failure that may be gone the next time.
 type passingError struct {
 	err         error
@@ -378,7 +391,7 @@ func (t *transfer) begin(resp *http.Response) (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	t.etag, t.lastModified = resp.Header.Get("ETag"), resp.Header.Get("Last-Modified")
+	t.etag, t.lastModified = resp.Header.Get("ETag"), lastModified(resp.Header)
 	t.says = strings.ToLower(resp.Header.Get("X-Checksum-Sha256"))
 	if !isHash(t.says) {
 		t.says = ""

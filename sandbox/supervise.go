@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"syscall"
+	"unsafe"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -86,6 +87,11 @@ func (b *bundle) supervise(what, path string, keep []string) (int, error) {
 	// What nohup or a background job ignores would stay ignored; what is caught is
 	// reset by exec.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT)
+	// What make runs ignores the C library's own signals, which Go leaves alone.
+	for _, number := range []uintptr{32, 33} {
+		var byDefault [4]uintptr // struct sigaction of rt_sigaction(2)
+		unix.RawSyscall6(unix.SYS_RT_SIGACTION, number, uintptr(unsafe.Pointer(&byDefault)), 0, 8, 0, 0)
+	}
 	unix.Umask(0o022)
 	if what == runTerminal {
 		return b.runtime(path, "run", "--bundle", b.dir, b.id)
