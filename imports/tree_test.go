@@ -251,17 +251,15 @@ func TestLongXattrsAreSeen(t *testing.T) {
 	s := open(t, Options{})
 	for _, size := range []int{1, 1025, 60000} {
 		value := strings.Repeat("\\", size)
-		if err := unix.Setxattr("/dev/shm", "user.probe", nil, 0); size > 4000 && err != nil {
-			t.Skip("no filesystem with long extended attributes")
-		}
 		p := filepath.Join(dir, "f")
 		if size > 4000 {
-			shm := must(os.MkdirTemp("/dev/shm", "imports"))(t)
-			t.Cleanup(func() { os.RemoveAll(shm) })
-			dir, p = shm, filepath.Join(shm, "f")
+			dir = inMemory(t)
+			p = filepath.Join(dir, "f")
 			ok(t, os.WriteFile(p, nil, 0o644))
 		}
-		ok(t, unix.Setxattr(p, "user.long", []byte(value), 0))
+		if err := unix.Setxattr(p, "user.long", []byte(value), 0); err != nil && size > 4000 {
+			t.Skip("no filesystem with long extended attributes:", err)
+		}
 		tree := digestOf(t, s, Source{Path: dir})
 		entries := must(s.Entries(tree.Digest))(t)
 		if x := entries[1].Xattrs; len(x) != 1 || x[0].Value != value {
