@@ -24,9 +24,10 @@ type Lock struct {
 	file *os.File
 }
 
-// Lock waits until no other process works on this key. The caller then looks
-// the key up again, since the other may have made it. Waiting is called once,
-// with who is waited for, when the lock cannot be had at once.
+// Lock waits until nobody else works on this key, be it another process or
+// another layer of this one. The caller then looks the key up again, since the
+// other may have made it. Waiting is called once, with who is waited for, when
+// that is another process.
 func (c *Cache) Lock(ctx context.Context, key Key, layer string, waiting func(Holder)) (*Lock, error) {
 	path := c.path("locks", string(key))
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -37,13 +38,18 @@ func (c *Cache) Lock(ctx context.Context, key Key, layer string, waiting func(Ho
 		if err != nil {
 			return nil, err
 		}
-		err = flock(ctx, file, func() { waiting(holder(file)) })
+		err = flock(ctx, file, func() {
+			if h := holder(file); h.PID != 0 && h.PID != os.Getpid() && waiting != nil {
+				waiting(h)
+				waiting = nil
+			}
+		})
 		if err == nil && !current(file) {
 			_ = file.Close() // the last holder has removed what was waited for
 			continue
 		}
 		if err == nil {
-			err = json.NewEncoder(file).Encode(Holder{os.Getpid(), layer, time.Now().UTC()})
+			err = sign(file, Holder{os.Getpid(), layer, time.Now().UTC()})
 		}
 		if err != nil {
 			_ = file.Close()
@@ -62,16 +68,14 @@ func (l *Lock) Unlock() {
 // pollInterval is how soon a waiting process notices that a lock is free.
 const pollInterval = 20 * time.Millisecond
 
+// flock locks a file. It calls waiting again and again until it can.
 func flock(ctx context.Context, file *os.File, waiting func()) error {
 	for {
 		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return err
 		}
-		if waiting != nil {
-			waiting()
-			waiting = nil
-		}
+		waiting()
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -80,6 +84,20 @@ func flock(ctx context.Context, file *os.File, waiting func()) error {
 	}
 }
 
+// sign writes into a lock's file who holds it, in place of one who was killed.
+func sign(file *os.File, h Holder) error {
+	if err := file.Truncate(0); err != nil {
+		return err
+	}
+	raw, err := json.Marshal(h)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteAt(append(raw, '\n'), 0)
+	return err
+}
+
+// holder reads who holds a lock. The zero Holder has not signed yet.
 func holder(file *os.File) Holder {
 	var h Holder
 	raw := make([]byte, 4096)
