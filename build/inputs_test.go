@@ -19,7 +19,6 @@ type fixture struct {
 	t          *testing.T
 	dir, state string
 	options    Options
-	undo       []func()
 }
 
 const fixtureFile = `
@@ -363,6 +362,10 @@ func TestSharedStep(t *testing.T) {
 // and one as a tar base.
 func TestDownloads(t *testing.T) {
 	f := newFixture(t)
+	for _, name := range []string{"file", "copied", "base.tar"} { // Last-Modified counts seconds
+		earlier := time.Now().Add(-time.Minute)
+		f.check(os.Chtimes(f.path(name), earlier, earlier))
+	}
 	files := http.FileServer(http.Dir(f.dir))
 	asked := map[string]int{}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
