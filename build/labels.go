@@ -69,7 +69,7 @@ func (b *Builder) generateLabels(ctx context.Context, s *rootfsStep, c *chain) (
 		return nil, snapshotDamage(err)
 	}
 	defer upper.Drop()
-	run, err := b.newRun(s, s.l.GenerateLabels, nil)
+	run, err := b.newRun(s, script{"generate_labels", s.l.GenerateLabels, s.l.GenerateLabelsPos}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +81,8 @@ func (b *Builder) generateLabels(ctx context.Context, s *rootfsStep, c *chain) (
 	if err := run.in(ctx, root); err != nil {
 		return nil, err
 	}
-	return readLabels(filepath.Join(root, labelsDir))
+	labels, err := readLabels(filepath.Join(root, labelsDir))
+	return labels, b.failAt(ctx, s.l, s.l.GenerateLabelsPos, err)
 }
 
 // maxLabel bounds a label's value, in bytes.

@@ -54,7 +54,7 @@ func (b *Builder) makeRootfs(ctx context.Context, s *rootfsStep) (rootfs, error)
 		return fs, err
 	}
 	defer release()
-	run, err := b.newRun(s, s.l.Run, mirrors)
+	run, err := b.newRun(s, script{"run", s.l.Run, s.l.RunPos}, mirrors)
 	if err != nil {
 		return fs, err
 	}
@@ -164,10 +164,18 @@ func (b *Builder) copyImports(ctx context.Context, s *rootfsStep, root string) e
 	return nil
 }
 
+// A script is what a directive of a layer has run.
+type script struct {
+	directive string
+	text      string
+	pos       layers.Position
+}
+
 // A stepRun is one script, ready to run in a rootfs.
 type stepRun struct {
 	b      *Builder
 	l      *layers.Layer
+	script script
 	dir    string // what is seen at /stacker
 	step   sandbox.Step
 	points []sandbox.Mountpoint // what must be there to mount on
@@ -176,22 +184,22 @@ type stepRun struct {
 
 // newRun prepares a script to run with the layer's environment and binds. It
 // sees the mirrors of the layer's imports, or none if there are none.
-func (b *Builder) newRun(s *rootfsStep, script string, mirrors []*imports.Mirror) (*stepRun, error) {
+func (b *Builder) newRun(s *rootfsStep, script script, mirrors []*imports.Mirror) (*stepRun, error) {
 	dir, err := os.MkdirTemp(filepath.Join(b.StateDir, "tmp"), "step-")
 	if err != nil {
 		return nil, err
 	}
-	r := &stepRun{b: b, l: s.l, dir: dir}
-	if err := r.prepare(s, script, mirrors); err != nil {
+	r := &stepRun{b: b, l: s.l, script: script, dir: dir}
+	if err := r.prepare(s, mirrors); err != nil {
 		r.close()
 		return nil, err
 	}
 	return r, nil
 }
 
-func (r *stepRun) prepare(s *rootfsStep, script string, mirrors []*imports.Mirror) error {
+func (r *stepRun) prepare(s *rootfsStep, mirrors []*imports.Mirror) error {
 	place := stackerFolder{dir: r.dir}
-	if err := place.fill(script, s.shown[:len(mirrors)], mirrors); err != nil {
+	if err := place.fill(r.script.text, s.shown[:len(mirrors)], mirrors); err != nil {
 		return err
 	}
 	mounts := place.mounts
@@ -228,7 +236,7 @@ func (r *stepRun) in(ctx context.Context, root string) error {
 	if errors.As(err, &exit) {
 		return r.failed(ctx, exit)
 	}
-	return r.b.failAt(ctx, r.l, r.l.Pos, err)
+	return r.b.failAt(ctx, r.l, r.script.pos, err)
 }
 
 // failed makes the error of a failed run, after giving its user a look around
@@ -253,7 +261,7 @@ func (r *stepRun) failed(ctx context.Context, exit *sandbox.ExitError) error {
 	if last := r.out.last(); last != "" {
 		advice += "; its last lines were:\n" + last
 	}
-	return fail(r.l, r.l.Pos, fmt.Errorf("run failed with %s: %s", exit, advice))
+	return fail(r.l, r.script.pos, fmt.Errorf("%s failed with %w: %s", r.script.directive, exit, advice))
 }
 
 func mountpoints(points []sandbox.Mountpoint) []overlay.Mountpoint {

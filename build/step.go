@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strconv"
 	"time"
 
@@ -161,7 +162,9 @@ func copyText(imp layers.Import, tree imports.Tree) string {
 func (b *Builder) addBinds(ctx context.Context, s *rootfsStep) error {
 	for _, bind := range s.l.Binds {
 		if !bind.Track {
-			s.untracked = append(s.untracked, bind.Source)
+			if !slices.Contains(s.untracked, bind.Raw) { // it may be bound at several places
+				s.untracked = append(s.untracked, bind.Raw)
+			}
 			continue
 		}
 		_, tree, err := b.measured(ctx, s.l, layers.Source{Raw: bind.Source, Path: bind.Source}, "", imports.Source{})

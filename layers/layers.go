@@ -141,8 +141,10 @@ type Layer struct {
 
 	// Run and GenerateLabels are whole scripts, beginning with their `#!` line;
 	// "" when the directive is missing.
-	Run            string
-	GenerateLabels string
+	Run               string
+	GenerateLabels    string
+	RunPos            Position // of the directive
+	GenerateLabelsPos Position
 
 	Network string // of Run and GenerateLabels: one of the Network constants
 

@@ -133,6 +133,12 @@ func (p *parser) directive(l *Layer, e pair) {
 		p.unknown(e, "unknown directive "+quote(e.name), known)
 		return
 	}
+	switch e.name {
+	case "run":
+		l.RunPos = p.position(e.key)
+	case "generate_labels":
+		l.GenerateLabelsPos = p.position(e.key)
+	}
 	if !isNull(e.value) {
 		directives[i].read(p, l, e.value)
 		return
