@@ -69,7 +69,7 @@ func (c *Cache) PutJournal(number int, report any) error {
 		return fmt.Errorf("keeping the journal of the build: %w", err)
 	}
 	numbers, err := c.Builds()
-	for i := 0; i < len(numbers)-keptJournals; i++ {
+	for i := range max(0, len(numbers)-keptJournals) {
 		_ = os.Remove(c.path(journalName(numbers[i])))
 	}
 	return err

@@ -156,7 +156,10 @@ func (c *Cache) migrateRecords(to *Cache, version int) (map[Key]Key, error) {
 	keys := map[Key]Key{}
 	err := c.walk("records", func(name string) error {
 		var r Record
-		if c.read(name, &r) != nil || r.Version != version-1 || r.Inputs.key(r.Kind, r.Version) != r.Key {
+		if whole, err := c.readWhole(name, &r); !whole {
+			return err
+		}
+		if r.Version != version-1 || r.Inputs.key(r.Kind, r.Version) != r.Key {
 			return nil
 		}
 		migrations[version-2](&r)
@@ -177,15 +180,26 @@ func (c *Cache) migrateRecords(to *Cache, version int) (map[Key]Key, error) {
 	return keys, err
 }
 
+// readWhole decodes a sealed file, and tells whether it could. A damaged one is
+// put aside. A disk that cannot be read now is an error: what is on it may be
+// whole, and is not given up.
+func (c *Cache) readWhole(name string, v any) (whole bool, err error) {
+	err = c.read(name, v)
+	if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // migrateLatest writes what is known of last builds with the new keys.
 func (c *Cache) migrateLatest(to *Cache, keys map[Key]Key) error {
 	return c.walk("latest", func(name string) error {
 		var file json.RawMessage
-		if c.read(name, &file) != nil {
-			return nil
+		if whole, err := c.readWhole(name, &file); !whole {
+			return err
 		}
 		var latest Latest
-		if err := json.Unmarshal(file, &latest); err != nil || latest.Keys == nil {
+		if json.Unmarshal(file, &latest) != nil || latest.Keys == nil {
 			return to.reseal(name, file)
 		}
 		for kind, key := range latest.Keys {

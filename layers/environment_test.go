@@ -56,7 +56,7 @@ func TestSplitWords(t *testing.T) {
 func TestDidYouMean(t *testing.T) {
 	known := []string{"run", "runtime_user", "imports", "import", "environment"}
 	for name, want := range map[string]string{
-		"rnu": "run", "Imports": "imports", "imprt": "import", "enviroment": "environment", "runtimeuser": "runtime_user",
+		"rnu": "run", "Imports": "imports", "imprt": "import", "envronment": "environment", "runtimeuser": "runtime_user",
 		"zebra": "", "": "", strings.Repeat("r", 1000): "",
 	} {
 		if want != "" {

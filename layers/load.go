@@ -220,7 +220,7 @@ func readFile(path string) (string, error) {
 }
 
 func checkRegular(info fs.FileInfo) error {
-	kind := ""
+	var kind string
 	switch mode := info.Mode(); {
 	case mode.IsRegular():
 		return nil

@@ -268,7 +268,7 @@ func markText(text string, isBreak func(rune) bool) marks {
 			all = append(all, mark{i, line, column})
 		}
 		column++
-		if isBreak(r) && !(r == '\r' && strings.HasPrefix(text[i+1:], "\n")) {
+		if isBreak(r) && (r != '\r' || !strings.HasPrefix(text[i+1:], "\n")) {
 			line, column = line+1, 1
 			all = append(all, mark{i + utf8.RuneLen(r), line, column})
 		}

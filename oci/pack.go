@@ -211,7 +211,7 @@ func (t *tarrer) entry(dir *os.File, base, name string) error {
 // file writes what is not a folder.
 func (t *tarrer) file(dir *os.File, base, name string, st *unix.Stat_t) error {
 	if st.Nlink > 1 {
-		id := inode{uint64(st.Dev), st.Ino}
+		id := inode{st.Dev, st.Ino}
 		if first, ok := t.links[id]; ok {
 			hdr := t.header(name, st, nil)
 			hdr.Typeflag, hdr.Linkname = tar.TypeLink, first
@@ -238,7 +238,7 @@ func (t *tarrer) file(dir *os.File, base, name string, st *unix.Stat_t) error {
 		if st.Mode&unix.S_IFMT == unix.S_IFBLK {
 			hdr.Typeflag = tar.TypeBlock
 		}
-		hdr.Devmajor, hdr.Devminor = int64(unix.Major(uint64(st.Rdev))), int64(unix.Minor(uint64(st.Rdev)))
+		hdr.Devmajor, hdr.Devminor = int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev))
 	default:
 		err = fmt.Errorf("file type %#o is not known", st.Mode&unix.S_IFMT)
 	}

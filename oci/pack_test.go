@@ -132,7 +132,7 @@ func manifestOf(t *testing.T, dir string) []string {
 			line += fmt.Sprintf(" link=%q", target)
 		}
 		if st.Nlink > 1 && st.Mode&unix.S_IFMT != unix.S_IFDIR {
-			id := inode{uint64(st.Dev), st.Ino}
+			id := inode{st.Dev, st.Ino}
 			if first[id] == "" {
 				first[id] = rel
 			}

@@ -67,7 +67,7 @@ func (t *patient) RoundTrip(req *http.Request) (*http.Response, error) {
 			return resp, err
 		}
 		if resp != nil {
-			io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) // so that the connection is used again
+			_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) // so that the connection is used again
 			resp.Body.Close()
 		}
 		if err := sleep(req.Context(), wait); err != nil {

@@ -49,7 +49,7 @@ func serve(t *testing.T, start func(http.Handler) *httptest.Server) *served {
 	registry := fakeregistry.New(fakeregistry.Logger(log.New(io.Discard, "", 0)))
 	server := start(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		s.mu.Lock()
-		next := http.Handler(registry)
+		next := registry
 		if s.between != nil && req.Header.Get("User-Agent") != "pushing" {
 			next = s.between(next)
 		}
@@ -579,7 +579,9 @@ func TestInsecure(t *testing.T) {
 // Credentials and images do not go over plain http unless they may, wherever a
 // registry sends us.
 func TestPlainHTTPIsRefused(t *testing.T) {
-	next := roundTripper(func(req *http.Request) (*http.Response, error) { return &http.Response{StatusCode: 200}, nil })
+	next := roundTripper(func(req *http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 200, Body: http.NoBody}, nil
+	})
 	for target, allowed := range map[string]bool{
 		"http://10.1.2.3/v2/": false, "http://registry.example/x": false, "http://127.0.0.1:5000/": true, "http://localhost/": true,
 		"http://[::1]:5000/": true, "https://registry.example/": true, "http://localhost.example/": false,
@@ -587,7 +589,10 @@ func TestPlainHTTPIsRefused(t *testing.T) {
 		u, err := url.Parse(target)
 		must(t, err)
 		for _, insecure := range []bool{false, true} {
-			_, err := (&patient{next: next, insecure: insecure}).RoundTrip(&http.Request{URL: u})
+			resp, err := (&patient{next: next, insecure: insecure}).RoundTrip(&http.Request{URL: u})
+			if err == nil {
+				resp.Body.Close()
+			}
 			if (err == nil) != (allowed || insecure) || err != nil && !errors.Is(err, errPlain) {
 				t.Errorf("%s, insecure %v: %v", target, insecure, err)
 			}
@@ -819,7 +824,7 @@ esac
 		r, err := name.NewRepository(repo)
 		must(t, err)
 		auth, from, err := files.lookup(t.Context(), r)
-		got := ""
+		var got string
 		if err != nil {
 			got = "error: " + err.Error()
 		} else {

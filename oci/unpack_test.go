@@ -173,7 +173,7 @@ func TestDamagedBlobsArePutAside(t *testing.T) {
 	if _, err := s.Base(base.Manifest); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("a damaged manifest: %v", err)
 	}
-	if base, err = s.BaseFromLayout(ctx, path, "x", amd64); err != nil {
+	if _, err = s.BaseFromLayout(ctx, path, "x", amd64); err != nil {
 		t.Fatal(err)
 	}
 	must(t, s.Unpack(ctx, l, t.TempDir()))

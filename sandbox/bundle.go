@@ -64,8 +64,7 @@ func newBundle(tmp string) (*bundle, error) {
 			err = os.WriteFile(b.cgroups(), own, 0o600)
 		}
 		if err != nil {
-			b.remove()
-			return nil, err
+			return nil, errors.Join(err, b.remove())
 		}
 		return b, nil
 	}
@@ -164,7 +163,7 @@ type logLine struct {
 func (b *bundle) logError(err error) {
 	line, _ := json.Marshal(logLine{Level: "error", Msg: err.Error()})
 	if f, err := os.OpenFile(b.log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err == nil {
-		f.Write(append(line, '\n'))
+		_, _ = f.Write(append(line, '\n')) // the exit status tells of the failure too
 		f.Close()
 	}
 }
@@ -182,7 +181,7 @@ func (b *bundle) explain(err error, name string) error {
 	if status := exit.ExitCode(); status > 0 {
 		return newExitError(status)
 	}
-	return fmt.Errorf("%s: %v", name, exit) // killed
+	return fmt.Errorf("%s: %w", name, exit) // killed
 }
 
 // failure is the first error in the log, in one line.

@@ -96,7 +96,7 @@ func interpreter(f *os.File) (string, error) {
 		return loader(f)
 	}
 	if !emulated() {
-		return "", errors.New("neither a program nor a script that starts with #!")
+		return "", errors.New("neither a program nor a script, which would start with #! and its interpreter")
 	}
 	return "", nil
 }

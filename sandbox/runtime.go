@@ -113,8 +113,7 @@ func (r *Runtime) probe(ctx context.Context) error {
 	}
 	err = wait(supervised(ctx, b, createOnly, r.Path, rootfs))
 	if err := b.explain(err, r.Name); err != nil {
-		b.removeCgroups(ctx)
-		return err
+		return errors.Join(err, b.removeCgroups(ctx))
 	}
 	return b.removeCgroups(ctx)
 }

@@ -400,8 +400,8 @@ func TestCannotStart(t *testing.T) {
 		"/fifo":      "/fifo: not a file that can be executed",
 		"/bin":       "/bin: not a file that can be executed",
 		"/dynamic":   "/dynamic needs /lib",
-		"/text":      "/text: neither a program nor a script that starts with #!",
-		"/empty":     "/empty: neither a program nor a script that starts with #!",
+		"/text":      "/text: neither a program nor a script, which would start with #! and its interpreter",
+		"/empty":     "/empty: neither a program nor a script, which would start with #! and its interpreter",
 		"/elf":       "/elf: damaged program: ",
 		"no/slash":   `path "no/slash" is not absolute`,
 		"/bad\xffed": `"/bad\xffed" is not valid UTF-8 text: a runtime cannot be given it`,
@@ -511,11 +511,11 @@ func TestOutputToFiles(t *testing.T) {
 // Output is seen while the step runs.
 func TestLiveOutput(t *testing.T) {
 	r, root := find(t), rootfs(t, "/go")
-	go_ := t.TempDir()
+	signal := t.TempDir()
 	pr, pw := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
-		s := Step{Rootfs: root, Args: sh("echo first; until test -e /go/on; do sleep 0.01; done; echo second"), Stdout: pw, Mounts: []Mount{{go_, "/go", true}}}
+		s := Step{Rootfs: root, Args: sh("echo first; until test -e /go/on; do sleep 0.01; done; echo second"), Stdout: pw, Mounts: []Mount{{signal, "/go", true}}}
 		err := r.Run(t.Context(), s)
 		pw.Close()
 		done <- err
@@ -524,7 +524,7 @@ func TestLiveOutput(t *testing.T) {
 	if !lines.Scan() || lines.Text() != "first" {
 		t.Fatalf("got %q", lines.Text())
 	}
-	write(t, go_+"/on", "", 0o644)
+	write(t, signal+"/on", "", 0o644)
 	if !lines.Scan() || lines.Text() != "second" {
 		t.Fatalf("got %q", lines.Text())
 	}
