@@ -172,7 +172,7 @@ func Chroot(ctx context.Context, o Options, name string, command []string) error
 }
 
 func (b *Builder) chroot(ctx context.Context, l *layers.Layer, id digest.Digest, command []string) error {
-	run, err := b.newRun(&rootfsStep{l: l, env: l.BuildEnvironment(b.environ)}, "", nil)
+	run, err := b.newRun(&rootfsStep{l: l, env: l.BuildEnvironment(b.environ)}, script{}, nil)
 	if err != nil {
 		return err
 	}
