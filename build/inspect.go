@@ -39,10 +39,7 @@ func (t Tagged) Size() int64 {
 
 // Inspect reads the images with these tags, or all, of an OCI layout.
 func Inspect(ociDir, stackerfile string, load layers.Options, tags ...string) ([]Tagged, error) {
-	layout, err := oci.OpenLayout(ociDir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("there is no OCI layout at %s: `layerbuild build` makes one, --oci-dir names another", ociDir)
-	}
+	layout, err := openLayout(ociDir)
 	if err != nil {
 		return nil, err
 	}
@@ -72,6 +69,15 @@ func Inspect(ociDir, stackerfile string, load layers.Options, tags ...string) ([
 		images = append(images, image)
 	}
 	return images, nil
+}
+
+// openLayout opens the OCI layout that images were built to.
+func openLayout(ociDir string) (*oci.Layout, error) {
+	layout, err := oci.OpenLayout(ociDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("there is no OCI layout at %s: `layerbuild build` makes one, --oci-dir names another", ociDir)
+	}
+	return layout, err
 }
 
 func tagNames(tags []oci.Tag) string {

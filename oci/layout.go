@@ -183,11 +183,55 @@ func (l *Layout) ReadDocument(d Descriptor) ([]byte, error) {
 	return io.ReadAll(verified(f, d))
 }
 
+// Open opens a blob of the layout for reading. Its size is checked, its content
+// is not.
+func (l *Layout) Open(d Descriptor) (*os.File, error) {
+	if err := checkDescriptor(d); err != nil {
+		return nil, err
+	}
+	return openSized(l.blobPath(d.Digest), d)
+}
+
+// Image returns an image of the layout, without its layers' DiffIDs.
+func (l *Layout) Image(manifest Descriptor) (*Image, error) {
+	i := &Image{Manifest: manifest}
+	var err error
+	if i.ManifestBytes, err = l.ReadDocument(manifest); err != nil {
+		return nil, err
+	}
+	m, err := readManifest(i.ManifestBytes)
+	if err != nil {
+		return nil, err
+	}
+	i.Config = m.Config
+	if i.ConfigBytes, err = l.ReadDocument(m.Config); err != nil {
+		return nil, err
+	}
+	for _, d := range m.Layers {
+		i.Layers = append(i.Layers, Layer{Descriptor: d})
+	}
+	return i, nil
+}
+
+// readManifest reads a manifest of the layout as it is.
+func readManifest(data []byte) (m ispec.Manifest, err error) {
+	if err := json.Unmarshal(data, &m); err != nil {
+		return m, fmt.Errorf("its manifest is not JSON of a manifest: %w", err)
+	}
+	return m, nil
+}
+
+// Blobs are what images are put into a layout from: the store, another layout.
+type Blobs interface {
+	// Open opens a blob whose size is checked.
+	Open(Descriptor) (*os.File, error)
+}
+
 // Put makes tags stand for images, all at once. Blobs that the layout lacks are
-// copied from the store, the documents are written, and then the index names
+// copied from the others, the documents are written, and then the index names
 // them. Other tags are not touched; a tag that stands for its image already is
 // no change.
-func (l *Layout) Put(ctx context.Context, s *Store, images map[string]*Image) error {
+func (l *Layout) Put(ctx context.Context, s Blobs, images map[string]*Image) error {
 	for tag := range images {
 		if !casext.IsValidReferenceName(tag) {
 			return fmt.Errorf("%q cannot be a tag of an OCI layout: use letters, digits and single separators -._:@+/", tag)
@@ -246,7 +290,7 @@ func (l *Layout) Remove(ctx context.Context, tags ...string) error {
 
 // copyBlobs brings the blobs of images that are missing into the layout, the
 // manifests last.
-func (l *Layout) copyBlobs(ctx context.Context, s *Store, images map[string]*Image) error {
+func (l *Layout) copyBlobs(ctx context.Context, s Blobs, images map[string]*Image) error {
 	seen := map[digest.Digest]bool{}
 	wrote := ""
 	add := func(d Descriptor, write func(*os.File) error) error {
@@ -266,7 +310,7 @@ func (l *Layout) copyBlobs(ctx context.Context, s *Store, images map[string]*Ima
 	for _, image := range images {
 		for _, layer := range image.Layers {
 			d := layer.Descriptor
-			if err := add(d, func(to *os.File) error { return s.copyTo(ctx, to, d) }); err != nil {
+			if err := add(d, func(to *os.File) error { return copyBlob(ctx, to, s, d) }); err != nil {
 				return err
 			}
 		}
@@ -287,9 +331,9 @@ func content(data []byte) func(*os.File) error {
 	return func(f *os.File) error { _, err := f.Write(data); return err }
 }
 
-// copyTo copies a blob into a file: by reference where the filesystem can,
+// copyBlob copies a blob into a file: by reference where the filesystem can,
 // otherwise within the kernel.
-func (s *Store) copyTo(ctx context.Context, to *os.File, d Descriptor) error {
+func copyBlob(ctx context.Context, to *os.File, s Blobs, d Descriptor) error {
 	from, err := s.Open(d)
 	if err != nil {
 		return err

@@ -35,6 +35,7 @@ type Registry struct {
 	credentials credentials
 	pause       time.Duration // before the second attempt; longer before each further one
 	stall       time.Duration // how long a body may bring nothing
+	allow       string        // how a user allows what is insecure
 
 	mu       sync.Mutex
 	sessions map[string]*session
@@ -46,6 +47,7 @@ func NewRegistry() *Registry {
 		credentials: defaultCredentials(),
 		pause:       300 * time.Millisecond,
 		stall:       time.Minute,
+		allow:       "`insecure: true`",
 		sessions:    map[string]*session{},
 	}
 }
@@ -132,6 +134,7 @@ type session struct {
 	repo     name.Repository
 	client   http.Client
 	login    string // where the credentials are from, "" without any
+	allow    string // how a user allows what is insecure
 	progress func(Descriptor, int64)
 	pause    time.Duration
 	stall    time.Duration
@@ -145,7 +148,7 @@ func (r *Registry) session(ctx context.Context, repo name.Repository, insecure b
 	key := fmt.Sprint(repo.Name(), insecure)
 	s := r.sessions[key]
 	if s == nil {
-		s = &session{repo: repo, progress: r.Progress, pause: r.pause, stall: r.stall}
+		s = &session{repo: repo, progress: r.Progress, pause: r.pause, stall: r.stall, allow: r.allow}
 		r.sessions[key] = s
 	}
 	r.mu.Unlock()

@@ -76,7 +76,7 @@ func (t *patient) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-var errPlain = errors.New("plain http is refused without `insecure: true`")
+var errPlain = errors.New("plain http is refused")
 
 // loopback tells whether no one else can listen on the way, as docker does.
 func loopback(host string) bool {
@@ -172,7 +172,7 @@ func (s *session) explain(ctx context.Context, err error) error {
 	)
 	switch {
 	case errors.As(err, &certificate): // before the answer of plain http, where that was tried too
-		return fmt.Errorf("%w: %w: install the certificate of its authority, or set `insecure: true`", ErrUnreachable, certificate)
+		return fmt.Errorf("%w: %w: install the certificate of its authority, or set %s", ErrUnreachable, certificate, s.allow)
 	case errors.As(err, &answer):
 		return s.explainAnswer(answer)
 	case errors.As(err, &broken):
@@ -180,9 +180,9 @@ func (s *session) explain(ctx context.Context, err error) error {
 	case !errors.As(err, &request):
 		return err
 	case strings.Contains(request.Error(), "HTTP response to HTTPS client"):
-		return fmt.Errorf("%w: %s speaks plain http: set `insecure: true` if that is meant", ErrUnreachable, s.repo.RegistryStr())
+		return fmt.Errorf("%w: %s speaks plain http: set %s if that is meant", ErrUnreachable, s.repo.RegistryStr(), s.allow)
 	case errors.Is(request, errPlain):
-		return fmt.Errorf("%w: %w", ErrUnreachable, request.Err)
+		return fmt.Errorf("%w: %w without %s", ErrUnreachable, request.Err, s.allow)
 	}
 	return fmt.Errorf("%w: %w: check the name, the network, and HTTPS_PROXY", ErrUnreachable, request.Err)
 }

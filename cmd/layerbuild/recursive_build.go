@@ -6,6 +6,9 @@ import (
 	"github.com/layerbuild/layerbuild/build"
 )
 
+// stackerfilePattern finds stackerfiles by their usual name, as stacker's does.
+const stackerfilePattern = `/stacker\.yaml$`
+
 func newRecursiveBuildCommand(s *settings) *cobra.Command {
 	var f buildFlags
 	var dir, pattern string
@@ -31,6 +34,6 @@ in all of them. The state folder and the OCI layout are not searched.`,
 	f.addCommon(cmd)
 	flags := cmd.Flags()
 	flags.StringVarP(&dir, "search-dir", "d", ".", "the `folder` to search")
-	flags.StringVarP(&pattern, "stacker-file-pattern", "p", `/stacker\.yaml$`, "a `regexp` on paths below that folder")
+	flags.StringVarP(&pattern, "stacker-file-pattern", "p", stackerfilePattern, "a `regexp` on paths below that folder")
 	return cmd
 }

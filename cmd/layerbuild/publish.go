@@ -1,0 +1,65 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/layerbuild/layerbuild/build"
+)
+
+func newPublishCommand(s *settings) *cobra.Command {
+	var o build.PublishOptions
+	var dir, pattern, timestamps string
+	cmd := &cobra.Command{
+		Use:   "publish",
+		Short: "Publish the images that were built",
+		Long: `Publish the images of a stackerfile's layers, out of the OCI layout: with
+--url docker://HOST/PATH to HOST/PATH/LAYER:TAG, with --url oci:FOLDER to the tag
+LAYER_TAG of another OCI layout. What is there already is not sent again; blobs
+that another repository of the registry has are mounted from there.
+
+An image that a build would not find in the cache, or that would come out
+otherwise, is stale, and then nothing is published; --force publishes it all the
+same. Give the substitutions and times that the build was given.
+
+Credentials are --username and --password, or those of podman, skopeo and docker.`,
+		Example: `  layerbuild publish --url docker://registry.example.org/team --tag 1.2 --tag latest
+  layerbuild publish --url oci:release --tag 1.2 --image app`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if o.Load.Builtins, err = s.builtins(); err != nil {
+				return err
+			}
+			if o.Clock, err = parseClock(timestamps); err != nil {
+				return err
+			}
+			if dir != "" {
+				files, err := build.Find(dir, pattern, s.stateDir, s.ociDir)
+				if err != nil {
+					return err
+				}
+				o.Stackerfile, o.Others = files[0], files[1:]
+			}
+			o.StateDir, o.OCIDir, o.Sink = s.stateDir, s.ociDir, s.sink()
+			return build.Publish(cmd.Context(), o)
+		},
+	}
+	addStackerfileFlags(cmd, &o.Stackerfile, &o.Load)
+	flags := cmd.Flags()
+	flags.StringVarP(&dir, "search-dir", "d", "", "publish those of all stackerfiles below this `folder`")
+	flags.StringVarP(&pattern, "stacker-file-pattern", "p", stackerfilePattern, "with --search-dir, a `regexp` on paths below that folder")
+	flags.StringVar(&o.URL, "url", "", "where to: `docker://HOST/PATH` or oci:FOLDER")
+	flags.StringArrayVar(&o.Tags, "tag", nil, "the `TAG` that images get; repeatable")
+	flags.StringArrayVar(&o.Images, "image", nil, "publish only that of this `LAYER`; repeatable")
+	flags.StringVar(&o.Username, "username", "", "the user's `name` at the registry")
+	flags.StringVar(&o.Password, "password", "", "the user's password at the registry; others on this machine can see it")
+	flags.BoolVar(&o.SkipTLS, "skip-tls", false, "allow http and certificates that nobody vouches for")
+	flags.BoolVar(&o.ShowOnly, "show-only", false, "say what would be published; publish nothing")
+	flags.BoolVar(&o.Force, "force", false, "publish what is in the OCI layout, though it is stale")
+	flags.BoolVar(&o.Offline, "offline", false, "ask nobody whether bases and downloads have changed")
+	flags.StringVar(&timestamps, "timestamps", "reproducible", "what the build was given: `reproducible` or now")
+	cmd.MarkFlagsRequiredTogether("username", "password")
+	if err := cmd.MarkFlagRequired("url"); err != nil {
+		panic(err)
+	}
+	return cmd
+}
