@@ -64,9 +64,10 @@ func (s *Store) mirrorDir(d digest.Digest) string {
 	return filepath.Join(s.state, "mirrors", d.Encoded())
 }
 
-// hintPath is the file that names the last mirror of a source.
+// hintPath is the file that names the last mirror of a source. In a Root, which
+// may be mounted elsewhere each time, it is that of the same path in any.
 func (s *Store) hintPath(src Source) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %t %q %q %t", src.Root, src.Path, src.Content, src.Normalize, src.Ignore, src.IgnoreFiles))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%t %q %t %q %q %t", src.Root != "", src.Path, src.Content, src.Normalize, src.Ignore, src.IgnoreFiles))
 	return filepath.Join(s.state, "mirrors", "latest", hex.EncodeToString(sum[:16]))
 }
 
@@ -149,16 +150,25 @@ func (s *Store) makeMirror(ctx context.Context, src Source, d digest.Digest) (er
 	return errors.Join(dir.Close(), s.writeHint(hint, d.String()))
 }
 
-// moldMirror makes the folder of a mirror in tmp/. If nobody uses the mirror of
-// last, that one is changed into it; otherwise equal files are links to its files.
+// moldMirror makes the folder of a mirror in tmp/. If most of the mirror of last
+// is in it, and nobody uses that one, it is changed into the new one; if it is
+// used, equal files are links to its files.
 func (s *Store) moldMirror(ctx context.Context, src Source, entries []Entry, last digest.Digest) (*lockedDir, error) {
 	old, err := s.lastEntries(ctx, last)
 	if err != nil {
 		return nil, err
 	}
-	var changes []Change
+	changes := Compare(old, entries)
+	gone := 0
+	for _, c := range changes {
+		if c.Old != nil {
+			gone++
+		}
+	}
+	if 2*gone > len(old) {
+		old = nil // too little is the same
+	}
 	if old != nil {
-		changes = Compare(old, entries)
 		dir, err := s.takeMirror(ctx, last)
 		if err != nil {
 			return nil, err
@@ -166,6 +176,9 @@ func (s *Store) moldMirror(ctx context.Context, src Source, entries []Entry, las
 		if dir != nil {
 			return dir, orRemove(dir, s.changeMirror(ctx, src, dir, changes, entries))
 		}
+	}
+	if old == nil {
+		last = ""
 	}
 	dir, err := s.newDir(ctx)
 	if err != nil {
@@ -258,7 +271,7 @@ func split(changes []Change, entries []Entry) (fresh []Entry, touched []*Entry) 
 // links to those of the mirror of last, as far as that can be.
 func (s *Store) newMirror(ctx context.Context, src Source, dir *lockedDir, entries []Entry, last digest.Digest, changes []Change) error {
 	f := fill{share: -1}
-	if changes != nil {
+	if last != "" {
 		m, err := s.findMirror(ctx, last)
 		if err != nil {
 			return err

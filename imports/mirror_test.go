@@ -276,3 +276,23 @@ func TestDiskFull(t *testing.T) {
 	tree = digestOf(t, s, src)
 	checkMirror(t, s, mirrorOf(t, s, src, tree), tree)
 }
+
+// TestMirrorOfAnotherTree: a last mirror with little in common stays.
+func TestMirrorOfAnotherTree(t *testing.T) {
+	dir := write(t, filepath.Join(t.TempDir(), "src"), map[string]string{"a": "1", "b": "2", "c": "3"})
+	src := Source{Path: dir}
+	s := open(t, Options{})
+	old := digestOf(t, s, src)
+	ok(t, mirrorOf(t, s, src, old).Release())
+	ok(t, os.RemoveAll(dir))
+	write(t, dir, map[string]string{"x": "1", "y": "2"})
+	tree := digestOf(t, s, src)
+	checkMirror(t, s, mirrorOf(t, s, src, tree), tree)
+	if _, err := os.Stat(s.mirrorDir(old.Digest)); err != nil {
+		t.Error(err)
+	}
+	ok(t, os.RemoveAll(dir))
+	ok(t, os.WriteFile(dir, []byte("now a file"), 0o644))
+	file := digestOf(t, s, src)
+	checkMirror(t, s, mirrorOf(t, s, src, file), file)
+}

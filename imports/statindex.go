@@ -217,10 +217,16 @@ func keepsCtime(fd int) bool {
 	return false
 }
 
-// add stores records, together with what other processes stored.
-func (x *statIndex) add(recs []record) error {
+func isOverlay(fd int) bool {
+	var fs unix.Statfs_t
+	return unix.Fstatfs(fd, &fs) == nil && fs.Type == unix.OVERLAYFS_SUPER_MAGIC
+}
+
+// add stores records, together with what other processes stored. What cannot be
+// stored, say because the disk is full, costs time later and nothing else.
+func (x *statIndex) add(recs []record) {
 	if x == nil || len(recs) == 0 {
-		return nil
+		return
 	}
 	var parts [shardCount][]record
 	for _, r := range recs {
@@ -231,37 +237,30 @@ func (x *statIndex) add(recs []record) error {
 	defer x.write.Unlock()
 	lock, err := os.OpenFile(filepath.Join(x.dir, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
-		return fmt.Errorf("locking the stat index: %w", err)
+		return
 	}
 	defer lock.Close()
-	if err := flock(context.Background(), int(lock.Fd()), unix.LOCK_EX); err != nil {
-		return fmt.Errorf("locking the stat index: %w", err)
+	if flock(context.Background(), int(lock.Fd()), unix.LOCK_EX) != nil {
+		return
 	}
 	for i, part := range parts {
-		if len(part) == 0 {
-			continue
-		}
-		if err := x.replace(i, part); err != nil {
-			return fmt.Errorf("writing the stat index: %w", err)
+		if len(part) > 0 && x.replace(i, part) != nil {
+			return
 		}
 	}
-	return nil
 }
 
 // replace puts records into a shard's file. It is not synced: a power cut may
 // damage it, which its checksum tells. The caller has the lock.
 func (x *statIndex) replace(i int, recs []record) error {
 	b := encodeShard(mergeShard(readShard(x.path(i)), recs))
+	merged := decodeShard(b)
+	x.shards[i].Store(&merged)
 	tmp := filepath.Join(x.dir, "new")
 	if err := os.WriteFile(tmp, b, 0o644); err != nil {
 		return err
 	}
-	if err := os.Rename(tmp, x.path(i)); err != nil {
-		return err
-	}
-	merged := decodeShard(b)
-	x.shards[i].Store(&merged)
-	return nil
+	return os.Rename(tmp, x.path(i))
 }
 
 // mergeShard returns old and new records sorted, new ones winning, and if there

@@ -64,6 +64,11 @@ func (s *Store) read(ctx context.Context, src Source, index *statIndex) (*folder
 		return nil, Tree{}, err
 	}
 	defer unix.Close(root)
+	if src.Root != "" && isOverlay(root) {
+		// A view of snapshots. Where it is mounted the next time, its files have
+		// another device number.
+		index = nil
+	}
 	if !st.isDir() {
 		e, err := s.readFile(ctx, src, root, &st.stamp, index)
 		return &folder{text: appendEntry(nil, &e, ".")}, Tree{Files: 1, Size: e.Size}, err
@@ -73,9 +78,7 @@ func (s *Store) read(ctx context.Context, src Source, index *statIndex) (*folder
 		avoid = s.forbidden
 	}
 	f, w, err := walkTree(ctx, src, root, index, avoid)
-	if ierr := index.add(w.added); err == nil && ierr != nil {
-		err = ierr
-	}
+	index.add(w.added)
 	if err != nil {
 		return nil, Tree{}, err
 	}
@@ -97,12 +100,10 @@ func (s *Store) readFile(ctx context.Context, src Source, fd int, st *stamp, ind
 	if ok {
 		e.Sum = r.sum()
 	}
-	if err == nil {
-		err = index.add(wr.added)
-	}
 	if err != nil {
 		return Entry{Type: File}, wr.problem(".", err)
 	}
+	index.add(wr.added)
 	return e, nil
 }
 
