@@ -107,7 +107,7 @@ func (b *Builder) resolve(ctx context.Context, l *layers.Layer, ref oci.ImageRef
 		if err != nil {
 			return "", fmt.Errorf("%s was never pulled here, and --offline asks no registry", l.From.URL)
 		}
-		return digest.Digest(known.Digest), nil
+		return digest.Digest(known.Answer), nil
 	}
 	manifest, err := b.registry().Resolve(ctx, ref, platform(l))
 	if err == nil {
@@ -120,12 +120,12 @@ func (b *Builder) resolve(ctx context.Context, l *layers.Layer, ref oci.ImageRef
 	if unknown != nil {
 		return "", err
 	}
-	b.notice(l, progress.Warning, "%s; using %s as it was on %s (%s)", err, l.From.URL, known.Time.Format(time.DateOnly), known.Digest)
-	return digest.Digest(known.Digest), nil
+	b.notice(l, progress.Warning, "%s; using %s as it was on %s (%s)", err, l.From.URL, known.Time.Format(time.DateOnly), known.Answer)
+	return digest.Digest(known.Answer), nil
 }
 
 func (b *Builder) remember(name string, manifest digest.Digest) error {
-	if known, err := b.cache.Resolution(name); err == nil && known.Digest == string(manifest) {
+	if known, err := b.cache.Resolution(name); err == nil && known.Answer == string(manifest) {
 		return nil
 	}
 	return b.cache.SetResolution(name, string(manifest))

@@ -135,6 +135,9 @@ func attempt(ctx context.Context, o Options, graph *layers.Graph) error {
 		if err := overlay.Supported(o.StateDir); err != nil {
 			return err
 		}
+		if err := b.haveRuntime(ctx); err != nil {
+			return err
+		}
 		return overlay.PrivateMounts()
 	}
 	hold.release()

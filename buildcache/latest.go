@@ -73,30 +73,30 @@ func (c *Cache) SetLatest(l Latest) error {
 	return c.write(latestName(l.Stackerfile, l.Layer), data)
 }
 
-// A Resolution is what a name outside of this machine stood for when it was
-// last asked: all there is to go by when it cannot be asked.
+// A Resolution is the last answer to a question that costs much to ask, or that
+// cannot always be asked: what a reference stands for, which runtime starts here.
 type Resolution struct {
-	Name   string    `json:"name"`
-	Digest string    `json:"digest"`
-	Time   time.Time `json:"time"`
+	Question string    `json:"name"`
+	Answer   string    `json:"digest"`
+	Time     time.Time `json:"time"`
 }
 
-// Resolution returns what a name last stood for, or ErrNotFound.
-func (c *Cache) Resolution(name string) (*Resolution, error) {
+// Resolution returns the last answer to a question, or ErrNotFound.
+func (c *Cache) Resolution(question string) (*Resolution, error) {
 	var r Resolution
-	if err := c.read(resolutionName(name), &r); err != nil || r.Name != name {
+	if err := c.read(resolutionName(question), &r); err != nil || r.Question != question {
 		return nil, ErrNotFound
 	}
 	return &r, nil
 }
 
-// SetResolution remembers what a name stands for now.
-func (c *Cache) SetResolution(name, digest string) error {
-	data, err := seal(Resolution{name, digest, time.Now().UTC().Truncate(time.Second)})
+// SetResolution remembers the answer to a question.
+func (c *Cache) SetResolution(question, answer string) error {
+	data, err := seal(Resolution{question, answer, time.Now().UTC().Truncate(time.Second)})
 	if err != nil {
 		return err
 	}
-	return c.write(resolutionName(name), data)
+	return c.write(resolutionName(question), data)
 }
 
 func resolutionName(name string) string {

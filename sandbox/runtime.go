@@ -10,11 +10,11 @@ import (
 	"strings"
 )
 
-// A Runtime is an OCI runtime that has started a container on this host.
+// A Runtime is an OCI runtime that has started a container on this machine.
 type Runtime struct {
 	Name    string // e.g. "runc"
 	Path    string // absolute
-	Version string // e.g. "1.1.5+ds1"
+	Version string // e.g. "1.1.5+ds1"; "" of a Known one
 
 	// PassedOver says, one line each, why a runtime that would have been preferred
 	// was not taken.
@@ -28,12 +28,8 @@ type Runtime struct {
 // a runtime gets on with the host's cgroups and kernel. That takes about as long
 // as a step that does nothing. Containers have their files in tmp.
 func Find(ctx context.Context, name, tmp string) (*Runtime, error) {
-	names := []string{name}
-	if name == "" {
-		names = []string{"crun", "runc"}
-	}
 	var reasons []string
-	for _, n := range names {
+	for _, n := range candidates(name) {
 		r, err := try(ctx, n, tmp)
 		if err == nil {
 			r.PassedOver = reasons
@@ -49,6 +45,37 @@ func Find(ctx context.Context, name, tmp string) (*Runtime, error) {
 		cure = "check --runtime, or leave it out"
 	}
 	return nil, fmt.Errorf("no OCI runtime starts a container here (%s): %s", strings.Join(reasons, "; "), cure)
+}
+
+// Stamp names the runtimes that Find would look at with this name, as they are on
+// this machine since it was started. As long as it is the same, so is what Find
+// returns, and Known saves the trial.
+func Stamp(name string) string {
+	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	stamp := fmt.Sprintf("%s uid %d", strings.TrimSpace(string(boot)), os.Geteuid())
+	for _, n := range candidates(name) {
+		path, err := lookPath(n)
+		if err != nil {
+			stamp += fmt.Sprintf(" no %s", n)
+			continue
+		}
+		if fi, err := os.Stat(path); err == nil {
+			stamp += fmt.Sprintf(" %s %d %d", path, fi.Size(), fi.ModTime().UnixNano())
+		}
+	}
+	return stamp
+}
+
+// Known returns the runtime at the path of one that Find returned.
+func Known(path, tmp string) *Runtime {
+	return &Runtime{Name: filepath.Base(path), Path: path, tmp: tmp}
+}
+
+func candidates(name string) []string {
+	if name != "" {
+		return []string{name}
+	}
+	return []string{"crun", "runc"}
 }
 
 func try(ctx context.Context, name, tmp string) (*Runtime, error) {
