@@ -10,6 +10,7 @@ import (
 	"path"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -73,12 +74,7 @@ func (f *fill) run(ctx context.Context, entries []Entry, settle []*Entry) error 
 	if err := f.makeDirs(ctx, dirs); err != nil {
 		return err
 	}
-	jobs, ctx := errgroup.WithContext(ctx)
-	jobs.SetLimit(min(runtime.GOMAXPROCS(0), 16))
-	for _, g := range order {
-		jobs.Go(func() error { return f.group(ctx, g) })
-	}
-	if err := jobs.Wait(); err != nil {
+	if err := f.groups(ctx, order); err != nil {
 		return err
 	}
 	return f.settle(append(dirs, settle...))
@@ -91,8 +87,7 @@ func (f *fill) one(e *Entry) error {
 		return f.problem(".", err)
 	}
 	defer unix.Close(to)
-	c := f.copier()
-	defer c.close()
+	c := copier{fill: f, buf: make([]byte, copyBuffer), hash: sha256.New(), from: -1, share: -1}
 	if err := c.entry(to, path.Base(f.at), e); err != nil {
 		return f.problem(".", err)
 	}
@@ -157,24 +152,25 @@ func (f *fill) settle(dirs []*Entry) error {
 	return nil
 }
 
-// group makes entries of one folder.
-func (f *fill) group(ctx context.Context, g *group) error {
-	to, err := openInRoot(f.root, f.in(g.dir), false)
-	if err != nil {
-		return f.problem(g.dir, err)
+// groups makes the entries of groups, several at once.
+func (f *fill) groups(ctx context.Context, groups []*group) error {
+	var next atomic.Int64
+	jobs, ctx := errgroup.WithContext(ctx)
+	for range min(runtime.GOMAXPROCS(0), 16) {
+		jobs.Go(func() error {
+			c := copier{fill: f, buf: make([]byte, copyBuffer), hash: sha256.New()}
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= len(groups) {
+					return nil
+				}
+				if err := c.group(ctx, groups[i]); err != nil {
+					return err
+				}
+			}
+		})
 	}
-	defer unix.Close(to)
-	c := f.copier()
-	defer c.close()
-	for _, e := range g.entries {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if err := c.entry(to, path.Base(e.Path), e); err != nil {
-			return f.problem(e.Path, err)
-		}
-	}
-	return nil
+	return jobs.Wait()
 }
 
 // problem names the file of an error: by its source, or where it should come to.
@@ -194,7 +190,7 @@ func (f *fill) problem(p string, err error) error {
 	return fmt.Errorf("copying %s: %w", from, err)
 }
 
-// A copier makes the entries of one folder.
+// A copier makes entries, of one folder at a time.
 type copier struct {
 	*fill
 	buf   []byte
@@ -203,13 +199,27 @@ type copier struct {
 	share int // the folder in fill.share, once a file of it is needed
 }
 
-func (f *fill) copier() *copier {
-	return &copier{fill: f, buf: make([]byte, copyBuffer), hash: sha256.New(), from: -1, share: -1}
-}
-
-func (c *copier) close() {
-	closeFd(c.from)
-	closeFd(c.share)
+// group makes entries of one folder.
+func (c *copier) group(ctx context.Context, g *group) error {
+	to, err := openInRoot(c.root, c.in(g.dir), false)
+	if err != nil {
+		return c.problem(g.dir, err)
+	}
+	defer unix.Close(to)
+	c.from, c.share = -1, -1
+	defer func() {
+		closeFd(c.from)
+		closeFd(c.share)
+	}()
+	for _, e := range g.entries {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err := c.entry(to, path.Base(e.Path), e); err != nil {
+			return c.problem(e.Path, err)
+		}
+	}
+	return nil
 }
 
 func closeFd(fd int) {

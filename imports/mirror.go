@@ -225,7 +225,7 @@ func (s *Store) changeMirror(ctx context.Context, src Source, dir *lockedDir, ch
 // new file, since the old one may be another mirror's too.
 func removeOld(mirror int, changes []Change) error {
 	for _, c := range slices.Backward(changes) {
-		if c.Old == nil || c.bothDirs() {
+		if c.Old == nil {
 			continue
 		}
 		p := path.Join("root", c.Path)
@@ -233,17 +233,30 @@ func removeOld(mirror int, changes []Change) error {
 		if err != nil {
 			return err
 		}
-		flags := 0
-		if c.Old.Type == Dir {
-			flags = unix.AT_REMOVEDIR
-		}
-		err = unix.Unlinkat(parent, path.Base(p), flags)
+		err = removeFrom(parent, path.Base(p), c)
 		unix.Close(parent)
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// removeFrom removes the old file of a change from an open folder; of a folder
+// that stays, its extended attributes.
+func removeFrom(parent int, name string, c Change) error {
+	switch {
+	case c.bothDirs():
+		for _, x := range c.Old.Xattrs {
+			if err := unix.Lremovexattr(procPath(parent, name), x.Name); err != nil {
+				return fmt.Errorf("extended attribute %s: %w", x.Name, err)
+			}
+		}
+		return nil
+	case c.Old.Type == Dir:
+		return unix.Unlinkat(parent, name, unix.AT_REMOVEDIR)
+	}
+	return unix.Unlinkat(parent, name, 0)
 }
 
 // split returns the entries that the changes bring, and the folders that stay

@@ -85,6 +85,7 @@ func change(t *testing.T, dir string) {
 	ok(t, os.Remove(filepath.Join(dir, "loop")))
 	ok(t, os.Chmod(filepath.Join(dir, "ü"), 0o755))
 	ok(t, os.Chmod(filepath.Join(dir, "nothing"), 0o700))
+	ok(t, unix.Removexattr(filepath.Join(dir, "nothing"), "user.folder"))
 	ok(t, os.Remove(filepath.Join(dir, "null")))
 	ok(t, os.Chmod(dir, 0o750))
 }

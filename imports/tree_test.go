@@ -135,7 +135,9 @@ func special(t testing.TB) string {
 	ok(t, unix.Setxattr(filepath.Join(dir, "plain"), "user.odd=name", []byte("\x00\xff"), 0))
 	ok(t, unix.Setxattr(filepath.Join(dir, "plain"), "user.big", []byte(big), 0))
 	ok(t, unix.Setxattr(filepath.Join(dir, "empty"), "user.nothing", nil, 0))
-	ok(t, unix.Setxattr(filepath.Join(dir, "dir"), "user.folder", []byte("f"), 0))
+	for _, folder := range []string{"dir", "nothing"} {
+		ok(t, unix.Setxattr(filepath.Join(dir, folder), "user.folder", []byte("f"), 0))
+	}
 	caps := []byte{1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 	ok(t, unix.Setxattr(filepath.Join(dir, "suid"), "security.capability", caps, 0))
 	acl := []byte{2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 4, 0, 7, 0, 0, 0, 4, 0, 4, 0, 255, 255, 255, 255, 16, 0, 4, 0, 255, 255, 255, 255, 32, 0, 4, 0, 255, 255, 255, 255}
@@ -203,7 +205,7 @@ func checkEntry(t *testing.T, p string, e Entry) {
 			t.Errorf("%q: device %d,%d", p, e.Major, e.Minor)
 		}
 	}
-	want := map[string]int{"plain": 2, "hard": 2, "empty": 1, "dir": 1, "suid": 1, "a=b": 1}[filepath.Base(p)]
+	want := map[string]int{"plain": 2, "hard": 2, "empty": 1, "dir": 1, "nothing": 1, "suid": 1, "a=b": 1}[filepath.Base(p)]
 	if len(e.Xattrs) != want {
 		t.Errorf("%q: %d extended attributes, want %d", p, len(e.Xattrs), want)
 	}
