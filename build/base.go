@@ -94,6 +94,9 @@ func (b *Builder) registryBase(ctx context.Context, l *layers.Layer) (*oci.Base,
 	if image, err := b.blobs.Base(manifest); err == nil {
 		return image, nil
 	}
+	if b.Plan {
+		b.tellPull(l, manifest)
+	}
 	if err := b.mounts(); err != nil {
 		return nil, err
 	}

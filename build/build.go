@@ -23,6 +23,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/explain"
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/oci"
@@ -62,7 +64,8 @@ type Options struct {
 	// time to look.
 	Policy []Rule
 
-	Sink progress.Sink
+	Debug bool // explain misses in full
+	Sink  progress.Sink
 }
 
 // AllLayers stands for every layer of the graph in Options.
@@ -80,6 +83,8 @@ type Builder struct {
 	registry  func() *oci.Registry
 	downloads *downloader
 	layers    map[*layers.Layer]*outcome
+	damaged   sync.Map                    // keys of records that are known to be
+	recent    func() []*buildcache.Record // what layers without a past are compared with
 
 	mu   sync.Mutex
 	used map[string]bool // see use
@@ -186,6 +191,10 @@ func open(o Options, graph *layers.Graph) (*Builder, error) {
 		used:     map[string]bool{},
 	}
 	b.runner = &lazyRuntime{b: b}
+	b.recent = sync.OnceValue(func() []*buildcache.Record {
+		records, _ := b.cache.Recent(buildcache.Rootfs) // explanations do without
+		return records
+	})
 	b.downloads = newDownloader(b)
 	b.rooms, err = openRooms(o.StateDir, imports.Options{NoStatIndex: o.NoStatIndex, Forbidden: []string{o.StateDir, o.OCIDir}})
 	if err != nil {
@@ -202,10 +211,22 @@ func open(o Options, graph *layers.Graph) (*Builder, error) {
 	return b, nil
 }
 
-// build builds every layer as soon as those it needs are there. The first
-// failure stops the others.
+// build builds all layers and keeps the journal of it.
 func (b *Builder) build(ctx context.Context) error {
 	start := time.Now()
+	err := b.buildLayers(ctx, start)
+	if b.Plan || errors.Is(err, errMounts) {
+		return err
+	}
+	if lost := b.tell(ctx, start, err); lost != nil {
+		b.report(progress.Event{Kind: progress.Warning, Text: fmt.Sprintf("the build cannot be explained later: %s", lost)})
+	}
+	return err
+}
+
+// buildLayers builds every layer as soon as those it needs are there. The first
+// failure stops the others.
+func (b *Builder) buildLayers(ctx context.Context, start time.Time) error {
 	if b.mayMount {
 		if err := errors.Join(b.snapshots.Sweep(ctx), sandbox.Sweep(ctx, filepath.Join(b.StateDir, "tmp"))); err != nil {
 			b.report(progress.Event{Kind: progress.Warning, Text: err.Error()})
@@ -262,23 +283,21 @@ func (b *Builder) countUses() {
 // finish sums a build up. A build that went well may still have something to
 // say that is no success: what would be built, what is not reproducible.
 func (b *Builder) finish(start time.Time) error {
-	var hits int
 	var misses, differs []string
 	for _, l := range b.graph.Layers {
 		switch o := b.layers[l]; {
 		case o.differs:
 			differs = append(differs, l.Name)
-		case o.hit:
-			hits++
 		case o.image == nil:
 			misses = append(misses, l.Name)
 		}
 	}
-	b.report(progress.Event{
-		Kind: progress.Summary,
-		Text: fmt.Sprintf("%d of %s from the cache", hits, count(len(b.layers), "layer")),
-		Took: time.Since(start),
-	})
+	report := &explain.Report{Layers: b.told()}
+	report.Count()
+	for _, text := range slices.Concat(report.Causes(), report.Reused()) {
+		b.report(progress.Event{Kind: progress.Notice, Text: text})
+	}
+	b.report(progress.Event{Kind: progress.Summary, Text: report.Cache.String(), Took: time.Since(start)})
 	switch {
 	case len(misses) > 0:
 		return &MissError{misses}

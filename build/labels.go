@@ -17,10 +17,11 @@ import (
 // labels returns what the layer's generate_labels makes of its rootfs: from the
 // cache, or by running it. Its changes to the rootfs are thrown away; each file
 // it leaves in /oci-labels becomes a label.
-func (b *Builder) labels(ctx context.Context, s *rootfsStep, c *chain) (map[string]string, buildcache.Key, error) {
+func (b *Builder) labels(ctx context.Context, s *rootfsStep, o *outcome) (map[string]string, buildcache.Key, error) {
 	if s.l.GenerateLabels == "" {
 		return nil, "", nil
 	}
+	c := o.chain
 	s.env = s.l.BuildEnvironment(b.environ)
 	in := labelsInputs(s, c)
 	key := in.Key(buildcache.Labels)
@@ -29,6 +30,9 @@ func (b *Builder) labels(ctx context.Context, s *rootfsStep, c *chain) (map[stri
 		return labels, key, nil
 	}
 	if err := b.mounts(); err != nil {
+		return nil, "", err
+	}
+	if err := b.tellLabels(s, in, &o.told); err != nil {
 		return nil, "", err
 	}
 	lock, err := b.lock(ctx, s.l, key)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/explain"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/oci"
 	"github.com/layerbuild/layerbuild/progress"
@@ -22,6 +23,7 @@ type outcome struct {
 	chain   *chain        // its rootfs
 	hit     bool
 	differs bool // it was built again, and came out otherwise
+	told    explain.Layer
 }
 
 // layer makes one layer: its rootfs, its labels, and its image, each from the
@@ -36,7 +38,14 @@ func (b *Builder) layer(ctx context.Context, l *layers.Layer) error {
 	switch {
 	case b.Plan && errors.Is(err, errMounts):
 		o.image, o.hit = nil, false
+		o.told.Outcome = explain.WouldBuild
+		if len(o.told.Reasons)+len(o.told.Because) == 0 {
+			b.notice(l, progress.Miss, "what it reads must be fetched or unpacked first")
+		}
 	case err != nil:
+		if ctx.Err() == nil && o.told.Outcome != explain.WouldBuild {
+			o.told.Outcome = explain.Broken
+		}
 		return err
 	case o.hit:
 		b.report(progress.Event{Kind: progress.Hit, Layer: l.Name})
@@ -50,6 +59,7 @@ func (b *Builder) layer(ctx context.Context, l *layers.Layer) error {
 func (b *Builder) makeLayer(ctx context.Context, l *layers.Layer, o *outcome) error {
 	for _, need := range b.graph.Needs(l) {
 		if b.layers[need].image == nil {
+			o.told.Because = append(o.told.Because, need.Name)
 			b.notice(l, progress.Miss, "it reads layer %q, which would be built", need.Name)
 			return errMounts
 		}
@@ -67,30 +77,33 @@ func (b *Builder) makeLayer(ctx context.Context, l *layers.Layer, o *outcome) er
 		return err
 	}
 	o.chain = fs.onto(base.chain)
-	labels, labelsKey, err := b.labels(ctx, step, o.chain)
+	b.tellResult(step, &o.told, o.chain)
+	labels, labelsKey, err := b.labels(ctx, step, o)
 	if err != nil {
 		return err
 	}
 	if o.image, err = b.makeImage(ctx, step, o.chain, fs, record.Created, labels); err != nil || b.Plan {
 		return err
 	}
-	return b.setLatest(l, record.Key, labelsKey)
+	return b.setLatest(l, o, record.Key, labelsKey)
 }
 
 // rootfs returns the result of a step: from the cache, or by doing it.
 func (b *Builder) rootfs(ctx context.Context, s *rootfsStep, o *outcome) (*buildcache.Record, rootfs, error) {
 	record, fs, miss := b.lookupRootfs(ctx, s)
+	o.told.Key = string(s.inputs.Key(buildcache.Rootfs))
 	verify := miss == nil && named(b.Verify, s.l)
 	if miss == nil && !verify && !named(b.NoCache, s.l) {
-		o.hit = true
+		o.found(record)
 		return record, fs, nil
 	}
-	if !verify {
-		for _, reason := range b.reasons(s, miss) {
-			b.notice(s.l, progress.Miss, "%s", reasonText(reason))
+	if !verify && (b.mayMount || b.Plan || b.FailOnMiss) { // otherwise the second life says it
+		if err := b.tellMiss(s, &o.told, miss); err != nil {
+			return nil, fs, err
 		}
 	}
 	if b.FailOnMiss && !verify {
+		o.told.Outcome = explain.WouldBuild
 		return nil, fs, &MissError{[]string{s.l.Name}}
 	}
 	if err := b.mounts(); err != nil {
@@ -103,25 +116,33 @@ func (b *Builder) rootfs(ctx context.Context, s *rootfsStep, o *outcome) (*build
 	defer lock.Unlock()
 	if miss != nil {
 		if record, fs, miss = b.lookupRootfs(ctx, s); miss == nil && !named(b.NoCache, s.l) {
-			o.hit = true // another process has made it meanwhile
+			o.found(record) // another process has made it meanwhile
 			return record, fs, nil
 		}
 	}
 	start := time.Now()
 	made, err := b.makeRootfs(ctx, s)
+	o.told.Seconds = time.Since(start).Seconds()
 	if err != nil {
 		if ctx.Err() == nil {
 			b.setFailed(s.l)
 		}
 		return nil, fs, err
 	}
+	o.told.Outcome = explain.Built
 	if verify {
 		o.differs, err = b.compare(ctx, s, fs, made)
 		return record, fs, err
 	}
 	b.dropKept(s.l)
-	record, err = b.cache.Put(buildcache.Rootfs, s.inputs, made, time.Since(start), origin(s.l))
+	record, err = b.cache.Put(buildcache.Rootfs, s.inputs, made, time.Since(start), b.origin(s))
 	return record, made, err
+}
+
+// found notes that the layer's rootfs is in the cache.
+func (o *outcome) found(r *buildcache.Record) {
+	o.hit = true
+	o.told = explain.Layer{Outcome: explain.Hit, Key: string(r.Key), Seconds: r.Cost.Seconds()}
 }
 
 // named tells whether a list of layers has this one.
@@ -142,7 +163,7 @@ func (b *Builder) lookupRootfs(ctx context.Context, s *rootfsStep) (*buildcache.
 	}
 	for c := fs.onto(s.base.chain); c != s.base.chain; c = c.below {
 		if !b.has(ctx, c) && !b.packed(c) {
-			return nil, fs, buildcache.ErrNotFound
+			return nil, fs, &goneError{c}
 		}
 	}
 	return record, fs, nil
@@ -152,7 +173,7 @@ func (b *Builder) lookupRootfs(ctx context.Context, s *rootfsStep) (*buildcache.
 func (b *Builder) lookup(kind buildcache.Kind, in buildcache.Inputs, result any) (*buildcache.Record, error) {
 	record, err := b.cache.Get(kind, in.Key(kind))
 	if err != nil {
-		if errors.Is(err, buildcache.ErrCorrupt) {
+		if _, said := b.damaged.LoadOrStore(in.Key(kind), true); errors.Is(err, buildcache.ErrCorrupt) && !said {
 			b.report(progress.Event{Kind: progress.Warning, Text: fmt.Sprintf("a damaged %s record has been put aside in the state folder's corrupt folder", kind)})
 		}
 		return nil, err
@@ -168,16 +189,16 @@ func (b *Builder) lock(ctx context.Context, l *layers.Layer, key buildcache.Key)
 	})
 }
 
-func (b *Builder) setLatest(l *layers.Layer, rootfs, labels buildcache.Key) error {
+func (b *Builder) setLatest(l *layers.Layer, o *outcome, rootfs, labels buildcache.Key) error {
 	keys := map[buildcache.Kind]buildcache.Key{buildcache.Rootfs: rootfs}
 	if labels != "" {
 		keys[buildcache.Labels] = labels
 	}
 	if before, err := b.cache.Latest(l.File.Path, l.Name); err == nil && !before.Failed &&
-		before.Keys[buildcache.Rootfs] == rootfs && before.Keys[buildcache.Labels] == labels {
+		before.Keys[buildcache.Rootfs] == rootfs && before.Keys[buildcache.Labels] == labels && before.Result == string(o.chain.ID()) {
 		return nil
 	}
-	return b.cache.SetLatest(buildcache.Latest{Stackerfile: l.File.Path, Layer: l.Name, Keys: keys, Time: time.Now().UTC()})
+	return b.cache.SetLatest(buildcache.Latest{Stackerfile: l.File.Path, Layer: l.Name, Keys: keys, Result: string(o.chain.ID()), Time: time.Now().UTC()})
 }
 
 // setFailed remembers that the last build of a layer failed. It is a help for

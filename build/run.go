@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/term"
 
+	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/oci"
@@ -33,6 +34,7 @@ func (b *Builder) makeRootfs(ctx context.Context, s *rootfsStep) (rootfs, error)
 		layer, empty, err := b.addLayer(ctx, s, c, points, change)
 		if err == nil && !empty {
 			c = c.with(layer)
+			b.cache.Exhume(buildcache.BurySnapshot, c.id.Encoded())
 			fs.Layers = append(fs.Layers, added{layer.DiffID, by})
 		}
 		return err

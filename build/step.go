@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -36,6 +35,8 @@ type rootfsStep struct {
 
 	inputs    buildcache.Inputs
 	untracked []string // binds that nobody watches: the step is never found in the cache
+
+	by map[string]*layers.Layer // inputs that other layers make
 }
 
 type imported struct {
@@ -64,7 +65,13 @@ type added struct {
 // is left out: without a run nobody sees the environment, the layer's name, or
 // imports that are not copied into the image.
 func (b *Builder) newRootfsStep(ctx context.Context, l *layers.Layer, base *base) (*rootfsStep, error) {
-	s := &rootfsStep{l: l, base: base, epoch: b.Clock.epoch(base.created())}
+	s := &rootfsStep{l: l, base: base, epoch: b.Clock.epoch(base.created()), by: map[string]*layers.Layer{}}
+	switch {
+	case l.From.Type == layers.BaseBuilt:
+		s.by["base"] = b.graph.Layer(l.From.Tag)
+	case l.From.Source.Scheme == layers.SchemeStacker:
+		s.by["base"] = b.graph.Layer(l.From.Source.Layer)
+	}
 	in := &s.inputs
 	in.Add(buildcache.Format, "compatibility", compatibility)
 	in.Add(buildcache.BaseChange, "base", string(base.chain.ID()))
@@ -120,12 +127,14 @@ func (b *Builder) addImports(ctx context.Context, s *rootfsStep) error {
 			b.notice(s.l, progress.Warning, "import %q: %q is a socket and is left out", imp.Source.Raw, path)
 		}
 		in := imported{imp, source, tree}
+		var name string
 		switch {
 		case imp.Dest != "":
 			s.copied = append(s.copied, in)
-			s.inputs.Add(buildcache.Import, fmt.Sprintf("copy %d %s", len(s.copied), imp.Dest), copyText(imp, tree))
+			name = fmt.Sprintf("copy %d %s", len(s.copied), imp.Dest)
+			s.inputs.Add(buildcache.Import, name, copyText(imp, tree))
 		case s.l.Run != "":
-			name := "import " + imp.Folder() + "/" + imp.Name
+			name = "import " + imp.Folder() + "/" + imp.Name
 			if imp.Name == "" {
 				name = fmt.Sprintf("import %d's content in %s", i+1, imp.Folder())
 			}
@@ -135,6 +144,9 @@ func (b *Builder) addImports(ctx context.Context, s *rootfsStep) error {
 			shown[name] = true
 			s.shown = append(s.shown, in)
 			s.inputs.Add(buildcache.Import, name, string(tree.Digest))
+		}
+		if imp.Source.Scheme == layers.SchemeStacker {
+			s.by[name] = b.graph.Layer(imp.Source.Layer)
 		}
 	}
 	return nil
@@ -192,67 +204,4 @@ func (b *Builder) failAt(ctx context.Context, l *layers.Layer, pos layers.Positi
 		return err
 	}
 	return fail(l, pos, err)
-}
-
-// reasons says why the step is not found in the cache, all causes at once.
-func (b *Builder) reasons(s *rootfsStep, miss error) []buildcache.Reason {
-	var reasons []buildcache.Reason
-	if miss == nil {
-		return []buildcache.Reason{{Code: buildcache.NoCache}}
-	}
-	for _, path := range s.untracked {
-		reasons = append(reasons, buildcache.Reason{Code: buildcache.Untracked, Name: "bind " + path})
-	}
-	latest, err := b.cache.Latest(s.l.File.Path, s.l.Name)
-	if err != nil {
-		return append(reasons, buildcache.Reason{Code: buildcache.First})
-	}
-	if latest.Failed {
-		reasons = append(reasons, buildcache.Reason{Code: buildcache.Failed})
-	}
-	if latest.Keys[buildcache.Rootfs] == "" {
-		return reasons
-	}
-	return append(reasons, b.differences(latest.Keys[buildcache.Rootfs], s.inputs, miss)...)
-}
-
-// differences compares the step with the record of an earlier build.
-func (b *Builder) differences(key buildcache.Key, in buildcache.Inputs, miss error) []buildcache.Reason {
-	if errors.Is(miss, buildcache.ErrCorrupt) {
-		return []buildcache.Reason{{Code: buildcache.Corrupt, Name: "record"}}
-	}
-	before, err := b.cache.Get(buildcache.Rootfs, key)
-	if err != nil {
-		return []buildcache.Reason{{Code: buildcache.Missing, Name: "record"}}
-	}
-	if diff, err := b.cache.Diff(before, in); err == nil && len(diff) > 0 {
-		return diff
-	}
-	return []buildcache.Reason{{Code: buildcache.Missing, Name: "snapshot"}}
-}
-
-// reasonText is one reason in a line.
-func reasonText(r buildcache.Reason) string {
-	switch r.Code {
-	case buildcache.First:
-		return "FIRST: it has not been built here before"
-	case buildcache.NoCache:
-		return "NO-CACHE: --no-cache was given"
-	case buildcache.Failed:
-		return "FAILED: it failed the last time"
-	case buildcache.Untracked:
-		return fmt.Sprintf("UNTRACKED: %s may have changed (`track: true` watches it)", r.Name)
-	case buildcache.Missing:
-		return fmt.Sprintf("MISSING: its %s is gone", r.Name)
-	case buildcache.Corrupt:
-		return fmt.Sprintf("CORRUPT: its %s was damaged and has been put aside", r.Name)
-	}
-	switch {
-	case r.Old == "":
-		return fmt.Sprintf("%s: %s is new", r.Code, strconv.QuoteToGraphic(r.Name))
-	case r.New == "":
-		return fmt.Sprintf("%s: %s is gone", r.Code, strconv.QuoteToGraphic(r.Name))
-	default:
-		return fmt.Sprintf("%s: %s changed", r.Code, strconv.QuoteToGraphic(r.Name))
-	}
 }

@@ -280,6 +280,9 @@ func recordName(kind Kind, key Key) string {
 // and those of reading the disk. A record that was put aside stays ErrCorrupt
 // until the step is done again.
 func (c *Cache) Get(kind Kind, key Key) (*Record, error) {
+	if len(key) != hex.EncodedLen(sha256.Size) {
+		return nil, ErrNotFound // as that of a record that a migration could not carry over
+	}
 	name := recordName(kind, key)
 	var r Record
 	if err := c.read(name, &r); err != nil {
@@ -340,5 +343,7 @@ func (c *Cache) Put(kind Kind, in Inputs, result any, cost time.Duration, origin
 		return nil, fmt.Errorf("remembering a %s step: %w", kind, err)
 	}
 	c.Exhume(string(kind), string(r.Key))
+	aside := c.aside(recordName(kind, r.Key))
+	_ = os.Rename(aside, aside+".replaced") // so that it explains nothing more
 	return r, nil
 }

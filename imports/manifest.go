@@ -34,6 +34,16 @@ var typeNames = [...]string{File: "file", Dir: "dir", Symlink: "link", Fifo: "fi
 // String returns mtree's name of the type: file, dir, link, fifo, char, block.
 func (t Type) String() string { return typeNames[t] }
 
+// ParseType is the reverse of String.
+func ParseType(s string) (Type, bool) {
+	for t, name := range typeNames {
+		if name == s && name != "" {
+			return Type(t), true
+		}
+	}
+	return 0, false
+}
+
 // An Entry is one file, folder, symlink, fifo or device of a tree. Files with
 // several hard links are as many files.
 type Entry struct {

@@ -62,7 +62,7 @@ func TestDidYouMean(t *testing.T) {
 		if want != "" {
 			want = ": did you mean " + quote(want) + "?"
 		}
-		if got := didYouMean(name, known); got != want {
+		if got := DidYouMean(name, known); got != want {
 			t.Errorf("%q: got %q, want %q", name, got, want)
 		}
 	}

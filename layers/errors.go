@@ -103,9 +103,9 @@ func plain(s string) string {
 	return s
 }
 
-// didYouMean ends a message about an unknown name with the known name that is most
-// like it, or with nothing when none is.
-func didYouMean(name string, known []string) string {
+// DidYouMean is what ends a message about an unknown name: the known name that is
+// most like it, or nothing when none is.
+func DidYouMean(name string, known []string) string {
 	best, least := "", max(1, min(len(name)/3, 3))+1
 	for _, k := range known {
 		if len(k)-len(name) >= least || len(name)-len(k) >= least {

@@ -109,7 +109,7 @@ func (k *linker) add(l *Layer, name string, pos Position) {
 	case to != nil:
 		k.errs.add(pos, l.Name, "layer %s is in %s: add that file to config: prerequisites", quote(name), plain(to.File.Name))
 	default:
-		hint := didYouMean(name, k.namesFor(l))
+		hint := DidYouMean(name, k.namesFor(l))
 		if hint == "" {
 			hint = ": declare it here or in a prerequisite"
 		}
@@ -263,7 +263,7 @@ func (g *Graph) unknown(name string) error {
 	for i, l := range g.Layers {
 		names[i] = l.Name
 	}
-	hint := didYouMean(name, names)
+	hint := DidYouMean(name, names)
 	if hint == "" {
 		hint = ": the layers are " + strings.Join(names, ", ")
 	}

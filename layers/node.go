@@ -294,7 +294,7 @@ func (p *parser) unknown(entry pair, message string, known []string) {
 		p.fail(entry.key, "%s: did you mean %s?", message, quote(synonym))
 		return
 	}
-	if hint := didYouMean(entry.name, known); hint != "" {
+	if hint := DidYouMean(entry.name, known); hint != "" {
 		p.fail(entry.key, "%s%s", message, hint)
 		return
 	}

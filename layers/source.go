@@ -47,7 +47,7 @@ func (p *parser) base(l *Layer, n *yaml.Node) {
 			p.tarURL(&l.From, v)
 		}
 	default:
-		if hint := didYouMean(l.From.Type, types); hint != "" {
+		if hint := DidYouMean(l.From.Type, types); hint != "" {
 			p.fail(kind, "unknown base type %s%s", quote(l.From.Type), hint)
 		} else {
 			p.fail(kind, "unknown base type %s: it can be %s", quote(l.From.Type), strings.Join(types, ", "))

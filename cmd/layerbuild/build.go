@@ -147,7 +147,7 @@ func (s *settings) build(cmd *cobra.Command, f *buildFlags) (err error) {
 	if f.Policy, err = s.policy(); err != nil {
 		return err
 	}
-	f.StateDir, f.OCIDir, f.Sink = s.stateDir, s.ociDir, s.sink()
+	f.StateDir, f.OCIDir, f.Sink, f.Debug = s.stateDir, s.ociDir, s.sink(), s.debug
 	return withStatus(build.Build(cmd.Context(), f.Options))
 }
 

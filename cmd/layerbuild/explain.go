@@ -1,0 +1,157 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/explain"
+	"github.com/layerbuild/layerbuild/layers"
+)
+
+// explainFlags are the flags of `layerbuild explain`.
+type explainFlags struct {
+	file    string
+	load    layers.Options
+	format  string
+	against string
+	export  string
+	ignored string
+	hits    bool
+}
+
+func newExplainCommand(s *settings) *cobra.Command {
+	var f explainFlags
+	cmd := &cobra.Command{
+		Use:   "explain [LAYER...]",
+		Short: "Say why layers were built, or found in the cache",
+		Long: `Say of the last build of the stackerfile which layers were built and why: all
+reasons at once, down to the files, attributes and lines that changed. Layers
+that were built only since others were stand below these.
+
+--against compares the inputs of that build with those of another one: of the
+same state folder by its number or by a record's key, of another state folder,
+or of another machine by a bundle that --export wrote there. A bundle holds the
+names of imported files, scripts and variables; what looks like a secret is
+redacted, and no content of a file is in it.`,
+		Example: `  layerbuild explain
+  layerbuild explain web --debug        # every file and every line
+  layerbuild explain --export ci.json   # on the CI machine
+  layerbuild explain --against ci.json  # on a laptop: why did CI miss?
+  layerbuild explain --ignored src/__pycache__`,
+		RunE: func(cmd *cobra.Command, names []string) error { return s.explain(cmd.OutOrStdout(), &f, names) },
+	}
+	addStackerfileFlags(cmd, &f.file, &f.load)
+	flags := cmd.Flags()
+	addFormatFlag(cmd, &f.format)
+	flags.StringVar(&f.against, "against", "", "compare with a build's `number`, a record's key, a bundle, or another state folder")
+	flags.StringVar(&f.export, "export", "", "write a bundle to a `file`, to compare with elsewhere")
+	flags.StringVar(&f.ignored, "ignored", "", "say by which rule a `path` is not imported")
+	flags.BoolVar(&f.hits, "hit", false, "say of layers that were found in the cache what was compared")
+	cmd.MarkFlagsMutuallyExclusive("against", "export", "ignored", "hit")
+	return cmd
+}
+
+func addFormatFlag(cmd *cobra.Command, format *string) {
+	cmd.Flags().StringVar(format, "format", "text", "how to show it: `text`, markdown or json")
+}
+
+func (s *settings) explain(w io.Writer, f *explainFlags, names []string) (err error) {
+	if f.load.Builtins, err = s.builtins(); err != nil {
+		return err
+	}
+	if f.ignored != "" {
+		return s.explainIgnored(w, f)
+	}
+	past, err := build.OpenPast(s.stateDir)
+	if err != nil {
+		return err
+	}
+	defer past.Close()
+	report, err := past.Last(f.file)
+	if err != nil {
+		return err
+	}
+	if err := build.Only(report, names); err != nil {
+		return err
+	}
+	switch {
+	case f.export != "":
+		return export(past.Export(report), f.export)
+	case f.against != "":
+		if report, err = past.Against(report, f.against); err != nil {
+			return err
+		}
+	case f.hits:
+		past.Hits(report)
+	}
+	return s.show(w, past, report, f.format)
+}
+
+// show writes a report in a format.
+func (s *settings) show(w io.Writer, past *build.Past, r *explain.Report, format string) error {
+	if s.debug {
+		past.Whole(r)
+	}
+	o := explain.Options{All: s.debug, Now: time.Now()}
+	switch format {
+	case "text":
+		return explain.Text(w, r, o)
+	case "markdown":
+		return explain.Markdown(w, r, o)
+	case "json":
+		return explain.JSON(w, r)
+	}
+	return fmt.Errorf("--format is %q: it should be text, markdown or json", format)
+}
+
+// export writes a bundle, whole or not at all.
+func export(b *explain.Bundle, path string) error {
+	f, err := renameio.NewPendingFile(path, renameio.WithPermissions(0o644))
+	if err != nil {
+		return err
+	}
+	defer f.Cleanup()
+	if err := explain.JSON(f, b); err != nil {
+		return err
+	}
+	return f.CloseAtomicallyReplace()
+}
+
+// explainIgnored says by which rule a path is ignored.
+func (s *settings) explainIgnored(w io.Writer, f *explainFlags) error {
+	found, err := build.Ignored(s.stateDir, f.file, f.load, f.ignored)
+	if err != nil {
+		return err
+	}
+	for _, by := range found {
+		fmt.Fprintf(w, "%s: import %s: ", printable(by.Layer), printable(by.Import.Source.Raw))
+		rule := by.Rule
+		if rule == nil {
+			fmt.Fprintf(w, "%s is imported: no rule matches it\n", printable(by.Below))
+			continue
+		}
+		verb := "is ignored"
+		if !rule.Ignores() {
+			verb = "is imported"
+		}
+		place := fmt.Sprintf("pattern %d of `ignore` at %s", rule.Line, by.Import.Pos)
+		if rule.File != "" {
+			file := filepath.Join(by.Import.Source.Path, rule.File)
+			if here, err := os.Getwd(); err == nil {
+				if rel, err := filepath.Rel(here, file); err == nil {
+					file = rel
+				}
+			}
+			place = fmt.Sprintf("%s:%d", printable(file), rule.Line)
+		}
+		fmt.Fprintf(w, "%s %s by %q, %s\n", printable(by.Below), verb, rule.Pattern, place)
+	}
+	return nil
+}
