@@ -15,19 +15,19 @@ import (
 
 // Clean removes the OCI layout that builds wrote to, and returns what it held.
 // Anything else at its place is refused and left alone.
-func Clean(ctx context.Context, ociDir, stackerfile string, load layers.Options) ([]Tagged, error) {
+func Clean(ctx context.Context, ociDir, stackerfile string, load layers.Options) (*Inspection, error) {
 	if _, err := os.Lstat(ociDir); errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return &Inspection{}, nil
 	}
 	layout, err := oci.OpenLayout(ociDir)
 	if err != nil {
 		return nil, err
 	}
-	images, err := Inspect(ociDir, stackerfile, load)
+	found, err := Inspect(ociDir, stackerfile, load)
 	if err != nil {
 		return nil, err
 	}
-	return images, layout.Destroy(ctx)
+	return found, layout.Destroy(ctx)
 }
 
 // Forget removes all that is remembered between builds. It is refused while a

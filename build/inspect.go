@@ -24,8 +24,17 @@ type Tagged struct {
 	Missing  []oci.Descriptor // blobs that should be there and are not
 
 	// Stale says that no layer of the stackerfile is named like the tag: it is of
-	// an earlier build, or of another tool. It is false if there is no stackerfile.
+	// an earlier build, or of another tool. It is false if the stackerfile is not
+	// there or cannot be read.
 	Stale bool
+}
+
+// An Inspection is what was found in an OCI layout.
+type Inspection struct {
+	Images []Tagged
+
+	// Unread says why the stackerfile cannot be read; nil if it can, or is not there.
+	Unread error
 }
 
 // Size is the bytes of all the image's layers as they are stored.
@@ -38,7 +47,7 @@ func (t Tagged) Size() int64 {
 }
 
 // Inspect reads the images with these tags, or all, of an OCI layout.
-func Inspect(ociDir, stackerfile string, load layers.Options, tags ...string) ([]Tagged, error) {
+func Inspect(ociDir, stackerfile string, load layers.Options, tags ...string) (*Inspection, error) {
 	layout, err := openLayout(ociDir)
 	if err != nil {
 		return nil, err
@@ -47,16 +56,16 @@ func Inspect(ociDir, stackerfile string, load layers.Options, tags ...string) ([
 	if err != nil {
 		return nil, err
 	}
-	current, err := currentTags(stackerfile, load)
-	if err != nil {
-		return nil, err
-	}
 	for _, name := range tags {
 		if !slices.ContainsFunc(all, func(tag oci.Tag) bool { return tag.Name == name }) {
 			return nil, fmt.Errorf("%s has no tag %q: it has %s", ociDir, name, tagNames(all))
 		}
 	}
-	var images []Tagged
+	found := &Inspection{}
+	current, err := currentTags(stackerfile, load)
+	if err != nil {
+		found.Unread = err
+	}
 	for _, tag := range all {
 		if len(tags) > 0 && !slices.Contains(tags, tag.Name) {
 			continue
@@ -66,9 +75,9 @@ func Inspect(ociDir, stackerfile string, load layers.Options, tags ...string) ([
 			return nil, fmt.Errorf("tag %q: %w", tag.Name, err)
 		}
 		image.Stale = current != nil && !current[tag.Name]
-		images = append(images, image)
+		found.Images = append(found.Images, image)
 	}
-	return images, nil
+	return found, nil
 }
 
 // openLayout opens the OCI layout that images were built to.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	securejoin "github.com/cyphar/filepath-securejoin"
 	"golang.org/x/sys/unix"
@@ -20,7 +21,8 @@ type Mountpoint struct {
 }
 
 // ensure makes the mountpoint exist below root, with all folders above it, and
-// notes what it had to make. Folders that are there keep their mtime.
+// notes what it had to make. Folders that are there keep their mtime; what is made
+// has the same one, 1970-01-01, whenever it is made, since a run can see it.
 func (m *Mutable) ensure(root string, p Mountpoint) error {
 	path, err := securejoin.SecureJoin(root, p.Path)
 	if err != nil {
@@ -72,6 +74,13 @@ func (m *Mutable) ensureOne(root, rel string, file bool) error {
 	if err := os.Chmod(path, mode); err != nil { // whatever the umask
 		return err
 	}
-	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, unix.NsecToTimespec(above.ModTime().UnixNano())}
-	return unix.UtimesNanoAt(unix.AT_FDCWD, filepath.Dir(path), times, unix.AT_SYMLINK_NOFOLLOW)
+	if err := setMtime(path, time.Unix(0, 0)); err != nil {
+		return err
+	}
+	return setMtime(filepath.Dir(path), above.ModTime())
+}
+
+func setMtime(path string, t time.Time) error {
+	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, unix.NsecToTimespec(t.UnixNano())}
+	return unix.UtimesNanoAt(unix.AT_FDCWD, path, times, unix.AT_SYMLINK_NOFOLLOW)
 }

@@ -24,12 +24,13 @@ anything; --all removes that too.`,
 			if load.Builtins, err = s.builtins(); err != nil {
 				return err
 			}
-			images, err := build.Clean(cmd.Context(), s.ociDir, file, load)
+			found, err := build.Clean(cmd.Context(), s.ociDir, file, load)
 			if err != nil {
 				return err
 			}
+			warnUnread(cmd.ErrOrStderr(), found)
 			if !s.quiet {
-				for _, image := range images {
+				for _, image := range found.Images {
 					note := ""
 					if image.Stale {
 						note = ", which is no longer in the stackerfile"

@@ -27,11 +27,12 @@ A tag that is of no layer of the stackerfile any more is marked as such.`,
 			if load.Builtins, err = s.builtins(); err != nil {
 				return err
 			}
-			images, err := build.Inspect(s.ociDir, file, load, tags...)
+			found, err := build.Inspect(s.ociDir, file, load, tags...)
 			if err != nil {
 				return err
 			}
-			for i, image := range images {
+			warnUnread(cmd.ErrOrStderr(), found)
+			for i, image := range found.Images {
 				if i > 0 {
 					fmt.Fprintln(cmd.OutOrStdout())
 				}
@@ -54,7 +55,7 @@ func showImage(w io.Writer, image build.Tagged) error {
 	fmt.Fprintf(w, "%s%s\n", printable(image.Tag), note)
 	fmt.Fprintf(w, "  manifest  %s\n", image.Manifest.Digest)
 	fmt.Fprintf(w, "  platform  %s/%s\n", printable(image.Image.OS), printable(image.Image.Architecture))
-	fmt.Fprintf(w, "  size      %s in %d layers\n", units.BytesSize(float64(image.Size())), len(image.Layers))
+	fmt.Fprintf(w, "  size      %s in %s\n", units.BytesSize(float64(image.Size())), layerCount(len(image.Layers)))
 	for _, layer := range image.Layers {
 		fmt.Fprintf(w, "  layer     %s  %10s  %s\n", layer.Digest, units.BytesSize(float64(layer.Size)), strings.TrimPrefix(layer.MediaType, "application/vnd.oci.image.layer.v1."))
 	}
@@ -68,6 +69,26 @@ func showImage(w io.Writer, image build.Tagged) error {
 	}
 	fmt.Fprintf(w, "  config    %s\n", config)
 	return nil
+}
+
+// warnUnread says in one line that tags of earlier builds are not marked, if that
+// is so.
+func warnUnread(w io.Writer, found *build.Inspection) {
+	if found.Unread == nil {
+		return
+	}
+	first, rest, _ := strings.Cut(found.Unread.Error(), "\n")
+	if rest != "" {
+		first += fmt.Sprintf(" (and %d more)", 1+strings.Count(rest, "\n"))
+	}
+	fmt.Fprintf(w, "warning: tags of earlier builds are not marked, since the stackerfile cannot be read: %s\n", first)
+}
+
+func layerCount(n int) string {
+	if n == 1 {
+		return "1 layer"
+	}
+	return fmt.Sprintf("%d layers", n)
 }
 
 // printable makes text from outside safe for a terminal.
