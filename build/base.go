@@ -100,8 +100,10 @@ func (b *Builder) registryBase(ctx context.Context, l *layers.Layer) (*oci.Base,
 	if err := b.mounts(); err != nil {
 		return nil, err
 	}
-	b.notice(l, progress.Notice, "pulling %s", l.From.URL)
-	return b.blobs.BaseFromRegistry(ctx, b.registry(), ref, manifest)
+	what := "pulling " + l.From.URL
+	b.notice(l, progress.Notice, "%s", what)
+	defer b.doing(l, what)()
+	return b.blobs.BaseFromRegistry(ctx, b.registry(), ref, manifest, b.meter(l, what))
 }
 
 func (b *Builder) resolve(ctx context.Context, l *layers.Layer, ref oci.ImageRef, name string) (digest.Digest, error) {

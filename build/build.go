@@ -75,7 +75,8 @@ const AllLayers = "*"
 type Builder struct {
 	Options
 	*rooms
-	graph *layers.Graph
+	graph  *layers.Graph
+	number int // see numbered
 
 	mayMount  bool // this process has mounts of its own
 	environ   []string
@@ -99,6 +100,14 @@ var errMounts = errors.New("the build needs mounts")
 // more with mounts of its own, which end with it however it ends; the second
 // life finds again what the first one found.
 func Build(ctx context.Context, o Options) error {
+	err := buildAll(ctx, o)
+	if err != nil {
+		o.Sink.Report(progress.Event{Time: time.Now(), Kind: progress.Error, Text: err.Error()})
+	}
+	return err
+}
+
+func buildAll(ctx context.Context, o Options) error {
 	graph, err := load(append([]string{o.Stackerfile}, o.Others...), o.Load, o.Targets)
 	if err != nil {
 		return err
@@ -127,10 +136,16 @@ func attempt(ctx context.Context, o Options, graph *layers.Graph) error {
 		return err
 	}
 	defer b.close()
-	if b.mayMount || o.Plan {
+	if o.Plan {
 		return b.build(ctx)
 	}
-	hold := &held{sink: o.Sink}
+	if b.mayMount {
+		end := b.begin()
+		err := b.build(ctx)
+		end(err)
+		return err
+	}
+	hold := &held{}
 	b.Sink = hold
 	err = b.build(ctx)
 	if errors.Is(err, errDamaged) {
@@ -145,7 +160,10 @@ func attempt(ctx context.Context, o Options, graph *layers.Graph) error {
 		}
 		return overlay.PrivateMounts()
 	}
-	hold.release()
+	b.Sink = o.Sink
+	end := b.begin()
+	hold.release(b.Sink)
+	end(err)
 	return err
 }
 
@@ -232,6 +250,7 @@ func (b *Builder) buildLayers(ctx context.Context, start time.Time) error {
 			b.report(progress.Event{Kind: progress.Warning, Text: err.Error()})
 		}
 	}
+	b.report(progress.Event{Kind: progress.Begin, Total: int64(len(b.graph.Layers))})
 	group, layerCtx := errgroup.WithContext(ctx)
 	slots := semaphore.NewWeighted(int64(b.Jobs))
 	for _, l := range b.graph.Layers {
@@ -347,34 +366,6 @@ func (b *Builder) mounts() error {
 		return errMounts
 	}
 	return nil
-}
-
-func (b *Builder) report(e progress.Event) {
-	e.Time = time.Now()
-	b.Sink.Report(e)
-}
-
-func (b *Builder) notice(l *layers.Layer, kind progress.Kind, format string, args ...any) {
-	b.report(progress.Event{Kind: kind, Layer: l.Name, Text: fmt.Sprintf(format, args...)})
-}
-
-// held keeps events back until it is known that the build ends in this process.
-type held struct {
-	mu     sync.Mutex
-	sink   progress.Sink
-	events []progress.Event
-}
-
-func (h *held) Report(e progress.Event) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.events = append(h.events, e)
-}
-
-func (h *held) release() {
-	for _, e := range h.events {
-		h.sink.Report(e)
-	}
 }
 
 // fail makes an error about a place in a stackerfile.

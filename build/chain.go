@@ -113,7 +113,10 @@ func (b *Builder) unpack(ctx context.Context, l *layers.Layer, c *chain) error {
 	if err != nil {
 		return err
 	}
-	err = b.blobs.Unpack(ctx, oci.Layer{Descriptor: c.blob, DiffID: c.diff}, root)
+	what := "unpacking " + c.blob.Digest.Encoded()[:12]
+	done := b.doing(l, what)
+	err = b.blobs.Unpack(ctx, oci.Layer{Descriptor: c.blob, DiffID: c.diff}, root, b.meter(l, what))
+	done()
 	if errors.Is(err, oci.ErrCorrupt) {
 		return damaged(err)
 	}
@@ -159,7 +162,9 @@ func (b *Builder) packOne(ctx context.Context, s *rootfsStep, c *chain) error {
 		return snapshotDamage(err)
 	}
 	defer release()
-	made, err := b.blobs.Pack(ctx, dir, oci.PackOptions{Epoch: s.epoch, Root: true})
+	done := b.doing(s.l, "packing")
+	made, err := b.blobs.Pack(ctx, dir, oci.PackOptions{Epoch: s.epoch, Root: true, Progress: b.meter(s.l, "packing")})
+	done()
 	if err != nil {
 		return err
 	}

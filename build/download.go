@@ -52,14 +52,24 @@ func (d *downloader) ask(ctx context.Context, l *layers.Layer, url, hash string)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	what := "downloading " + imports.Redact(url)
 	var began sync.Once
+	done, meter := func() {}, d.b.meter(l, what)
 	file, err := d.b.sources.Fetch(ctx, url, imports.FetchOptions{
 		Hash:        hash,
 		Offline:     d.b.Offline,
 		MaxSize:     d.b.MaxDownload,
 		Credentials: credentials,
-		Progress:    func(_, total int64) { began.Do(func() { d.begin(l, url, total, cancel) }) },
+		Progress: func(came, total int64) {
+			began.Do(func() {
+				if d.begin(l, url, total, cancel) {
+					done = d.b.doing(l, what)
+				}
+			})
+			meter(came, total)
+		},
 	})
+	done()
 	if errors.Is(context.Cause(ctx), errMounts) {
 		return file, errMounts
 	}
@@ -70,19 +80,20 @@ func (d *downloader) ask(ctx context.Context, l *layers.Layer, url, hash string)
 }
 
 // begin is called when bytes begin to come. A process that only looks stops here.
-func (d *downloader) begin(l *layers.Layer, url string, total int64, cancel context.CancelCauseFunc) {
+func (d *downloader) begin(l *layers.Layer, url string, total int64, cancel context.CancelCauseFunc) (goOn bool) {
 	if err := d.b.mounts(); err != nil {
 		if d.b.Plan {
 			d.b.notice(l, progress.Miss, "%s has changed, or is not here: it would be downloaded", imports.Redact(url))
 		}
 		cancel(err)
-		return
+		return false
 	}
 	size := ""
 	if total >= 0 {
 		size = ", " + units.BytesSize(float64(total))
 	}
 	d.b.notice(l, progress.Notice, "downloading %s%s", imports.Redact(url), size)
+	return true
 }
 
 // authFiles are where podman, skopeo and docker keep credentials: see

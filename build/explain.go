@@ -287,9 +287,9 @@ func (b *Builder) tell(ctx context.Context, start time.Time, failure error) erro
 	}
 	report.Layers = b.told()
 	report.Count()
-	number, err := b.cache.NextBuild()
+	number, err := b.numbered()
 	if err != nil {
-		return fmt.Errorf("numbering the build: %w", err)
+		return err
 	}
 	report.Build.Number = number
 	return b.cache.PutJournal(number, report)

@@ -106,7 +106,9 @@ func (b *Builder) addLayer(ctx context.Context, s *rootfsStep, c *chain, points 
 // comes after it.
 func (b *Builder) commit(ctx context.Context, s *rootfsStep, upper *overlay.Mutable) (digest.Digest, error) {
 	start := time.Now()
-	packed, err := b.blobs.Pack(ctx, upper.Upper(), oci.PackOptions{Epoch: s.epoch, Root: true, Discard: s.l.BuildOnly})
+	done := b.doing(s.l, "packing")
+	packed, err := b.blobs.Pack(ctx, upper.Upper(), oci.PackOptions{Epoch: s.epoch, Root: true, Discard: s.l.BuildOnly, Progress: b.meter(s.l, "packing")})
+	done()
 	if err != nil {
 		return "", err
 	}
@@ -232,8 +234,10 @@ func (r *stepRun) close() { _ = os.RemoveAll(r.dir) }
 // in runs the script in a rootfs.
 func (r *stepRun) in(ctx context.Context, root string) error {
 	r.step.Rootfs = root
+	done := r.b.doing(r.l, "running")
 	err := r.b.runner.Run(ctx, r.step)
 	r.out.flush()
+	done()
 	var exit *sandbox.ExitError
 	if errors.As(err, &exit) {
 		return r.failed(ctx, exit)
@@ -256,7 +260,10 @@ func (r *stepRun) failed(ctx context.Context, exit *sandbox.ExitError) error {
 		step.Args = []string{"/bin/sh", "-c", command}
 		step.Stdin, step.Stdout, step.Stderr = os.Stdin, os.Stdout, os.Stderr
 		step.Terminal = term.IsTerminal(int(os.Stdin.Fd()))
-		if err := r.b.runner.Run(ctx, step); err != nil {
+		r.b.report(progress.Event{Kind: progress.Paused})
+		err := r.b.runner.Run(ctx, step)
+		r.b.report(progress.Event{Kind: progress.Resumed})
+		if err != nil {
 			r.b.notice(r.l, progress.Warning, "--on-run-failure %q: %s", command, err)
 		}
 	}

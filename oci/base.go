@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -47,7 +49,7 @@ const parallelFetches = 4
 // takeIn brings an image into the store, the blobs that are there already
 // excepted, and checks it. manifest is the descriptor of an image's manifest,
 // not of an index: see resolve.
-func (s *Store) takeIn(ctx context.Context, src source, ref string, manifest Descriptor) (*Base, error) {
+func (s *Store) takeIn(ctx context.Context, src source, ref string, manifest Descriptor, progress func(done, total int64)) (*Base, error) {
 	data, err := s.takeDocument(ctx, src, manifest)
 	if err != nil {
 		return nil, fmt.Errorf("%s: manifest: %w", ref, err)
@@ -66,11 +68,13 @@ func (s *Store) takeIn(ctx context.Context, src source, ref string, manifest Des
 	}
 	base.Ref = ref
 
+	lacking := slices.DeleteFunc(distinct(m.Layers), s.Has)
+	wrote := counted(lacking, progress)
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallelFetches)
-	for _, d := range distinct(m.Layers) {
+	for _, d := range lacking {
 		g.Go(func() error {
-			if err := s.takeBlob(ctx, src, d); err != nil {
+			if err := s.takeBlob(ctx, src, d, wrote); err != nil {
 				return fmt.Errorf("%s: layer: %w", ref, err)
 			}
 			return nil
@@ -80,6 +84,20 @@ func (s *Store) takeIn(ctx context.Context, src source, ref string, manifest Des
 		return nil, err
 	}
 	return base, nil
+}
+
+// counted returns a function that adds up what is written of some blobs, for
+// progress.
+func counted(blobs []Descriptor, progress func(done, total int64)) func(n int64) {
+	if progress == nil {
+		return func(int64) {}
+	}
+	var total int64
+	for _, d := range blobs {
+		total += d.Size
+	}
+	var done atomic.Int64
+	return func(n int64) { progress(done.Add(n), total) }
 }
 
 // distinct leaves out descriptors of a blob that was named before.
@@ -131,8 +149,9 @@ func checkedDocument(ctx context.Context, src source, d Descriptor) ([]byte, err
 	return data, nil
 }
 
-// takeBlob brings one blob into the store.
-func (s *Store) takeBlob(ctx context.Context, src source, d Descriptor) error {
+// takeBlob brings one blob into the store. wrote is told each number of bytes that
+// has come, a negative one when they have to come again.
+func (s *Store) takeBlob(ctx context.Context, src source, d Descriptor, wrote func(n int64)) error {
 	if err := checkDigest(d.Digest); err != nil {
 		return err
 	}
@@ -143,6 +162,7 @@ func (s *Store) takeBlob(ctx context.Context, src source, d Descriptor) error {
 	if err != nil {
 		return err
 	}
+	w.wrote = wrote
 	defer w.Close()
 	if err := src.fetch(ctx, d, w); err != nil {
 		return err

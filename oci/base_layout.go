@@ -49,7 +49,7 @@ func (s *Store) BaseFromLayout(ctx context.Context, path, tag string, p ispec.Pl
 	if err != nil {
 		return nil, err
 	}
-	return s.takeIn(ctx, src, path+":"+tag, d)
+	return s.takeIn(ctx, src, path+":"+tag, d, nil)
 }
 
 // layoutSource is an OCI layout that images are taken from. It is only read.

@@ -58,7 +58,7 @@ func TestBaseFromTar(t *testing.T) {
 				t.Errorf("layer %+v", l)
 			}
 			root := t.TempDir()
-			must(t, s.Unpack(ctx, l, root))
+			must(t, s.Unpack(ctx, l, root, nil))
 			if got, err := os.ReadFile(filepath.Join(root, "bin/link")); err != nil || string(got) != "./bin/sh" {
 				t.Errorf("bin/link: %q, %v", got, err)
 			}

@@ -11,7 +11,7 @@
 // rootfs; [Store.Pack] makes a blob of what a step changed:
 //
 //	base, err := store.BaseFromLayout(ctx, "./debian", "12", platform)
-//	for each layer of base.Layers: store.Unpack(ctx, layer, root)
+//	for each layer of base.Layers: store.Unpack(ctx, layer, root, nil)
 //	… a step runs …
 //	packed, err := store.Pack(ctx, upper, oci.PackOptions{Epoch: epoch})
 //	image, err := oci.Compose(oci.ImageSpec{Base: base, Layers: …})

@@ -18,11 +18,12 @@ import (
 
 // PackOptions says how a snapshot becomes a layer.
 type PackOptions struct {
-	Compression Compression // Gzip when empty
-	Level       int         // 0 is the compression's default
-	Epoch       time.Time   // later times in the layer become this one; none do when it is zero
-	Root        bool        // the root folder's own attributes changed: that alone is a layer
-	Discard     bool        // find the DiffID only; no blob is made
+	Compression Compression             // Gzip when empty
+	Level       int                     // 0 is the compression's default
+	Epoch       time.Time               // later times in the layer become this one; none do when it is zero
+	Root        bool                    // the root folder's own attributes changed: that alone is a layer
+	Discard     bool                    // find the DiffID only; no blob is made
+	Progress    func(done, total int64) // told how many bytes of files have been read, of 0 for nobody knows; may be nil
 }
 
 // Packed is a packed snapshot.
@@ -63,7 +64,7 @@ func (s *Store) pack(ctx context.Context, dir string, o PackOptions) (Packed, er
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	pipe := newDigestPipe(ctx)
-	t := &tarrer{ctx: ctx, tw: tar.NewWriter(pipe), epoch: o.Epoch, links: map[inode]string{}, buf: make([]byte, 256<<10)}
+	t := &tarrer{ctx: ctx, tw: tar.NewWriter(pipe), epoch: o.Epoch, links: map[inode]string{}, buf: make([]byte, 256<<10), progress: o.Progress}
 	done := make(chan struct{})
 	defer func() { cancel(); <-done }()
 	go func() {
@@ -122,6 +123,9 @@ type tarrer struct {
 	links   map[inode]string // the first name of files that have several
 	entries int              // without the root's
 	buf     []byte
+
+	progress func(done, total int64)
+	read     int64 // bytes of files
 }
 
 // root writes the whole tar.
@@ -304,6 +308,9 @@ func (t *tarrer) data(f io.Reader, n int64) error {
 			return err
 		}
 		n -= int64(k)
+		if t.read += int64(k); t.progress != nil {
+			t.progress(t.read, 0)
+		}
 	}
 	return nil
 }

@@ -206,7 +206,7 @@ func TestUnpackRestoresWhatPackTook(t *testing.T) {
 			must(t, unix.Setxattr(filepath.Join(dir, "xattrs"), "user.a=b%c", []byte("=\x00"), 0))
 			packed, err := s.Pack(ctx, dir, PackOptions{Compression: c, Epoch: epoch})
 			must(t, err)
-			must(t, s.Unpack(ctx, packed.Layer, root))
+			must(t, s.Unpack(ctx, packed.Layer, root, nil))
 			sameTree(t, manifestOf(t, dir), manifestOf(t, root))
 		})
 	}

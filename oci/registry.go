@@ -27,11 +27,6 @@ import (
 // HTTP_PROXY and NO_PROXY. Credentials are those of podman, skopeo and docker, see
 // credentials.
 type Registry struct {
-	// Progress, when set before the first use, is told how much of a layer has come.
-	// It is called by several goroutines at once; done may go back when a layer has
-	// to start again.
-	Progress func(layer Descriptor, done int64)
-
 	credentials credentials
 	pause       time.Duration // before the second attempt; longer before each further one
 	stall       time.Duration // how long a body may bring nothing
@@ -116,8 +111,9 @@ func (r *Registry) resolve(ctx context.Context, ref name.Reference, insecure boo
 // BaseFromRegistry takes in the image that ref names and whose manifest Resolve
 // has found, now or in an earlier build. What ref stands for by now does not
 // matter. Blobs that the store has are not fetched again; a layer that was cut is
-// continued.
-func (s *Store) BaseFromRegistry(ctx context.Context, r *Registry, ref ImageRef, manifest digest.Digest) (*Base, error) {
+// continued. progress, if not nil, is told how many bytes of the layers that are
+// fetched have come; it is called by several goroutines at once.
+func (s *Store) BaseFromRegistry(ctx context.Context, r *Registry, ref ImageRef, manifest digest.Digest, progress func(done, total int64)) (*Base, error) {
 	named, err := ref.parse()
 	if err != nil {
 		return nil, err
@@ -126,18 +122,17 @@ func (s *Store) BaseFromRegistry(ctx context.Context, r *Registry, ref ImageRef,
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", ref.Name, err)
 	}
-	return s.takeIn(ctx, src, ref.Name, Descriptor{Digest: manifest})
+	return s.takeIn(ctx, src, ref.Name, Descriptor{Digest: manifest}, progress)
 }
 
 // A session reads one repository. It is a source.
 type session struct {
-	repo     name.Repository
-	client   http.Client
-	login    string // where the credentials are from, "" without any
-	allow    string // how a user allows what is insecure
-	progress func(Descriptor, int64)
-	pause    time.Duration
-	stall    time.Duration
+	repo   name.Repository
+	client http.Client
+	login  string // where the credentials are from, "" without any
+	allow  string // how a user allows what is insecure
+	pause  time.Duration
+	stall  time.Duration
 
 	ready sync.Mutex // held while logging in
 }
@@ -148,7 +143,7 @@ func (r *Registry) session(ctx context.Context, repo name.Repository, insecure b
 	key := fmt.Sprint(repo.Name(), insecure)
 	s := r.sessions[key]
 	if s == nil {
-		s = &session{repo: repo, progress: r.Progress, pause: r.pause, stall: r.stall, allow: r.allow}
+		s = &session{repo: repo, pause: r.pause, stall: r.stall, allow: r.allow}
 		r.sessions[key] = s
 	}
 	r.mu.Unlock()
@@ -360,8 +355,8 @@ func (s *session) fetchRest(ctx context.Context, d Descriptor, w *Writer) error 
 	return nil
 }
 
-// copy reports progress while it copies; one byte more than d says is enough to
-// know that it is too much.
+// copy copies what is left of a body; one byte more than d says is enough to know
+// that it is too much.
 func (s *session) copy(d Descriptor, w *Writer, body io.Reader) error {
 	buf := make([]byte, 256<<10)
 	body = io.LimitReader(body, d.Size+1-w.Size())
@@ -370,9 +365,6 @@ func (s *session) copy(d Descriptor, w *Writer, body io.Reader) error {
 		if n > 0 {
 			if _, err := w.Write(buf[:n]); err != nil {
 				return err
-			}
-			if s.progress != nil {
-				s.progress(d, w.Size())
 			}
 		}
 		if err == io.EOF {

@@ -122,7 +122,7 @@ func take(t *testing.T, s *Store, r *Registry, ref ImageRef) (*Base, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.BaseFromRegistry(t.Context(), r, ref, d.Digest)
+	return s.BaseFromRegistry(t.Context(), r, ref, d.Digest, nil)
 }
 
 func TestBaseFromRegistry(t *testing.T) {
@@ -131,12 +131,13 @@ func TestBaseFromRegistry(t *testing.T) {
 	ref := server.push("group/app:1", img)
 	r := impatient()
 	var progress atomic.Int64
-	r.Progress = func(d Descriptor, done int64) {
-		if done == d.Size {
-			progress.Add(done)
+	d, err := r.Resolve(t.Context(), ref, amd64)
+	must(t, err)
+	base, err := s.BaseFromRegistry(t.Context(), r, ref, d.Digest, func(done, total int64) {
+		if done == total {
+			progress.Add(total)
 		}
-	}
-	base, err := take(t, s, r, ref)
+	})
 	must(t, err)
 	if base.Manifest != digestOf(t, img) || base.Ref != ref.Name {
 		t.Errorf("got %s %s", base.Ref, base.Manifest)
@@ -221,7 +222,7 @@ func TestTagThatMoves(t *testing.T) {
 	d, err := r.Resolve(t.Context(), ref, amd64)
 	must(t, err)
 	server.push("app", image(t, 100))
-	base, err := s.BaseFromRegistry(t.Context(), r, ref, d.Digest)
+	base, err := s.BaseFromRegistry(t.Context(), r, ref, d.Digest, nil)
 	if err != nil || base.Manifest != digestOf(t, old) {
 		t.Errorf("%v, %v", base, err)
 	}
@@ -414,7 +415,7 @@ func TestBlobIsGivenUp(t *testing.T) {
 	r := impatient()
 	d, err := r.Resolve(ctx, ref, amd64)
 	must(t, err)
-	if _, err := s.BaseFromRegistry(ctx, r, ref, d.Digest); !errors.Is(err, why) {
+	if _, err := s.BaseFromRegistry(ctx, r, ref, d.Digest, nil); !errors.Is(err, why) {
 		t.Error(err)
 	}
 	nothingInTmp(t, s)

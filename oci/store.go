@@ -321,6 +321,8 @@ type Writer struct {
 	f    *os.File
 	sum  hash.Hash
 	size int64
+
+	wrote func(n int64) // told what is written or, negative, taken back; may be nil
 }
 
 // NewWriter starts a blob. Writing fails once ctx is cancelled.
@@ -340,6 +342,9 @@ func (w *Writer) Write(p []byte) (int, error) {
 	n, err := w.f.Write(p)
 	w.sum.Write(p[:n])
 	w.size += int64(n)
+	if w.wrote != nil {
+		w.wrote(int64(n))
+	}
 	if err != nil {
 		err = fmt.Errorf("writing a blob: %w", err)
 	}
@@ -359,6 +364,9 @@ func (w *Writer) Reset() error {
 		return fmt.Errorf("writing a blob: %w", err)
 	}
 	w.sum.Reset()
+	if w.wrote != nil {
+		w.wrote(-w.size)
+	}
 	w.size = 0
 	return nil
 }

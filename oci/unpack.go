@@ -36,9 +36,10 @@ func logThrough(e *apexlog.Entry) error {
 // The blob is decompressed and its DiffID checked in the same pass, on goroutines
 // of their own. After an error, also one about the DiffID, root is in no defined
 // state and is to be thrown away. A blob that turns out to be damaged is moved
-// to the state's corrupt folder; the error is an ErrCorrupt.
-func (s *Store) Unpack(ctx context.Context, l Layer, root string) error {
-	err := s.unpack(ctx, l, root)
+// to the state's corrupt folder; the error is an ErrCorrupt. progress, if not
+// nil, is told how many bytes of the blob have been read, of how many.
+func (s *Store) Unpack(ctx context.Context, l Layer, root string, progress func(done, total int64)) error {
+	err := s.unpack(ctx, l, root, progress)
 	if err == nil {
 		return nil
 	}
@@ -50,7 +51,7 @@ func (s *Store) Unpack(ctx context.Context, l Layer, root string) error {
 	return fmt.Errorf("unpacking layer %s: %w", l.Digest, err)
 }
 
-func (s *Store) unpack(ctx context.Context, l Layer, root string) error {
+func (s *Store) unpack(ctx context.Context, l Layer, root string, progress func(done, total int64)) error {
 	if _, err := layerType(l.MediaType); err != nil {
 		return err
 	}
@@ -65,7 +66,7 @@ func (s *Store) unpack(ctx context.Context, l Layer, root string) error {
 	defer func() { cancel(); <-done }() // f stays open until nobody reads it
 	go func() {
 		defer close(done)
-		p.CloseWrite(inflateLayer(p, f, l.MediaType))
+		p.CloseWrite(inflateLayer(p, f, l.MediaType, progress))
 	}()
 
 	if err := extract(ctx, p, root); err != nil {
@@ -91,7 +92,7 @@ var layerCompressions = map[string]string{
 // inflateLayer writes the uncompressed content of a layer's blob to w. That its
 // bytes are compressed in another way than its media type says is an error; only
 // a plain tar is taken for any, as umoci and podman do.
-func inflateLayer(w *digestPipe, f *os.File, mediaType string) error {
+func inflateLayer(w *digestPipe, f *os.File, mediaType string, progress func(done, total int64)) error {
 	magic, err := magicOf(f)
 	if err != nil {
 		return err
@@ -100,13 +101,36 @@ func inflateLayer(w *digestPipe, f *os.File, mediaType string) error {
 	if compression != "" && compression != layerCompressions[mediaType] {
 		return fmt.Errorf("it is compressed with %s, its media type %q says otherwise", compression, mediaType)
 	}
-	z, err := decompressor(f, compression)
+	var blob io.Reader = f
+	if progress != nil {
+		fi, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		blob = &meteredReader{r: f, size: fi.Size(), progress: progress}
+	}
+	z, err := decompressor(blob, compression)
 	if err != nil {
 		return err
 	}
 	defer z.Close()
 	_, err = w.ReadFrom(z)
 	return err
+}
+
+// A meteredReader tells how many bytes have been read of it.
+type meteredReader struct {
+	r        io.Reader
+	done     int64
+	size     int64
+	progress func(done, total int64)
+}
+
+func (m *meteredReader) Read(p []byte) (int, error) {
+	n, err := m.r.Read(p)
+	m.done += int64(n)
+	m.progress(m.done, m.size)
+	return n, err
 }
 
 // extract applies the entries of a tar stream to root through umoci.

@@ -54,7 +54,7 @@ func TestUnpackKeepsFoldersThatTheLayerDoesNotName(t *testing.T) {
 	must(t, os.Chtimes(filepath.Join(lower, "private"), epoch, epoch))
 	must(t, os.Chmod(filepath.Join(lower, "private"), 0o700))
 	root := overlay(t, lower, upper)
-	must(t, s.Unpack(context.Background(), plainLayer(t, s, tarOf(t, tar.Header{Name: "private/new"})), root))
+	must(t, s.Unpack(context.Background(), plainLayer(t, s, tarOf(t, tar.Header{Name: "private/new"})), root, nil))
 	var st unix.Stat_t
 	must(t, unix.Stat(filepath.Join(root, "private"), &st))
 	if st.Mode&0o7777 != 0o700 || st.Uid != 7 || st.Gid != 8 || st.Mtim.Sec != epoch.Unix() {
@@ -72,7 +72,7 @@ func TestWhiteoutsDelete(t *testing.T) {
 	must(t, s.Unpack(context.Background(), plainLayer(t, s, tarOf(t,
 		tar.Header{Name: ".wh.gone"}, tar.Header{Name: "dir/.wh.sub"}, tar.Header{Name: ".wh.neverwas"},
 		tar.Header{Name: "opaque/new"}, tar.Header{Name: "opaque/.wh..wh..opq"}, // also after what it must not hide
-	)), root))
+	)), root, nil))
 	for dir, want := range map[string]string{".": "dir kept opaque", "dir": "a", "opaque": "new"} {
 		if got := names(t, filepath.Join(root, dir)); got != want {
 			t.Errorf("%s holds %q, want %q", dir, got, want)
@@ -116,7 +116,7 @@ func TestWhiteoutsGoAroundInFull(t *testing.T) {
 		}
 	}
 	second := overlay(t, lower, t.TempDir())
-	must(t, s.Unpack(ctx, packed.Layer, second))
+	must(t, s.Unpack(ctx, packed.Layer, second, nil))
 	sameTree(t, manifestOf(t, root), manifestOf(t, second))
 }
 
@@ -140,10 +140,10 @@ func entriesOf(t *testing.T, s *Store, p Packed) map[string]*tar.Header {
 func TestUnpackChecksTheDiffID(t *testing.T) {
 	s := newStore(t)
 	l := plainLayer(t, s, append(tarOf(t, tar.Header{Name: "a"}), make([]byte, 5000)...)) // padding counts
-	must(t, s.Unpack(context.Background(), l, t.TempDir()))
+	must(t, s.Unpack(context.Background(), l, t.TempDir(), nil))
 	right := l.DiffID
 	l.DiffID = digest.FromString("other")
-	err := s.Unpack(context.Background(), l, t.TempDir())
+	err := s.Unpack(context.Background(), l, t.TempDir(), nil)
 	if !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), right.String()) || !strings.Contains(err.Error(), l.DiffID.String()) {
 		t.Errorf("error %v", err)
 	}
@@ -166,7 +166,7 @@ func TestDamagedBlobsArePutAside(t *testing.T) {
 	}
 	l := base.Layers[0]
 	flip(l.Digest)
-	if err := s.Unpack(ctx, l, t.TempDir()); !errors.Is(err, ErrCorrupt) || s.Has(l.Descriptor) {
+	if err := s.Unpack(ctx, l, t.TempDir(), nil); !errors.Is(err, ErrCorrupt) || s.Has(l.Descriptor) {
 		t.Errorf("error %v, still there: %v", err, s.Has(l.Descriptor))
 	}
 	flip(base.Manifest)
@@ -176,7 +176,7 @@ func TestDamagedBlobsArePutAside(t *testing.T) {
 	if _, err = s.BaseFromLayout(ctx, path, "x", amd64); err != nil {
 		t.Fatal(err)
 	}
-	must(t, s.Unpack(ctx, l, t.TempDir()))
+	must(t, s.Unpack(ctx, l, t.TempDir(), nil))
 	if got := len(strings.Fields(names(t, s.corrupt))); got != 2 {
 		t.Errorf("%d blobs were put aside, want 2", got)
 	}
@@ -202,7 +202,7 @@ func TestUnpackRefuses(t *testing.T) {
 		"cut":               {Layer{cut, digest.FromBytes(content)}, "unexpected EOF"},
 		"root link":         {plainLayer(t, s, tarOf(t, tar.Header{Name: "./", Typeflag: tar.TypeSymlink, Linkname: "/"})), "root directory"},
 	} {
-		if err := s.Unpack(context.Background(), c.Layer, t.TempDir()); err == nil || !strings.Contains(err.Error(), c.want) {
+		if err := s.Unpack(context.Background(), c.Layer, t.TempDir(), nil); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 	}
@@ -214,7 +214,7 @@ func TestUnpackStaysInTheRoot(t *testing.T) {
 	must(t, s.Unpack(context.Background(), plainLayer(t, s, tarOf(t,
 		tar.Header{Name: "link", Typeflag: tar.TypeSymlink, Linkname: outside}, tar.Header{Name: "link/planted"},
 		tar.Header{Name: "../../../../../" + outside + "/planted2"},
-	)), root))
+	)), root, nil))
 	if got := names(t, outside); got != "" {
 		t.Errorf("outside the root: %s", got)
 	}
@@ -233,7 +233,7 @@ func TestUnpackReadsWhatGNUTarWrites(t *testing.T) {
 		run(t, "tar", "--sparse", "--format="+format, "-C", dir, "-cf", file, "sparse")
 		base, err := s.BaseFromTar(context.Background(), file, "", amd64)
 		must(t, err)
-		must(t, s.Unpack(context.Background(), base.Layers[0], root))
+		must(t, s.Unpack(context.Background(), base.Layers[0], root, nil))
 		got, err := os.ReadFile(filepath.Join(root, "sparse"))
 		if err != nil || len(got) != 1<<20+3 || !strings.HasSuffix(string(got), "\x00end") {
 			t.Errorf("%s: %d bytes, %v", format, len(got), err)
@@ -246,7 +246,7 @@ func TestUnpackStopsWhenCancelled(t *testing.T) {
 	l := plainLayer(t, s, tarOf(t, tar.Header{Name: "a"}))
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if err := s.Unpack(ctx, l, t.TempDir()); !errors.Is(err, context.Canceled) {
+	if err := s.Unpack(ctx, l, t.TempDir(), nil); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 	if _, err := s.Pack(ctx, t.TempDir(), PackOptions{}); !errors.Is(err, context.Canceled) {

@@ -5,6 +5,8 @@ import (
 	"io"
 	"sync"
 	"time"
+
+	"github.com/docker/go-units"
 )
 
 // A Level says how much is shown.
@@ -31,7 +33,7 @@ func NewPlain(w io.Writer, level Level) *Plain {
 
 // Report writes the event's line.
 func (p *Plain) Report(e Event) {
-	if !p.shows(e.Kind) {
+	if !p.level.shows(e.Kind) {
 		return
 	}
 	p.mu.Lock()
@@ -39,14 +41,21 @@ func (p *Plain) Report(e Event) {
 	fmt.Fprintln(p.w, line(e))
 }
 
-func (p *Plain) shows(kind Kind) bool {
+// Close does nothing: every line has been written.
+func (p *Plain) Close() error { return nil }
+
+// shows tells whether events of a kind have a line. The error that ends a build
+// has none: whoever built shows it.
+func (level Level) shows(kind Kind) bool {
 	switch kind {
 	case Warning:
 		return true
-	case Debug:
-		return p.level >= Verbose
+	case Begin, Bytes, Error, Paused, Resumed:
+		return false
+	case Debug, Started, Finished:
+		return level >= Verbose
 	default:
-		return p.level >= Normal
+		return level >= Normal
 	}
 }
 
@@ -60,10 +69,15 @@ func line(e Event) string {
 		return fmt.Sprintf("%s | %s", e.Layer, e.Text)
 	case Built:
 		return fmt.Sprintf("filesystem %s built successfully (%s)", e.Layer, round(e.Took))
+	case Failed:
+		return fmt.Sprintf("%s: failed", e.Layer)
 	case Summary:
 		return fmt.Sprintf("%s (%s)", e.Text, round(e.Took))
 	}
 	text := e.Text
+	if e.Kind == Finished {
+		text += fmt.Sprintf(": done (%s)", round(e.Took))
+	}
 	if e.Layer != "" {
 		text = e.Layer + ": " + text
 	}
@@ -79,4 +93,41 @@ func round(d time.Duration) time.Duration {
 		return d.Round(time.Millisecond)
 	}
 	return d.Round(10 * time.Millisecond)
+}
+
+// bytesText names a number of bytes.
+func bytesText(n int64) string { return units.HumanSizeWithPrecision(float64(n), 3) }
+
+// A Log is a Plain of all events, for a file: each line begins with the seconds
+// since the log began.
+type Log struct {
+	mu    sync.Mutex
+	w     io.Writer
+	began time.Time
+}
+
+// NewLog returns a log that writes to w.
+func NewLog(w io.Writer) *Log { return &Log{w: w} }
+
+// Report writes the event's line.
+func (l *Log) Report(e Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.began.IsZero() {
+		l.began = e.Time
+	}
+	text := ""
+	switch e.Kind {
+	case Failed, Error:
+		text = fmt.Sprintf("%s: %s", e.Kind, e.Text)
+		if e.Layer != "" {
+			text = e.Layer + ": " + text
+		}
+	default:
+		if !Verbose.shows(e.Kind) {
+			return
+		}
+		text = line(e)
+	}
+	fmt.Fprintf(l.w, "%9.3f %s\n", e.Time.Sub(l.began).Seconds(), text)
 }

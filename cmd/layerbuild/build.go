@@ -10,6 +10,7 @@ import (
 
 	"github.com/layerbuild/layerbuild/build"
 	"github.com/layerbuild/layerbuild/layers"
+	"github.com/layerbuild/layerbuild/progress"
 )
 
 // buildFlags are the flags of all commands that build.
@@ -20,6 +21,8 @@ type buildFlags struct {
 	orderOnly  bool
 
 	maxDownload string
+	progress    string
+	trace       string
 }
 
 func newBuildCommand(s *settings) *cobra.Command {
@@ -116,6 +119,8 @@ func (f *buildFlags) addCommon(cmd *cobra.Command) {
 	flags.BoolVar(&f.KeepFailed, "keep-failed", false, "keep what a failed run left, for layerbuild shell")
 	flags.StringVar(&f.timestamps, "timestamps", "reproducible", "times in images: `reproducible` or now")
 	flags.IntVarP(&f.Jobs, "jobs", "j", 0, "how many layers to work on at once (default: one a core)")
+	flags.StringVar(&f.progress, "progress", "auto", "how the build is shown: `auto`, tty, plain, json or quiet")
+	flags.StringVar(&f.trace, "trace", "", "write a timeline of the build to a `file`, for chrome://tracing or ui.perfetto.dev")
 }
 
 // build runs a build as the flags say.
@@ -147,8 +152,29 @@ func (s *settings) build(cmd *cobra.Command, f *buildFlags) (err error) {
 	if f.Policy, err = s.policy(); err != nil {
 		return err
 	}
-	f.StateDir, f.OCIDir, f.Sink, f.Debug = s.stateDir, s.ociDir, s.sink(), s.debug
-	return withStatus(build.Build(cmd.Context(), f.Options))
+	f.StateDir, f.OCIDir, f.Debug = s.stateDir, s.ociDir, s.debug
+	display, err := progress.NewDisplay(f.progress, os.Stdout, s.level(), os.Getenv)
+	if err != nil {
+		return err
+	}
+	defer display.Close()
+	f.Sink = display
+	if f.trace == "" {
+		return withStatus(build.Build(cmd.Context(), f.Options))
+	}
+	trace := progress.NewTrace()
+	f.Sink = progress.Tee{display, trace}
+	err = build.Build(cmd.Context(), f.Options)
+	return withStatus(errors.Join(err, writeTrace(f.trace, trace)))
+}
+
+func writeTrace(path string, trace *progress.Trace) error {
+	file, err := os.Create(path)
+	if err != nil {
+		return fmt.Errorf("--trace: %w", err)
+	}
+	_, err = trace.WriteTo(file)
+	return errors.Join(err, file.Close())
 }
 
 // withStatus gives those errors an exit status of their own that scripts ask for.

@@ -108,6 +108,7 @@ builds of a user share.`,
 		newInspectCommand(s),
 		newExplainCommand(s),
 		newHistoryCommand(s),
+		newLogsCommand(s),
 		newDiskUsageCommand(s),
 		newPruneCommand(s),
 		newGCCommand(s),
@@ -124,14 +125,17 @@ builds of a user share.`,
 }
 
 func (s *settings) sink() progress.Sink {
-	level := progress.Normal
+	return progress.NewPlain(os.Stdout, s.level())
+}
+
+func (s *settings) level() progress.Level {
 	switch {
 	case s.quiet:
-		level = progress.Quiet
+		return progress.Quiet
 	case s.debug:
-		level = progress.Verbose
+		return progress.Verbose
 	}
-	return progress.NewPlain(os.Stdout, level)
+	return progress.Normal
 }
 
 // defaultStateDir follows the XDG base directory specification.

@@ -1,0 +1,81 @@
+package build
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/progress"
+)
+
+// begin gives the build a log file, to which all is reported from
+// now on, however little is shown. A build that is done in a second life of the
+// process begins there. Without a log, as on a full disk, it is built all the same.
+func (b *Builder) begin() (end func(error)) {
+	file, err := b.openLog()
+	if err != nil {
+		b.report(progress.Event{Kind: progress.Warning, Text: fmt.Sprintf("this build has no log: %s", err)})
+		return func(error) {}
+	}
+	log := progress.NewLog(file)
+	b.Sink = progress.Tee{b.Sink, log}
+	return func(err error) {
+		if err != nil {
+			log.Report(progress.Event{Time: time.Now(), Kind: progress.Error, Text: err.Error()})
+		}
+		_ = file.Close()
+	}
+}
+
+func (b *Builder) openLog() (*os.File, error) {
+	number, err := b.numbered()
+	if err != nil {
+		return nil, err
+	}
+	return b.cache.CreateLog(number)
+}
+
+// numbered returns the build's number: that of its log and its journal.
+func (b *Builder) numbered() (int, error) {
+	if b.number == 0 {
+		number, err := b.cache.NextBuild()
+		if err != nil {
+			return 0, fmt.Errorf("numbering the build: %w", err)
+		}
+		b.number = number
+	}
+	return b.number, nil
+}
+
+// Log copies the log of a build to w: of the last one when number is 0.
+func Log(stateDir string, number int, w io.Writer) error {
+	cache, err := buildcache.Open(stateDir)
+	if err != nil {
+		return err
+	}
+	defer cache.Close()
+	numbers, err := cache.Logs()
+	if err != nil {
+		return err
+	}
+	if len(numbers) == 0 {
+		return errors.New("nothing has been built yet with this state folder")
+	}
+	first, last := numbers[0], numbers[len(numbers)-1]
+	if number == 0 {
+		number = last
+	}
+	file, err := cache.OpenLog(number)
+	if errors.Is(err, buildcache.ErrNotFound) {
+		return fmt.Errorf("there is no log of build %d: those of builds %d to %d are kept", number, first, last)
+	}
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	_, err = io.Copy(w, file)
+	return err
+}
