@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/layers"
 )
 
 // A fixture is a project that reads something of every kind, in a folder of its
@@ -405,4 +407,78 @@ func TestDownloads(t *testing.T) {
 	if n := asked["/base.tar"]; n != 12 {
 		t.Errorf("the base was asked for %d times, want once a build while there was a server", n)
 	}
+}
+
+// TestLost removes or damages what earlier builds left, piece by piece. What can
+// be made again of the rest is, without running anything; the images are the same.
+func TestLost(t *testing.T) {
+	for _, row := range []struct {
+		what, want string
+		lose       func(f *fixture, oci string)
+	}{
+		{"a blob of the OCI layout", "", func(f *fixture, oci string) { f.each(oci+"/blobs/sha256/*", os.Remove) }},
+		{"the end of each blob of the OCI layout", "", func(f *fixture, oci string) { f.each(oci+"/blobs/sha256/*", f.cut) }},
+		{"the OCI layout", "", func(f *fixture, oci string) { f.check(os.RemoveAll(oci)) }},
+		{"all packed blobs", "P", func(f *fixture, oci string) {
+			f.check(os.RemoveAll(filepath.Join(f.state, "records/pack")))
+		}},
+		{"all snapshots", "", func(f *fixture, oci string) { f.each(f.state+"/snapshots/*", os.RemoveAll) }},
+		{"all snapshots' descriptions", "", func(f *fixture, oci string) { f.each(f.state+"/snapshots/*/snapshot.json", os.Remove) }},
+		{"all snapshots and blobs", "R", func(f *fixture, oci string) {
+			f.each(f.state+"/snapshots/*", os.RemoveAll)
+			f.each(f.state+"/layout/blobs/sha256/*", os.Remove)
+		}},
+		{"all records", "RLP", func(f *fixture, oci string) { f.check(os.RemoveAll(filepath.Join(f.state, "records"))) }},
+		{"the end of each record", "RLP", func(f *fixture, oci string) { f.each(f.state+"/records/*/*/*", f.cut) }},
+		{"the manifests of trees", "", func(f *fixture, oci string) { f.check(os.RemoveAll(filepath.Join(f.state, "trees"))) }},
+		{"the mirrors of imports", "", func(f *fixture, oci string) { f.check(os.RemoveAll(filepath.Join(f.state, "mirrors"))) }},
+		{"the stat index", "", func(f *fixture, oci string) { f.check(os.RemoveAll(filepath.Join(f.state, "statindex"))) }},
+		{"what is known of last builds", "", func(f *fixture, oci string) { f.check(os.RemoveAll(filepath.Join(f.state, "latest"))) }},
+	} {
+		t.Run(row.what, func(t *testing.T) {
+			t.Setenv("PASSED", "1")
+			f := newFixture(t)
+			f.options.OCIDir = filepath.Join(t.TempDir(), "oci")
+			before := f.build()
+			row.lose(f, f.options.OCIDir)
+			if row.want == "P" || row.want == "RLP" {
+				before.packs = 0
+			}
+			if got := f.missed(before); got != row.want {
+				t.Errorf("missed %q, want %q", got, row.want)
+			}
+			inspection, err := Inspect(f.options.OCIDir, "none", layers.Options{})
+			f.check(err)
+			for _, image := range inspection.Images {
+				if string(image.Manifest.Digest) != before.manifests[image.Tag] || len(image.Missing) > 0 {
+					t.Errorf("tag %s is %s, was %s; missing %v", image.Tag, image.Manifest.Digest, before.manifests[image.Tag], image.Missing)
+				}
+			}
+			if len(inspection.Images) != len(before.manifests) {
+				t.Errorf("%d images, want %d", len(inspection.Images), len(before.manifests))
+			}
+		})
+	}
+}
+
+// each calls do with each file that a pattern matches; there is at least one.
+func (f *fixture) each(pattern string, do func(string) error) {
+	f.t.Helper()
+	files, err := filepath.Glob(pattern)
+	f.check(err)
+	if len(files) == 0 {
+		f.t.Fatalf("there is no %s", pattern)
+	}
+	for _, file := range files {
+		f.check(do(file))
+	}
+}
+
+// cut takes the end of a file away.
+func (f *fixture) cut(file string) error {
+	info, err := os.Stat(file)
+	if err != nil {
+		return err
+	}
+	return os.Truncate(file, info.Size()-min(10, info.Size()))
 }

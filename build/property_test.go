@@ -95,7 +95,10 @@ func buildWith(t *testing.T, dir, state string, o Options) built {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	o.StateDir, o.OCIDir = state, filepath.Join(t.TempDir(), "oci")
+	o.StateDir = state
+	if o.OCIDir == "" {
+		o.OCIDir = filepath.Join(t.TempDir(), "oci")
+	}
 	o.Sink = progress.NewPlain(&log, progress.Verbose)
 	b, err := open(o, graph)
 	if err != nil {
