@@ -107,6 +107,9 @@ func (b *Builder) registryBase(ctx context.Context, l *layers.Layer) (*oci.Base,
 }
 
 func (b *Builder) resolve(ctx context.Context, l *layers.Layer, ref oci.ImageRef, name string) (digest.Digest, error) {
+	if known, ok := b.pinned(l, ref, name); ok {
+		return known, nil
+	}
 	if b.Offline {
 		known, err := b.cache.Resolution(name)
 		if err != nil {
@@ -127,6 +130,20 @@ func (b *Builder) resolve(ctx context.Context, l *layers.Layer, ref oci.ImageRef
 	}
 	b.notice(l, progress.Warning, "%s; using %s as it was on %s (%s)", err, l.From.URL, known.Time.Format(time.DateOnly), known.Answer)
 	return digest.Digest(known.Answer), nil
+}
+
+// pinned returns the manifest of a reference that names a digest, when that is
+// known: no registry can make it stand for something else.
+func (b *Builder) pinned(l *layers.Layer, ref oci.ImageRef, name string) (digest.Digest, bool) {
+	pin := ref.Pinned()
+	if pin == "" {
+		return "", false
+	}
+	if known, err := b.cache.Resolution(name); err == nil {
+		return digest.Digest(known.Answer), true
+	}
+	image, err := b.blobs.Base(pin)
+	return pin, err == nil && image.Config.OS == l.OS && image.Config.Architecture == l.Arch
 }
 
 func (b *Builder) remember(name string, manifest digest.Digest) error {

@@ -22,6 +22,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
+	"golang.org/x/sys/unix"
 
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/explain"
@@ -116,6 +117,9 @@ func buildAll(ctx context.Context, o Options) error {
 		if name != AllLayers && graph.Layer(name) == nil {
 			return fmt.Errorf("there is no layer %q to build", name)
 		}
+	}
+	if user := checkUser(); !user.OK() && !o.Plan {
+		return errors.New(user.Cure)
 	}
 	for try := 1; ; try++ {
 		err := attempt(ctx, o, graph)
@@ -218,15 +222,33 @@ func open(o Options, graph *layers.Graph) (*Builder, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := os.Lstat(o.OCIDir); err == nil { // better to know now than after all is built
-		if _, err := oci.CreateLayout(o.OCIDir); err != nil {
-			return nil, err
-		}
+	if err := writable(o.OCIDir); err != nil && !o.Plan { // better to know now than after all is built
+		b.close()
+		return nil, err
 	}
 	for _, l := range graph.Layers {
 		b.layers[l] = &outcome{done: make(chan struct{})}
 	}
 	return b, nil
+}
+
+// writable tells whether images can be put into an OCI layout. One that is not
+// there is not made: a build that fails leaves nothing behind.
+func writable(ociDir string) error {
+	if _, err := os.Lstat(ociDir); err == nil {
+		_, err := oci.CreateLayout(ociDir)
+		return err
+	}
+	for above := filepath.Dir(ociDir); ; above = filepath.Dir(above) {
+		err := unix.Access(above+"/.", unix.W_OK|unix.X_OK)
+		if errors.Is(err, unix.ENOENT) && above != "/" {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("the OCI layout %s cannot be made: %s: %w: --oci-dir names another place", ociDir, above, err)
+		}
+		return nil
+	}
 }
 
 // build builds all layers and keeps the journal of it.

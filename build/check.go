@@ -63,7 +63,7 @@ func checkUser() Finding {
 	if os.Geteuid() == 0 {
 		f.Found = "root"
 	} else {
-		f.Cure = "mounts need root: use sudo"
+		f.Cure = "a build mounts file systems, which needs root: use sudo"
 	}
 	return f
 }

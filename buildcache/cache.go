@@ -58,7 +58,7 @@ func Open(state string) (*Cache, error) {
 	c := &Cache{dir: state}
 	c.redaction = sync.OnceValues(c.redactionKey)
 	if err := c.create(); err != nil {
-		return nil, fmt.Errorf("state folder: %w", err)
+		return nil, fmt.Errorf("state folder: %w: name another one with --state-dir", err)
 	}
 	version, err := c.version()
 	if err != nil {

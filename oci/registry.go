@@ -81,6 +81,19 @@ func (r ImageRef) parse() (name.Reference, error) {
 	return ref, nil
 }
 
+// Pinned returns the digest that ref names, of a manifest or an index; "" when it
+// names none.
+func (r ImageRef) Pinned() digest.Digest {
+	ref, err := r.parse()
+	if err != nil {
+		return ""
+	}
+	if pinned, ok := ref.(name.Digest); ok {
+		return digest.Digest(pinned.DigestStr())
+	}
+	return ""
+}
+
 // Resolve returns the manifest that ref stands for now on a platform. It costs one
 // HEAD request, and a GET for each index on the way. The error is ErrNotFound,
 // ErrUnauthorized or ErrUnreachable where it is one of these.

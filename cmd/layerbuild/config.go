@@ -41,7 +41,8 @@ func (s *settings) policy() ([]build.Rule, error) {
 		path = filepath.Join(dir, "layerbuild", "config.yaml")
 	}
 	text, err := os.ReadFile(path)
-	if s.config == "" && errors.Is(err, fs.ErrNotExist) {
+	// Another user's home folder, as after `sudo -u`, is not there for this user.
+	if s.config == "" && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)) {
 		return build.DefaultPolicy(), nil
 	}
 	if err != nil {

@@ -59,6 +59,7 @@ func TestScripts(t *testing.T) {
 			}
 			env.Setenv("STACKERFILES", stackerfiles)
 			env.Setenv("SHELL", "/bin/sh")
+			env.Values[registryKey{}] = &fakeRegistry{}
 			env.Defer(func() {
 				if left := leftovers(env.WorkDir); len(left) > 0 {
 					env.T().Log("left behind:\n" + strings.Join(left, "\n"))
@@ -269,12 +270,23 @@ func scriptRead(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // registry starts a registry on this machine, and sets REGISTRY to its host:port.
+// `! registry` stops it.
 func scriptRegistry(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, neg, len(args) == 0, "registry")
+	usage(ts, false, len(args) == 0, "[!] registry")
+	if neg {
+		ts.Value(registryKey{}).(*fakeRegistry).stop()
+		return
+	}
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	ts.Defer(server.Close)
 	ts.Setenv("REGISTRY", server.Listener.Addr().String())
+	ts.Value(registryKey{}).(*fakeRegistry).stop = server.Close
 }
+
+// A fakeRegistry is the registry of a script, the value of registryKey.
+type fakeRegistry struct{ stop func() }
+
+type registryKey struct{}
 
 // mode FILE MODE fails where FILE's permission, setuid, setgid and sticky bits
 // are not MODE, in octal.
