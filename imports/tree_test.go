@@ -312,6 +312,22 @@ func TestSingleFile(t *testing.T) {
 	}
 }
 
+// TestSourceThroughSymlinks: go-mtree panics at a root that is a symlink.
+func TestSourceThroughSymlinks(t *testing.T) {
+	dir := write(t, t.TempDir(), map[string]string{"real/sub/f": "x"})
+	ok(t, os.Symlink("real", filepath.Join(dir, "parent")))
+	ok(t, os.Symlink("parent/sub", filepath.Join(dir, "root")))
+	s := open(t, Options{})
+	want := digestOf(t, s, Source{Path: filepath.Join(dir, "real/sub")})
+	for _, p := range []string{"parent/sub", "root", "root/", "root/."} {
+		if got := digestOf(t, s, Source{Path: filepath.Join(dir) + "/" + p}); got.Digest != want.Digest || !got.Dir {
+			t.Errorf("%s: %+v", p, got)
+		}
+	}
+	m := mirrorOf(t, s, Source{Path: filepath.Join(dir, "root")}, want)
+	checkMirror(t, s, m, want)
+}
+
 func TestNormalizeGit(t *testing.T) {
 	a := write(t, t.TempDir(), map[string]string{"f": "", "x": "", "d/f": ""})
 	b := write(t, t.TempDir(), map[string]string{"f": "", "x": "", "d/f": ""})

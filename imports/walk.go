@@ -294,7 +294,7 @@ func (w *walk) look(d *openDir, name *byte, l *looked) (err error) {
 	case Symlink:
 		e.Mode = 0o777
 		e.Link, err = readLink(d.fd, e.Path)
-		return err // Linux keeps no attribute that counts on a symlink
+		return err // no attribute that counts has an effect on a symlink (xattr(7))
 	case Char, Block:
 		e.Major, e.Minor = l.major, l.minor
 	}
