@@ -55,6 +55,11 @@ type Options struct {
 	FailOnMiss bool     // stop where the cache does not know
 	Verify     []string // layers that are built again and compared with what the cache knows
 
+	// AnnotationsNamespace begins the names of the annotations that say of what an
+	// image was built; without one there are none.
+	AnnotationsNamespace string
+	ToolVersion          string // for images with wall-clock times
+
 	// OnRunFailure is a command that runs in a step's container after the step
 	// failed, on the terminal; "" is none.
 	OnRunFailure string
@@ -84,6 +89,7 @@ type Builder struct {
 	runner    Runner
 	registry  func() *oci.Registry
 	downloads *downloader
+	git       *gitFolders
 	layers    map[*layers.Layer]*outcome
 	damaged   sync.Map                    // keys of records that are known to be
 	recent    func() []*buildcache.Record // what layers without a past are compared with
@@ -218,6 +224,7 @@ func open(o Options, graph *layers.Graph) (*Builder, error) {
 		return records
 	})
 	b.downloads = newDownloader(b)
+	b.git = &gitFolders{sink: b.report, versions: map[string]func() string{}}
 	b.rooms, err = openRooms(o.StateDir, imports.Options{NoStatIndex: o.NoStatIndex, Forbidden: []string{o.StateDir, o.OCIDir}})
 	if err != nil {
 		return nil, err
@@ -254,6 +261,9 @@ func writable(ociDir string) error {
 // build builds all layers and keeps the journal of it.
 func (b *Builder) build(ctx context.Context) error {
 	start := time.Now()
+	for _, warning := range b.graph.Warnings {
+		b.report(progress.Event{Kind: progress.Warning, Text: warning.Error()})
+	}
 	err := b.buildLayers(ctx, start)
 	if b.Plan || errors.Is(err, errMounts) {
 		return err

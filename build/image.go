@@ -18,7 +18,7 @@ const author = "layerbuild"
 // makeImage composes the layer's image. A build_only one is composed too, but for
 // its documents: others inherit its configuration.
 func (b *Builder) makeImage(ctx context.Context, s *rootfsStep, c *chain, fs rootfs, made time.Time, generated map[string]string) (*oci.Image, error) {
-	spec := b.imageSpec(s, fs, made, generated)
+	spec := b.imageSpec(ctx, s, fs, made, generated)
 	if s.l.BuildOnly || b.Plan {
 		return oci.Compose(spec)
 	}
@@ -77,7 +77,7 @@ func (b *Builder) allHits() bool {
 }
 
 // imageSpec is all that decides the image.
-func (b *Builder) imageSpec(s *rootfsStep, fs rootfs, made time.Time, generated map[string]string) oci.ImageSpec {
+func (b *Builder) imageSpec(ctx context.Context, s *rootfsStep, fs rootfs, made time.Time, generated map[string]string) oci.ImageSpec {
 	l := s.l
 	spec := oci.ImageSpec{
 		Base:        s.base.image,
@@ -87,7 +87,7 @@ func (b *Builder) imageSpec(s *rootfsStep, fs rootfs, made time.Time, generated 
 		Epoch:       s.epoch,
 		Environment: l.Environment,
 		Labels:      maps.Clone(l.Labels),
-		Annotations: l.Annotations,
+		Annotations: b.annotations(ctx, l),
 		Volumes:     l.Volumes,
 		WorkingDir:  l.WorkingDir,
 		RuntimeUser: l.RuntimeUser,

@@ -54,7 +54,7 @@ func Publish(ctx context.Context, o PublishOptions) error {
 		return err
 	}
 	if !o.Force {
-		if err := o.checkCurrent(ctx, graph, jobs); err != nil {
+		if err := o.checkCurrent(ctx, layout, graph, jobs); err != nil {
 			return err
 		}
 	}
@@ -123,7 +123,7 @@ func staleError(l *layers.Layer, why string) error {
 
 // checkCurrent finds out whether a build would give the images that are in the
 // layout: every layer is found in the cache, and composed to the same manifest.
-func (o PublishOptions) checkCurrent(ctx context.Context, graph *layers.Graph, jobs []job) error {
+func (o PublishOptions) checkCurrent(ctx context.Context, layout *oci.Layout, graph *layers.Graph, jobs []job) error {
 	var names []string
 	for _, j := range jobs {
 		names = append(names, j.l.Name)
@@ -154,7 +154,15 @@ func (o PublishOptions) checkCurrent(ctx context.Context, graph *layers.Graph, j
 		}
 	}
 	for _, j := range jobs {
-		if image := b.layers[j.l].image; image.Manifest.Digest != j.image.Manifest.Digest {
+		there, err := layout.ReadDocument(j.image.Manifest)
+		if err != nil {
+			return err
+		}
+		same, err := sameImage(b.layers[j.l].image.ManifestBytes, there, o.AnnotationsNamespace)
+		if err != nil {
+			return err
+		}
+		if !same {
 			return staleError(j.l, "the image in "+o.OCIDir+" is of another build")
 		}
 	}

@@ -29,7 +29,7 @@ func FuzzLoad(f *testing.F) {
 	f.Add("a: &a {from: {type: built, tag: b}}\nb: {<<: [*a], imports: [{path: 'stacker://a/x/', mode: 0644}, ${{B:c}}]}", "")
 	f.Add("x: &x [*x, *y]\n? [k]\n: !!binary v\n--- \u2028\r\n", "\u0085")
 	f.Fuzz(func(t *testing.T, text, value string) {
-		l := loader{subs: []substitution{{"A", value}}, files: map[string]*Stackerfile{}}
+		l := loader{subs: []substitution{{name: "A", value: value}}, files: map[string]*Stackerfile{}}
 		l.parse(&Stackerfile{Name: "s.yaml", Path: "/none/s.yaml", Dir: "/none"}, text)
 		g, err := l.graph()
 		if err == nil {

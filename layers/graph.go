@@ -240,7 +240,7 @@ func (g *Graph) Only(names ...string) (*Graph, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	sub := &Graph{Files: g.Files, byName: map[string]*Layer{}, needs: map[*Layer][]*Layer{}}
+	sub := &Graph{Files: g.Files, Warnings: g.Warnings, byName: map[string]*Layer{}, needs: map[*Layer][]*Layer{}}
 	for _, l := range slices.Backward(g.Layers) {
 		if keep[l] {
 			for _, need := range g.needs[l] {

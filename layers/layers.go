@@ -27,6 +27,7 @@ type Stackerfile struct {
 	Path          string   // absolute
 	Dir           string   // absolute folder that relative paths in it start from
 	Content       string   // after substitution
+	Portable      string   // the same, but for placeholders whose value is an absolute path: they are left
 	Prerequisites []string // absolute paths, in the order of `config: prerequisites`
 	Normalize     string   // `config: normalize`: "" or NormalizeGit
 	Layers        []*Layer // in the order of the file
@@ -169,6 +170,8 @@ type Layer struct {
 type Graph struct {
 	Files  []*Stackerfile // prerequisites before who names them; otherwise in the order they were asked for
 	Layers []*Layer       // each after all that it needs; otherwise in the order of the files
+
+	Warnings Errors // of what is accepted and should not be written any more
 
 	byName map[string]*Layer
 	needs  map[*Layer][]*Layer

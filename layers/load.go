@@ -65,6 +65,7 @@ type loader struct {
 	order       []*Stackerfile          // prerequisites before who names them
 	incomplete  bool                    // layers may be missing, since a file could not be read as YAML
 	errs        Errors
+	warnings    Errors
 }
 
 func (l *loader) readSubstitutions(o Options) error {
@@ -72,7 +73,7 @@ func (l *loader) readSubstitutions(o Options) error {
 		if name == "" || !utf8.ValidString(name+value) {
 			return fmt.Errorf("substitution %s is not valid: give NAME=VALUE in UTF-8", quote(name+"="+value))
 		}
-		l.subs = append(l.subs, substitution{name, value})
+		l.subs = append(l.subs, substitution{name: name, value: value})
 		return nil
 	}
 	for _, s := range o.Substitutions {
@@ -135,7 +136,7 @@ func (l *loader) load(name, path string) error {
 func (l *loader) parse(file *Stackerfile, text string) {
 	l.files[file.Path] = file
 	l.open = append(l.open, file)
-	p := parser{file: file, errs: &l.errs, requireHash: l.requireHash}
+	p := parser{file: file, errs: &l.errs, warnings: &l.warnings, requireHash: l.requireHash}
 	if !p.stackerfile(text, l.subs) {
 		l.incomplete = true
 	}
@@ -152,6 +153,7 @@ func (l *loader) graph() (*Graph, error) {
 	if err := l.errs.result(); err != nil {
 		return nil, err
 	}
+	g.Warnings = l.warnings
 	return g, nil
 }
 

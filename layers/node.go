@@ -17,6 +17,7 @@ import (
 type parser struct {
 	file        *Stackerfile
 	errs        *Errors
+	warnings    *Errors
 	requireHash bool
 
 	expanded      *expanded

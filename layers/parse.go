@@ -13,11 +13,13 @@ import (
 )
 
 // A directive is one key of a layer: how it is read into the Layer, and what of the
-// Layer tells whether it changed (see Layer.Changed).
+// Layer tells whether it changed (see Layer.Changed); and what it looks like (see
+// Schema).
 type directive struct {
 	name  string
 	read  func(*parser, *Layer, *yaml.Node)
 	value func(*Layer) any
+	form  schema
 }
 
 // stackerfile reads text into p.file. It returns false when layers may be missing
@@ -28,6 +30,7 @@ func (p *parser) stackerfile(text string, subs []substitution) bool {
 		return false
 	}
 	p.file.Content = p.expanded.text
+	p.file.Portable = expand(text, portable(subs), func(int, string, ...any) {}).text
 	if root == nil {
 		p.failAt(0, "the file is empty: declare a layer")
 		return false
@@ -126,9 +129,11 @@ func (p *parser) oneLayer(e pair) {
 func (p *parser) directive(l *Layer, e pair) {
 	i := slices.IndexFunc(directives, func(d directive) bool { return d.name == e.name })
 	if i < 0 {
-		known := make([]string, len(directives))
-		for i, d := range directives {
-			known[i] = d.name
+		var known []string
+		for _, d := range directives {
+			if d.form["deprecated"] == nil {
+				known = append(known, d.name)
+			}
 		}
 		p.unknown(e, "unknown directive "+quote(e.name), known)
 		return
@@ -143,51 +148,65 @@ func (p *parser) directive(l *Layer, e pair) {
 		directives[i].read(p, l, e.value)
 		return
 	}
-	// As in stacker a directive without a value is missing, but for those where
-	// that can hardly be meant.
-	switch e.name {
-	case "from", "os", "arch":
+	if requiresValue(e.name) {
 		p.fail(e.key, "%s cannot be empty: give a value", quote(e.name))
 	}
+}
+
+// requiresValue tells of those directives that cannot stand without a value. As in
+// stacker others are then missing, but of these that can hardly be meant.
+func requiresValue(name string) bool {
+	return name == "from" || name == "os" || name == "arch"
 }
 
 var directives = []directive{
 	{"from", (*parser).base, func(l *Layer) any {
 		return []any{l.From.Type, l.From.URL, l.From.Tag, l.From.Insecure}
-	}},
-	{"imports", func(p *parser, l *Layer, n *yaml.Node) { p.imports(l, n, false) }, func(l *Layer) any { return importTexts(l, false) }},
-	{"import", func(p *parser, l *Layer, n *yaml.Node) { p.imports(l, n, true) }, func(l *Layer) any { return importTexts(l, true) }},
-	{"overlay_dirs", (*parser).overlayDirs, func(l *Layer) any { return overlayTexts(l) }},
+	}, baseSchema()},
+	{"imports", func(p *parser, l *Layer, n *yaml.Node) { p.imports(l, n, false) }, func(l *Layer) any { return importTexts(l, false) }, oneOrMore(importSchema())},
+	{"import", func(p *parser, l *Layer, n *yaml.Node) { p.imports(l, n, true) }, func(l *Layer) any { return importTexts(l, true) }, oneOrMore(importSchema())},
+	{"overlay_dirs", (*parser).overlayDirs, func(l *Layer) any { return overlayTexts(l) }, oneOrMore(overlaySchema())},
 	scriptDirective("run", func(l *Layer) *string { return &l.Run }),
 	mapDirective("build_env", "=", func(l *Layer) *map[string]string { return &l.BuildEnv }),
-	{"build_env_passthrough", (*parser).passthrough, func(l *Layer) any { return l.BuildEnvPassthrough }},
-	{"binds", (*parser).binds, func(l *Layer) any { return bindTexts(l) }},
-	textDirective("network", (*parser).network, func(l *Layer) *string { return &l.Network }),
+	{"build_env_passthrough", (*parser).passthrough, func(l *Layer) any { return l.BuildEnvPassthrough }, oneOrMore(textSchema())},
+	{"binds", (*parser).binds, func(l *Layer) any { return bindTexts(l) }, oneOrMore(bindSchema())},
+	textDirective("network", (*parser).network, func(l *Layer) *string { return &l.Network }, choice(NetworkHost, NetworkNone)),
 	scriptDirective("generate_labels", func(l *Layer) *string { return &l.GenerateLabels }),
 	mapDirective("environment", "=", func(l *Layer) *map[string]string { return &l.Environment }),
 	mapDirective("labels", "", func(l *Layer) *map[string]string { return &l.Labels }),
 	mapDirective("annotations", "", func(l *Layer) *map[string]string { return &l.Annotations }),
-	{"volumes", (*parser).volumes, func(l *Layer) any { return l.Volumes }},
-	textDirective("working_dir", (*parser).text, func(l *Layer) *string { return &l.WorkingDir }),
-	textDirective("runtime_user", (*parser).text, func(l *Layer) *string { return &l.RuntimeUser }),
+	{"volumes", (*parser).volumes, func(l *Layer) any { return l.Volumes }, oneOrMore(textSchema())},
+	textDirective("working_dir", (*parser).text, func(l *Layer) *string { return &l.WorkingDir }, textSchema()),
+	textDirective("runtime_user", (*parser).text, func(l *Layer) *string { return &l.RuntimeUser }, textSchema()),
 	commandDirective("cmd", func(l *Layer) *[]string { return &l.Cmd }),
 	commandDirective("entrypoint", func(l *Layer) *[]string { return &l.Entrypoint }),
 	commandDirective("full_command", func(l *Layer) *[]string { return &l.FullCommand }),
-	textDirective("os", (*parser).nonEmpty, func(l *Layer) *string { return &l.OS }),
-	textDirective("arch", (*parser).nonEmpty, func(l *Layer) *string { return &l.Arch }),
-	{"build_only", func(p *parser, l *Layer, n *yaml.Node) { l.BuildOnly = p.truth(n, "build_only") }, func(l *Layer) any { return l.BuildOnly }},
+	textDirective("os", (*parser).nonEmpty, func(l *Layer) *string { return &l.OS }, textSchema()),
+	textDirective("arch", (*parser).nonEmpty, func(l *Layer) *string { return &l.Arch }, textSchema()),
+	{"bom", (*parser).bom, func(*Layer) any { return nil }, schema{"type": "object", "deprecated": true}},
+	{"build_only", func(p *parser, l *Layer, n *yaml.Node) { l.BuildOnly = p.truth(n, "build_only") }, func(l *Layer) any { return l.BuildOnly }, truthSchema()},
 }
 
-func textDirective(name string, read func(*parser, *yaml.Node, string) string, field func(*Layer) *string) directive {
+// bom is a directive of stacker's that never became stable.
+func (p *parser) bom(l *Layer, n *yaml.Node) {
+	if n.Kind != yaml.MappingNode {
+		p.wrong(n, "bom", "a mapping")
+		return
+	}
+	p.warnings.add(p.position(n), l.Name, "bom is deprecated and has no effect: remove it")
+}
+
+func textDirective(name string, read func(*parser, *yaml.Node, string) string, field func(*Layer) *string, form schema) directive {
 	return directive{
 		name:  name,
 		read:  func(p *parser, l *Layer, n *yaml.Node) { *field(l) = read(p, n, name) },
 		value: func(l *Layer) any { return *field(l) },
+		form:  form,
 	}
 }
 
 func scriptDirective(name string, field func(*Layer) *string) directive {
-	return textDirective(name, (*parser).script, field)
+	return textDirective(name, (*parser).script, field, oneOrMore(textSchema()))
 }
 
 // mapDirective reads a mapping whose names have no character of forbidden.
@@ -196,6 +215,7 @@ func mapDirective(name, forbidden string, field func(*Layer) *map[string]string)
 		name:  name,
 		read:  func(p *parser, l *Layer, n *yaml.Node) { *field(l) = p.textMap(n, name, forbidden) },
 		value: func(l *Layer) any { return *field(l) },
+		form:  mapSchema(forbidden),
 	}
 }
 
@@ -204,6 +224,7 @@ func commandDirective(name string, field func(*Layer) *[]string) directive {
 		name:  name,
 		read:  func(p *parser, l *Layer, n *yaml.Node) { *field(l) = p.command(n, name) },
 		value: func(l *Layer) any { return commandText(*field(l)) },
+		form:  oneOrMore(textSchema()),
 	}
 }
 

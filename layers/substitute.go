@@ -1,14 +1,29 @@
 package layers
 
 import (
+	"path/filepath"
 	"regexp"
+	"slices"
 	"sort"
 	"strings"
 	"unicode/utf8"
 )
 
 // A substitution gives the value of a `${{name}}`.
-type substitution struct{ name, value string }
+type substitution struct {
+	name, value string
+	stays       bool // the placeholder is not replaced: see portable
+}
+
+// portable returns substitutions of which those by a path of this machine leave
+// the placeholder as it is.
+func portable(subs []substitution) []substitution {
+	all := slices.Clone(subs)
+	for i, s := range all {
+		all[i].stays = filepath.IsAbs(s.value)
+	}
+	return all
+}
 
 const (
 	opening = "${{"
@@ -99,10 +114,15 @@ func (x *expander) placeholder(p placeholder, at int, copied bool, first int) {
 		return
 	}
 	for i := first; i < len(x.subs); i++ {
-		if x.subs[i].name == p.name {
+		switch {
+		case x.subs[i].name != p.name:
+			continue
+		case x.subs[i].stays:
+			x.write(opening+p.name+closing, at, false)
+		default:
 			x.expand(x.subs[i].value, at, false, i+1)
-			return
 		}
+		return
 	}
 	if p.hasDefault {
 		if copied {

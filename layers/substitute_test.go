@@ -42,7 +42,7 @@ func TestSubstitute(t *testing.T) {
 			var subs []substitution
 			for _, s := range strings.Fields(test.subs) {
 				name, value, _ := strings.Cut(s, "=")
-				subs = append(subs, substitution{name, value})
+				subs = append(subs, substitution{name: name, value: value})
 			}
 			var faults []string
 			identity := expanded{original: test.text}
@@ -69,9 +69,9 @@ func TestSubstituteBombs(t *testing.T) {
 	for last, want := range map[string]string{strings.Repeat("x", 99): "larger than 4 MiB", "": "more than 1048576 substitutions"} {
 		var subs []substitution
 		for i := range 40 {
-			subs = append(subs, substitution{fmt.Sprint("A", i), fmt.Sprintf("${{A%d}}${{A%d}}", i+1, i+1)})
+			subs = append(subs, substitution{name: fmt.Sprint("A", i), value: fmt.Sprintf("${{A%d}}${{A%d}}", i+1, i+1)})
 		}
-		subs = append(subs, substitution{"A40", last})
+		subs = append(subs, substitution{name: "A40", value: last})
 		var faults []string
 		expand("${{A0}}", subs, func(_ int, format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) })
 		if len(faults) != 1 || !strings.Contains(faults[0], want) {

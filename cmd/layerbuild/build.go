@@ -118,6 +118,7 @@ func (f *buildFlags) addCommon(cmd *cobra.Command) {
 	flags.BoolVar(&f.shellFail, "shell-fail", false, "open a shell where a run failed: --on-run-failure /bin/sh")
 	flags.BoolVar(&f.KeepFailed, "keep-failed", false, "keep what a failed run left, for layerbuild shell")
 	flags.StringVar(&f.timestamps, "timestamps", "reproducible", "times in images: `reproducible` or now")
+	addNamespaceFlag(cmd, &f.AnnotationsNamespace)
 	flags.IntVarP(&f.Jobs, "jobs", "j", 0, "how many layers to work on at once (default: one a core)")
 	flags.StringVar(&f.progress, "progress", "auto", "how the build is shown: `auto`, tty, plain, json or quiet")
 	flags.StringVar(&f.trace, "trace", "", "write a timeline of the build to a `file`, for chrome://tracing or ui.perfetto.dev")
@@ -136,6 +137,7 @@ func (s *settings) build(cmd *cobra.Command, f *buildFlags) (err error) {
 	if f.Load.Builtins, err = s.builtins(); err != nil {
 		return err
 	}
+	f.AnnotationsNamespace, f.ToolVersion = namespace(cmd, f.AnnotationsNamespace, f.Clock), buildVersion()
 	if f.Jobs < 0 {
 		return fmt.Errorf("--jobs is %d: it should be a number of layers", f.Jobs)
 	}
@@ -197,6 +199,19 @@ func withStatus(err error) error {
 func addStackerfileFlags(cmd *cobra.Command, file *string, load *layers.Options) {
 	cmd.Flags().StringVarP(file, "stacker-file", "f", "stacker.yaml", "the stackerfile")
 	addSubstituteFlags(cmd, load)
+}
+
+// addNamespaceFlag adds the flag of all commands that make manifests.
+func addNamespaceFlag(cmd *cobra.Command, namespace *string) {
+	cmd.Flags().StringVar(namespace, "annotations-namespace", "", "what the annotations begin with that say the git version and the stackerfile of an image, such as `io.stackeroci` (default: that with --timestamps now, otherwise there are none)")
+}
+
+// namespace is that of the flag, or what goes with the clock.
+func namespace(cmd *cobra.Command, given string, clock build.Clock) string {
+	if clock.Now && !cmd.Flags().Changed("annotations-namespace") {
+		return build.DefaultAnnotationsNamespace
+	}
+	return given
 }
 
 func addSubstituteFlags(cmd *cobra.Command, load *layers.Options) {

@@ -32,6 +32,7 @@ Credentials are --username and --password, or those of podman, skopeo and docker
 			if o.Clock, err = parseClock(timestamps); err != nil {
 				return err
 			}
+			o.AnnotationsNamespace, o.ToolVersion = namespace(cmd, o.AnnotationsNamespace, o.Clock), buildVersion()
 			if dir != "" {
 				files, err := build.Find(dir, pattern, s.stateDir, s.ociDir)
 				if err != nil {
@@ -57,6 +58,7 @@ Credentials are --username and --password, or those of podman, skopeo and docker
 	flags.BoolVar(&o.Force, "force", false, "publish what is in the OCI layout, though it is stale")
 	flags.BoolVar(&o.Offline, "offline", false, "ask nobody whether bases and downloads have changed")
 	flags.StringVar(&timestamps, "timestamps", "reproducible", "what the build was given: `reproducible` or now")
+	addNamespaceFlag(cmd, &o.AnnotationsNamespace)
 	cmd.MarkFlagsRequiredTogether("username", "password")
 	if err := cmd.MarkFlagRequired("url"); err != nil {
 		panic(err)

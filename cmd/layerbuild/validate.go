@@ -26,11 +26,17 @@ its file, line and column. Nothing is built, downloaded or written.`,
 			if len(files) == 0 {
 				files = []string{file}
 			}
-			layers, err := build.Validate(files, load)
-			if err == nil && !s.quiet {
-				fmt.Fprintf(cmd.OutOrStdout(), "valid, layers: %d\n", layers)
+			graph, err := build.Validate(files, load)
+			if err != nil {
+				return err
 			}
-			return err
+			for _, warning := range graph.Warnings {
+				fmt.Fprintf(cmd.ErrOrStderr(), "warning: %s\n", warning)
+			}
+			if !s.quiet {
+				fmt.Fprintf(cmd.OutOrStdout(), "valid, layers: %d\n", len(graph.Layers))
+			}
+			return nil
 		},
 	}
 	addStackerfileFlags(cmd, &file, &load)
