@@ -20,7 +20,7 @@ type CopyOptions struct {
 
 	Mode     *fs.FileMode // of files; folders keep theirs
 	UID, GID *int         // of all that is copied; 0 by default
-	Epoch    time.Time    // mtime of all that is copied
+	Epoch    time.Time    // mtime of all that is copied; now by default
 }
 
 // Copy copies src, whose tree is t, to dest in the root filesystem at root.
@@ -58,6 +58,9 @@ func (s *Store) Copy(ctx context.Context, src Source, t Tree, root, dest string,
 	defer unix.Close(rootfd)
 
 	f := fill{src: src, source: source, root: rootfd, share: -1, mtime: o.Epoch, replace: true}
+	if o.Epoch.IsZero() {
+		f.mtime = time.Now()
+	}
 	f.own(o)
 	if f.at, err = target(rootfd, src, t, dest, o.Name); err != nil {
 		return err
