@@ -120,8 +120,11 @@ func buildAll(ctx context.Context, o Options) error {
 		return err
 	}
 	for _, name := range slices.Concat(o.NoCache, o.Verify) {
-		if name != AllLayers && graph.Layer(name) == nil {
-			return fmt.Errorf("there is no layer %q to build", name)
+		if name == AllLayers {
+			continue
+		}
+		if _, err := graph.Only(name); err != nil {
+			return err
 		}
 	}
 	if user := checkUser(); !user.OK() && !o.Plan {

@@ -336,7 +336,11 @@ func (r *Report) Causes() (lines []string) {
 			continue
 		}
 		if followers := r.followers(l.Name); len(followers) > 0 {
-			lines = append(lines, fmt.Sprintf("%s rebuilt because %s was", names(followers), escape(l.Name)))
+			text := "%s rebuilt because %s was"
+			if l.Outcome == WouldBuild {
+				text = "%s would be rebuilt because %s would"
+			}
+			lines = append(lines, fmt.Sprintf(text, names(followers), escape(l.Name)))
 		}
 	}
 	return lines

@@ -45,13 +45,12 @@ not reproducible.`,
   layerbuild build -f images/stacker.yaml --substitute VERSION=1.2
   layerbuild build --dry-run          # what would be built, and why
   layerbuild build --shell-fail       # a shell where a run failed`,
-		Args: cobra.NoArgs,
+		Args: noArguments("; --target LAYER builds one layer, --no-cache=LAYER is written with ="),
 		RunE: func(cmd *cobra.Command, _ []string) error { return s.build(cmd, &f) },
 	}
 	f.add(cmd)
 	flags := cmd.Flags()
-	flags.StringSliceVar(&f.NoCache, "no-cache", nil, "build all layers, or those `LAYER,…`, whatever the cache knows")
-	flags.Lookup("no-cache").NoOptDefVal = build.AllLayers
+	f.addNoCache(cmd)
 	flags.StringArrayVar(&f.Targets, "target", nil, "build only this `LAYER` and what it needs; repeatable")
 	flags.BoolVar(&f.Plan, "dry-run", false, "say what would be built, and why; build nothing")
 	flags.BoolVar(&f.FailOnMiss, "fail-on-miss", false, "stop at the first layer that is not in the cache")
@@ -78,6 +77,7 @@ Nothing is built. The exit status is 3 when something would be.`,
 		},
 	}
 	f.add(cmd)
+	f.addNoCache(cmd)
 	return cmd
 }
 
@@ -99,6 +99,12 @@ what is in the cache stays. The exit status is 4 when there is one.`,
 	}
 	f.add(cmd)
 	return cmd
+}
+
+func (f *buildFlags) addNoCache(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringSliceVar(&f.NoCache, "no-cache", nil, "build all layers, or those `LAYER,…`, whatever the cache knows")
+	flags.Lookup("no-cache").NoOptDefVal = build.AllLayers
 }
 
 func (f *buildFlags) add(cmd *cobra.Command) {

@@ -17,7 +17,7 @@ func newCheckCommand(s *settings) *cobra.Command {
 		Long: `Try what a build needs of this machine: the kernel, root, overlayfs below the
 state folder, an OCI runtime. Each is one line; what does not do comes with its
 cure, and makes the exit status 1.`,
-		Args: cobra.NoArgs,
+		Args: noArguments(""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			findings, err := build.Check(cmd.Context(), s.stateDir, runtime)
 			if err != nil {

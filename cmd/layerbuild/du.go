@@ -34,7 +34,7 @@ been used for a day. An item must match all of them.`,
 		Example: `  layerbuild du
   layerbuild du --verbose --filter type=layer --filter until=168h
   layerbuild du --format json | jq '.items[] | select(.size > 1e9) | .description'`,
-		Args: cobra.NoArgs,
+		Args: noArguments(""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			parsed, err := build.ParseFilters(filters)
 			if err != nil {

@@ -22,7 +22,7 @@ first. "history show" explains one of them, "history diff" compares two.`,
 		Example: `  layerbuild history
   layerbuild history show 12
   layerbuild history diff 11 12`,
-		Args: cobra.NoArgs,
+		Args: noArguments(""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return s.past(func(past *build.Past) error { return listBuilds(cmd.OutOrStdout(), past, format) })
 		},

@@ -124,6 +124,16 @@ builds of a user share.`,
 	return cmd
 }
 
+// noArguments refuses arguments, and says what may have been meant instead.
+func noArguments(instead string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		return fmt.Errorf("%s takes no arguments, and %q is one%s", cmd.CommandPath(), args[0], instead)
+	}
+}
+
 func (s *settings) sink() progress.Sink {
 	return progress.NewPlain(os.Stdout, s.level())
 }

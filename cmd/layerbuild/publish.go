@@ -24,7 +24,7 @@ same. Give the substitutions and times that the build was given.
 Credentials are --username and --password, or those of podman, skopeo and docker.`,
 		Example: `  layerbuild publish --url docker://registry.example.org/team --tag 1.2 --tag latest
   layerbuild publish --url oci:release --tag 1.2 --image app`,
-		Args: cobra.NoArgs,
+		Args: noArguments(""),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if o.Load.Builtins, err = s.builtins(); err != nil {
 				return err

@@ -20,7 +20,7 @@ that is a prerequisite of another is built once. Names of layers must be unique
 in all of them. The state folder and the OCI layout are not searched.`,
 		Example: `  layerbuild recursive-build -d images
   layerbuild recursive-build -p '/images/[^/]*\.yaml$'`,
-		Args: cobra.NoArgs,
+		Args: noArguments(""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			files, err := build.Find(dir, pattern, s.stateDir, s.ociDir)
 			if err != nil {

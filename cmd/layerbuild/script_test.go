@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -103,6 +104,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"replace":         scriptReplace,
 	"same":            scriptSame,
 	"socket":          scriptSocket,
+	"status":          scriptStatus,
 	"tags":            scriptTags,
 }
 
@@ -186,6 +188,21 @@ func scriptDiffer(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, neg, len(args) == 2, "differ A B")
 	if args[0] == args[1] {
 		ts.Fatalf("both are %q", args[0])
+	}
+}
+
+// status COMMAND STATUS ARGUMENT ... fails where COMMAND does not end with STATUS.
+func scriptStatus(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, false, len(args) >= 2, "[!] status COMMAND STATUS ARGUMENT ...")
+	var exit *exec.ExitError
+	got := 0
+	if err := ts.Exec(args[0], args[2:]...); errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if same := strconv.Itoa(got) == args[1]; same == neg {
+		ts.Fatalf("exit status %d", got)
 	}
 }
 
