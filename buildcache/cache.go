@@ -20,6 +20,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -57,15 +58,15 @@ type Cache struct {
 func Open(state string) (*Cache, error) {
 	c := &Cache{dir: state}
 	c.redaction = sync.OnceValues(c.redactionKey)
+	if version, err := c.written(); err == nil && version > StateVersion {
+		return nil, fmt.Errorf("state folder %s was written by a newer layerbuild (version %d, this one knows %d): upgrade layerbuild, or name another folder with --state-dir", state, version, StateVersion)
+	}
 	if err := c.create(); err != nil {
 		return nil, fmt.Errorf("state folder: %w: name another one with --state-dir", err)
 	}
 	version, err := c.version()
 	if err != nil {
 		return nil, err
-	}
-	if version > StateVersion {
-		return nil, fmt.Errorf("state folder %s was written by a newer layerbuild (version %d, this one knows %d): upgrade layerbuild, or name another folder with --state-dir", state, version, StateVersion)
 	}
 	if err := c.migrate(); err != nil {
 		return nil, fmt.Errorf("state folder %s: migrating it from version %d: %w", state, version, err)
@@ -108,17 +109,30 @@ func (c *Cache) sweep() error {
 	return nil
 }
 
-// version reads the version of the state folder.
-func (c *Cache) version() (int, error) {
+// written reads the version that the state folder says it has. The error is
+// ErrCorrupt for what is no version.
+func (c *Cache) written() (int, error) {
 	raw, err := os.ReadFile(c.path("version"))
 	if err != nil {
-		return 0, fmt.Errorf("state folder: %w", err)
+		return 0, err
 	}
 	version, err := strconv.Atoi(strings.TrimSpace(string(raw)))
 	if err != nil || version < 1 {
-		// It is damaged. To take it for the newest is safe: a record says itself
-		// of which version it is, and an older one is not found by its key.
+		return 0, ErrCorrupt
+	}
+	return version, nil
+}
+
+// version returns the version of the state folder.
+func (c *Cache) version() (int, error) {
+	version, err := c.written()
+	if errors.Is(err, ErrCorrupt) {
+		// To take it for the newest is safe: a record says itself of which version
+		// it is, and an older one is not found by its key.
 		return StateVersion, c.write("version", []byte(strconv.Itoa(StateVersion)+"\n"))
+	}
+	if err != nil {
+		return 0, fmt.Errorf("state folder: %w", err)
 	}
 	return version, nil
 }
@@ -213,7 +227,7 @@ func syncDir(path string) error {
 func (c *Cache) putAside(name string) {
 	aside := c.aside(name)
 	if os.MkdirAll(filepath.Dir(aside), 0o700) != nil || os.Rename(c.path(name), aside) != nil {
-		_ = os.Remove(c.path(name))
+		_ = os.RemoveAll(c.path(name)) // it may be a folder
 	}
 }
 
@@ -300,18 +314,42 @@ func (c *Cache) Get(kind Kind, key Key) (*Record, error) {
 
 // read decodes a sealed file; a damaged one is put aside.
 func (c *Cache) read(name string, v any) error {
-	data, err := os.ReadFile(c.path(name))
+	data, err := c.data(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return ErrNotFound
 	}
-	if err != nil {
-		return err
-	}
-	if unseal(data, v) != nil {
+	if errors.Is(err, ErrCorrupt) || err == nil && unseal(data, v) != nil {
 		c.putAside(name)
 		return ErrCorrupt
 	}
-	return nil
+	return err
+}
+
+// maxFile bounds what is read of a file, which may be anybody's, in bytes. The
+// text of a stackerfile is at most 4 MiB.
+const maxFile = 64 << 20
+
+// data returns the content of a file. The error is ErrCorrupt for what cannot be
+// a file of ours: a folder, a fifo, something huge.
+func (c *Cache) data(name string) ([]byte, error) {
+	file, err := os.OpenFile(c.path(name), os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) { // a symlink, a socket
+		return nil, ErrCorrupt
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxFile {
+		return nil, ErrCorrupt
+	}
+	data := make([]byte, info.Size())
+	_, err = io.ReadFull(file, data)
+	return data, err
 }
 
 // Put remembers the result of a step with these inputs. Everything that the
