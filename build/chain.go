@@ -189,8 +189,23 @@ func (b *Builder) packed(c *chain) bool {
 	return true
 }
 
+// rememberPacked makes a blob the one that a snapshot's difference is packed to. A
+// difference has one blob of each type. That it is set again changes nothing; one
+// that is not in the store is refused, and so is another one beside one that is:
+// images would differ by the order of builds.
 func (b *Builder) rememberPacked(l *layers.Layer, layer oci.Layer, cost time.Duration) error {
-	_, err := b.cache.Put(buildcache.Pack, packInputs(layer.DiffID), layer.Descriptor, cost, origin(l))
+	if !b.blobs.Has(layer.Descriptor) {
+		return fmt.Errorf("blob %s of layer %s is not in the store", layer.Digest, layer.DiffID)
+	}
+	in := packInputs(layer.DiffID)
+	var known oci.Descriptor
+	if _, err := b.lookup(buildcache.Pack, in, &known); err == nil && b.blobs.Has(known) {
+		if known.Digest != layer.Digest {
+			return fmt.Errorf("layer %s is packed to blob %s already, and now to %s: the compressor is not deterministic", layer.DiffID, known.Digest, layer.Digest)
+		}
+		return nil
+	}
+	_, err := b.cache.Put(buildcache.Pack, in, layer.Descriptor, cost, origin(l))
 	return err
 }
 
