@@ -39,6 +39,7 @@ var groups = []struct {
 	{"noop", noop},
 	{"records", records},
 	{"imports", importing},
+	{"explain", explaining},
 }
 
 func run() error {

@@ -81,8 +81,7 @@ const AllLayers = "*"
 type Builder struct {
 	Options
 	*rooms
-	graph  *layers.Graph
-	number int // see numbered
+	graph *layers.Graph
 
 	mayMount  bool // this process has mounts of its own
 	environ   []string
@@ -91,6 +90,7 @@ type Builder struct {
 	downloads *downloader
 	git       *gitFolders
 	layers    map[*layers.Layer]*outcome
+	numbered  func() (int, error)         // the build's number: that of its log and its journal
 	damaged   sync.Map                    // keys of records that are known to be
 	recent    func() []*buildcache.Record // what layers without a past are compared with
 
@@ -160,11 +160,15 @@ func attempt(ctx context.Context, o Options, graph *layers.Graph) error {
 	}
 	hold := &held{}
 	b.Sink = hold
+	go b.numbered() // to make a file can take as long as all the rest
 	err = b.build(ctx)
 	if errors.Is(err, errDamaged) {
 		return err
 	}
 	if errors.Is(err, errMounts) {
+		if number, err := b.numbered(); err == nil {
+			b.cache.DropBuild(number) // the second life has its own
+		}
 		if err := overlay.Supported(o.StateDir); err != nil {
 			return err
 		}
@@ -232,6 +236,7 @@ func open(o Options, graph *layers.Graph) (*Builder, error) {
 	if err != nil {
 		return nil, err
 	}
+	b.numbered = sync.OnceValues(b.cache.NextBuild)
 	if err := writable(o.OCIDir); err != nil && !o.Plan { // better to know now than after all is built
 		b.close()
 		return nil, err
@@ -261,25 +266,42 @@ func writable(ociDir string) error {
 	}
 }
 
-// build builds all layers and keeps the journal of it.
+// build builds all layers, keeps the journal of it, and sums it up.
 func (b *Builder) build(ctx context.Context) error {
 	start := time.Now()
 	for _, warning := range b.graph.Warnings {
 		b.report(progress.Event{Kind: progress.Warning, Text: warning.Error()})
 	}
-	err := b.buildLayers(ctx, start)
-	if b.Plan || errors.Is(err, errMounts) {
+	err := b.buildLayers(ctx)
+	if errors.Is(err, errMounts) || b.Shell != nil {
 		return err
 	}
-	if lost := b.tell(ctx, start, err); lost != nil {
-		b.report(progress.Event{Kind: progress.Warning, Text: fmt.Sprintf("the build cannot be explained later: %s", lost)})
+	complete := err == nil
+	if complete {
+		err = b.verdict()
+	}
+	if !b.Plan {
+		b.keepJournal(ctx, start, err)
+	}
+	if complete {
+		b.sumUp(start)
 	}
 	return err
 }
 
+// keepJournal keeps what explains the build. Without it, as on a full disk, the
+// build is as good.
+func (b *Builder) keepJournal(ctx context.Context, start time.Time, failure error) {
+	ended := time.Now()
+	if err := b.tell(ctx, start, failure); err != nil {
+		b.report(progress.Event{Kind: progress.Warning, Text: fmt.Sprintf("the build cannot be explained later: %s", err)})
+	}
+	b.report(progress.Event{Kind: progress.Debug, Text: fmt.Sprintf("kept the journal of the build in %dµs", time.Since(ended).Microseconds())})
+}
+
 // buildLayers builds every layer as soon as those it needs are there. The first
 // failure stops the others.
-func (b *Builder) buildLayers(ctx context.Context, start time.Time) error {
+func (b *Builder) buildLayers(ctx context.Context) error {
 	if b.mayMount {
 		if err := errors.Join(b.snapshots.Sweep(ctx), sandbox.Sweep(ctx, filepath.Join(b.StateDir, "tmp"))); err != nil {
 			b.report(progress.Event{Kind: progress.Warning, Text: err.Error()})
@@ -312,7 +334,7 @@ func (b *Builder) buildLayers(ctx context.Context, start time.Time) error {
 		}
 	}
 	b.countUses()
-	return b.finish(start)
+	return nil
 }
 
 // use notes that the build uses something, by the hexadecimal digits of its
@@ -334,9 +356,9 @@ func (b *Builder) countUses() {
 	_ = b.cache.Used(time.Now(), slices.Sorted(maps.Keys(b.used)))
 }
 
-// finish sums a build up. A build that went well may still have something to
-// say that is no success: what would be built, what is not reproducible.
-func (b *Builder) finish(start time.Time) error {
+// verdict is nil for a build that went well and has nothing to say that is no
+// success: what would be built, what is not reproducible.
+func (b *Builder) verdict() error {
 	var misses, differs []string
 	for _, l := range b.graph.Layers {
 		switch o := b.layers[l]; {
@@ -346,12 +368,6 @@ func (b *Builder) finish(start time.Time) error {
 			misses = append(misses, l.Name)
 		}
 	}
-	report := &explain.Report{Layers: b.told()}
-	report.Count()
-	for _, text := range slices.Concat(report.Causes(), report.Reused()) {
-		b.report(progress.Event{Kind: progress.Notice, Text: text})
-	}
-	b.report(progress.Event{Kind: progress.Summary, Text: report.Cache.String(), Took: time.Since(start)})
 	switch {
 	case len(misses) > 0:
 		return &MissError{misses}
@@ -359,6 +375,17 @@ func (b *Builder) finish(start time.Time) error {
 		return &DifferError{differs}
 	}
 	return nil
+}
+
+// sumUp reports which layers were rebuilt since others were, and what the cache
+// has saved.
+func (b *Builder) sumUp(start time.Time) {
+	report := &explain.Report{Layers: b.told()}
+	report.Count()
+	for _, text := range slices.Concat(report.Causes(), report.Reused()) {
+		b.report(progress.Event{Kind: progress.Notice, Text: text})
+	}
+	b.report(progress.Event{Kind: progress.Summary, Text: report.Cache.String(), Took: time.Since(start)})
 }
 
 // A MissError says that layers are not in the cache, when nothing was to be built.

@@ -292,7 +292,11 @@ func (b *Builder) tell(ctx context.Context, start time.Time, failure error) erro
 		return err
 	}
 	report.Build.Number = number
-	return b.cache.PutJournal(number, report)
+	raw, err := report.Encode()
+	if err != nil {
+		return err
+	}
+	return b.cache.PutJournal(number, raw)
 }
 
 // told is what is told of the layers, in the order of the graph.

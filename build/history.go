@@ -66,17 +66,17 @@ func (p *Past) Builds() ([]*explain.Report, error) {
 
 // Build returns what is told of one build.
 func (p *Past) Build(number int) (*explain.Report, error) {
-	journal, err := p.cache.Journal(number)
+	raw, err := p.cache.Build(number)
 	switch {
 	case errors.Is(err, buildcache.ErrNotFound):
 		return nil, fmt.Errorf("there is no build %d in %s: `layerbuild history` lists what there is", number, p.dir)
 	case errors.Is(err, buildcache.ErrCorrupt):
-		return nil, fmt.Errorf("the journal of build %d was damaged and has been put aside", number)
+		return nil, fmt.Errorf("build %d has not ended, or was killed, or its journal is damaged", number)
 	case err != nil:
 		return nil, err
 	}
 	var r explain.Report
-	return &r, json.Unmarshal(journal.Report, &r)
+	return &r, json.Unmarshal(raw, &r)
 }
 
 // Last returns what is told of the last build of a stackerfile or, if none is

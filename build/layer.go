@@ -91,12 +91,12 @@ func (b *Builder) makeLayer(ctx context.Context, l *layers.Layer, o *outcome) er
 // rootfs returns the result of a step: from the cache, or by doing it.
 func (b *Builder) rootfs(ctx context.Context, s *rootfsStep, o *outcome) (*buildcache.Record, rootfs, error) {
 	record, fs, miss := b.lookupRootfs(ctx, s)
-	o.told.Key = string(s.inputs.Key(buildcache.Rootfs))
 	verify := miss == nil && named(b.Verify, s.l)
 	if miss == nil && !verify && !named(b.NoCache, s.l) {
 		o.found(record)
 		return record, fs, nil
 	}
+	o.told.Key = string(s.inputs.Key(buildcache.Rootfs))
 	if !verify && (b.mayMount || b.Plan || b.FailOnMiss) { // otherwise the second life says it
 		if err := b.tellMiss(s, &o.told, miss); err != nil {
 			return nil, fs, err

@@ -38,18 +38,6 @@ func (b *Builder) openLog() (*os.File, error) {
 	return b.cache.CreateLog(number)
 }
 
-// numbered returns the build's number: that of its log and its journal.
-func (b *Builder) numbered() (int, error) {
-	if b.number == 0 {
-		number, err := b.cache.NextBuild()
-		if err != nil {
-			return 0, fmt.Errorf("numbering the build: %w", err)
-		}
-		b.number = number
-	}
-	return b.number, nil
-}
-
 // Log copies the log of a build to w: of the last one when number is 0.
 func Log(stateDir string, number int, w io.Writer) error {
 	cache, err := buildcache.Open(stateDir)

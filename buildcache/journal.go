@@ -1,89 +1,95 @@
 package buildcache
 
 import (
-	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // keptJournals is how many builds are remembered.
 const keptJournals = 100
 
-// A Journal is what is kept of one build.
-type Journal struct {
+// sweepJournals is how often the oldest are removed: each so many builds.
+const sweepJournals = 16
+
+// A journal is the file of one build. It is not synced, and not made in one
+// move: the checksum tells whether it is whole, and no build depends on it.
+type journal struct {
+	Sum     string          `json:"sha256"` // of the report's bytes
 	Version int             `json:"version"`
-	Number  int             `json:"number"` // builds of a state folder count from 1
-	Report  json.RawMessage `json:"report"` // what the engine tells of the build
+	Report  json.RawMessage `json:"report"`
 }
 
-func journalName(number int) string {
-	return filepath.Join("builds", strconv.Itoa(number)+".json")
+func (c *Cache) journalPath(number int) string {
+	return c.path("builds", strconv.Itoa(number)+".json")
 }
 
-// NextBuild gives a build its number, which no other build has or had.
+// NextBuild gives a build its number, which no other build gets.
 func (c *Cache) NextBuild() (int, error) {
-	if err := os.MkdirAll(c.path("builds"), 0o700); err != nil {
-		return 0, err
-	}
-	file, err := os.OpenFile(c.path("builds", "last"), os.O_CREATE|os.O_RDWR, 0o600)
+	numbers, err := c.Builds()
 	if err != nil {
 		return 0, err
 	}
-	defer file.Close()
-	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX); err != nil {
+	number := 1
+	if len(numbers) > 0 {
+		number = numbers[len(numbers)-1] + 1
+	} else if err := os.MkdirAll(c.path("builds"), 0o700); err != nil {
 		return 0, err
 	}
-	text, err := io.ReadAll(file)
-	if err != nil {
-		return 0, err
-	}
-	last, err := strconv.Atoi(string(bytes.TrimSpace(text)))
-	if err != nil { // it was cut, or is not there
-		numbers, err := c.Builds()
-		if err != nil {
+	for ; ; number++ { // several processes begin at once
+		file, err := os.OpenFile(c.journalPath(number), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		if err == nil {
+			return number, file.Close()
+		}
+		if !errors.Is(err, fs.ErrExist) {
 			return 0, err
 		}
-		last = slices.Max(append(numbers, 0))
 	}
-	_, err = file.WriteAt(fmt.Appendf(nil, "%10d\n", last+1), 0)
-	return last + 1, err
 }
 
-// PutJournal keeps what is told of a build, and forgets the oldest builds. It is
-// not synced, since no build depends on it.
-func (c *Cache) PutJournal(number int, report any) error {
-	raw, err := json.Marshal(report)
-	if err != nil {
-		return err
-	}
-	if err := c.jot(journalName(number), Journal{FormatVersion, number, raw}); err != nil {
+// DropBuild gives a number back, of a build that is not to be told of.
+func (c *Cache) DropBuild(number int) { _ = os.Remove(c.journalPath(number)) }
+
+// PutJournal keeps the report of a build, which is JSON, and forgets the oldest builds.
+func (c *Cache) PutJournal(number int, report []byte) error {
+	text := fmt.Appendf(nil, "{\"sha256\":\"%x\",\"version\":%d,\"report\":%s}\n", sha256.Sum256(report), FormatVersion, report)
+	if err := os.WriteFile(c.journalPath(number), text, 0o600); err != nil {
 		return fmt.Errorf("keeping the journal of the build: %w", err)
 	}
+	if number%sweepJournals != 0 {
+		return nil
+	}
 	numbers, err := c.Builds()
-	for i := range max(0, len(numbers)-keptJournals) {
-		_ = os.Remove(c.path(journalName(numbers[i])))
+	for i := 0; i < len(numbers)-keptJournals; i++ {
+		_ = os.Remove(c.journalPath(numbers[i]))
 	}
 	return err
 }
 
 // Builds returns the numbers of the builds that are remembered, in their order.
 func (c *Cache) Builds() ([]int, error) {
-	entries, err := os.ReadDir(c.path("builds"))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	dir, err := os.Open(c.path("builds"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(0)
+	if err != nil {
 		return nil, err
 	}
 	var numbers []int
-	for _, entry := range entries {
-		name, ok := strings.CutSuffix(entry.Name(), ".json")
+	for _, name := range names {
+		name, ok := strings.CutSuffix(name, ".json")
 		if n, err := strconv.Atoi(name); ok && err == nil && n > 0 {
 			numbers = append(numbers, n)
 		}
@@ -92,16 +98,21 @@ func (c *Cache) Builds() ([]int, error) {
 	return numbers, nil
 }
 
-// Journal returns what was told of a build, or ErrNotFound, or ErrCorrupt.
-func (c *Cache) Journal(number int) (*Journal, error) {
-	var j Journal
-	if err := c.read(journalName(number), &j); err != nil {
+// Build returns the report of a build, or ErrNotFound, or ErrCorrupt if it is
+// damaged or the build has not ended.
+func (c *Cache) Build(number int) (json.RawMessage, error) {
+	data, err := os.ReadFile(c.journalPath(number))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrNotFound
+	}
+	if err != nil {
 		return nil, err
 	}
-	if j.Number != number {
+	var j journal
+	if err := json.Unmarshal(data, &j); err != nil || j.Version != FormatVersion || fmt.Sprintf("%x", sha256.Sum256(j.Report)) != j.Sum {
 		return nil, ErrCorrupt
 	}
-	return &j, nil
+	return j.Report, nil
 }
 
 // jot makes a sealed file that may be lost in a power cut, but is never half there.
