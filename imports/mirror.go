@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -135,12 +136,16 @@ func (s *Store) makeMirror(ctx context.Context, src Source, d digest.Digest) (er
 	if _, err := os.Lstat(s.mirrorDir(d)); err == nil {
 		return nil // somebody else was faster
 	}
-	entries, err := s.Entries(d)
-	if err != nil {
+	hint := s.hintPath(src)
+	last := readHint(hint)
+	var entries, old []Entry
+	var reading errgroup.Group
+	reading.Go(func() (err error) { entries, err = s.Entries(d); return err })
+	reading.Go(func() (err error) { old, err = s.lastEntries(ctx, last); return err })
+	if err := reading.Wait(); err != nil {
 		return err
 	}
-	hint := s.hintPath(src)
-	dir, err := s.moldMirror(ctx, src, entries, readHint(hint))
+	dir, err := s.moldMirror(ctx, src, entries, last, old)
 	if err != nil {
 		return err
 	}
@@ -150,14 +155,10 @@ func (s *Store) makeMirror(ctx context.Context, src Source, d digest.Digest) (er
 	return errors.Join(dir.Close(), s.writeHint(hint, d.String()))
 }
 
-// moldMirror makes the folder of a mirror in tmp/. If most of the mirror of last
-// is in it, and nobody uses that one, it is changed into the new one; if it is
+// moldMirror makes the folder of a mirror in tmp/. If most of the mirror of last,
+// whose entries old are unless there is none, is in it, and nobody uses that one, it is changed into the new one; if it is
 // used, equal files are links to its files.
-func (s *Store) moldMirror(ctx context.Context, src Source, entries []Entry, last digest.Digest) (*lockedDir, error) {
-	old, err := s.lastEntries(ctx, last)
-	if err != nil {
-		return nil, err
-	}
+func (s *Store) moldMirror(ctx context.Context, src Source, entries []Entry, last digest.Digest, old []Entry) (*lockedDir, error) {
 	changes := Compare(old, entries)
 	gone := 0
 	for _, c := range changes {
