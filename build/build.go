@@ -59,6 +59,9 @@ type Options struct {
 	// image was built; without one there are none.
 	AnnotationsNamespace string
 	ToolVersion          string // for images with wall-clock times
+	// MetadataFile and IIDFile are written when all has been built: see writeFiles.
+	MetadataFile string
+	IIDFile      string
 
 	// OnRunFailure is a command that runs in a step's container after the step
 	// failed, on the terminal; "" is none.
@@ -149,6 +152,9 @@ func attempt(ctx context.Context, o Options, graph *layers.Graph) error {
 		return err
 	}
 	defer b.close()
+	if err := b.checkFiles(); err != nil {
+		return err
+	}
 	if o.Plan {
 		return b.build(ctx)
 	}
@@ -330,6 +336,9 @@ func (b *Builder) buildLayers(ctx context.Context) error {
 	}
 	if !b.Plan {
 		if err := b.putImages(ctx); err != nil {
+			return err
+		}
+		if err := b.writeFiles(); err != nil {
 			return err
 		}
 	}

@@ -55,6 +55,8 @@ not reproducible.`,
 	flags.BoolVar(&f.Plan, "dry-run", false, "say what would be built, and why; build nothing")
 	flags.BoolVar(&f.FailOnMiss, "fail-on-miss", false, "stop at the first layer that is not in the cache")
 	flags.BoolVar(&f.orderOnly, "order-only", false, "print the layers in the order in which they are built")
+	flags.StringVar(&f.MetadataFile, "metadata-file", "", "write the digests of the images to a `file`, as docker buildx does")
+	flags.StringVar(&f.IIDFile, "iidfile", "", "write the image's ID, the digest of its config, to a `file`; for one image or --target")
 	verify := flags.Bool("verify", false, "build layers that are in the cache again, and compare")
 	cmd.PreRun = func(*cobra.Command, []string) {
 		if *verify {
