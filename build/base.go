@@ -49,7 +49,7 @@ func (b *Builder) base(ctx context.Context, l *layers.Layer) (*base, error) {
 		return &base{}, nil
 	case layers.BaseBuilt:
 		parent := b.layers[b.graph.Layer(l.From.Tag)]
-		return &base{parent.image.Base(), parent.chain}, nil
+		return &base{parent.config.Base(), parent.chain}, nil
 	case layers.BaseOCI:
 		image, err = b.layoutBase(ctx, l)
 	case layers.BaseDocker:
@@ -102,6 +102,11 @@ func (b *Builder) registryBase(ctx context.Context, l *layers.Layer) (*oci.Base,
 	}
 	what := "pulling " + l.From.URL
 	b.notice(l, progress.Notice, "%s", what)
+	release, err := b.limits.connections.acquire(ctx, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	defer b.doing(l, what)()
 	return b.blobs.BaseFromRegistry(ctx, b.registry(), ref, manifest, b.meter(l, what))
 }

@@ -14,14 +14,12 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sync/semaphore"
 	"golang.org/x/sys/unix"
 
 	"github.com/layerbuild/layerbuild/buildcache"
@@ -43,7 +41,8 @@ type Options struct {
 	OCIDir      string // the OCI layout that images go to
 	Clock       Clock
 	Runtime     string // an OCI runtime's name or path; "" takes the first that starts
-	Jobs        int    // how many layers are worked on at once; 0 is one a core
+	Jobs        int    // how many steps run at once; 0 is one a core, and 8 at least
+	KeepGoing   bool   // after a failure go on with what does not need what failed
 
 	Offline     bool  // ask no server: what is here serves
 	NoStatIndex bool  // read every file of an import, whatever stat says
@@ -59,6 +58,7 @@ type Options struct {
 	// image was built; without one there are none.
 	AnnotationsNamespace string
 	ToolVersion          string // for images with wall-clock times
+
 	// MetadataFile and IIDFile are written when all has been built: see writeFiles.
 	MetadataFile string
 	IIDFile      string
@@ -93,7 +93,11 @@ type Builder struct {
 	downloads *downloader
 	git       *gitFolders
 	layers    map[*layers.Layer]*outcome
-	numbered  func() (int, error)         // the build's number: that of its log and its journal
+	numbered  func() (int, error)    // the build's number: that of its log and its journal
+	needed    map[*layers.Layer]bool // by others
+	limits    limits
+	worth     func() map[*layers.Layer]time.Duration // see paths
+	failures  failures
 	damaged   sync.Map                    // keys of records that are known to be
 	recent    func() []*buildcache.Record // what layers without a past are compared with
 
@@ -219,9 +223,6 @@ func open(o Options, graph *layers.Graph) (*Builder, error) {
 			return nil, err
 		}
 	}
-	if o.Jobs == 0 {
-		o.Jobs = runtime.NumCPU()
-	}
 	b := &Builder{
 		Options:  o,
 		graph:    graph,
@@ -229,9 +230,12 @@ func open(o Options, graph *layers.Graph) (*Builder, error) {
 		environ:  os.Environ(),
 		registry: sync.OnceValue(oci.NewRegistry),
 		layers:   map[*layers.Layer]*outcome{},
+		needed:   map[*layers.Layer]bool{},
+		limits:   newLimits(o.Jobs),
 		used:     map[string]bool{},
 	}
 	b.runner = &lazyRuntime{b: b}
+	b.worth = sync.OnceValue(b.paths)
 	b.recent = sync.OnceValue(func() []*buildcache.Record {
 		records, _ := b.cache.Recent(buildcache.Rootfs) // explanations do without
 		return records
@@ -249,6 +253,9 @@ func open(o Options, graph *layers.Graph) (*Builder, error) {
 	}
 	for _, l := range graph.Layers {
 		b.layers[l] = &outcome{done: make(chan struct{})}
+		for _, need := range graph.Needs(l) {
+			b.needed[need] = true
+		}
 	}
 	return b, nil
 }
@@ -315,18 +322,8 @@ func (b *Builder) buildLayers(ctx context.Context) error {
 	}
 	b.report(progress.Event{Kind: progress.Begin, Total: int64(len(b.graph.Layers))})
 	group, layerCtx := errgroup.WithContext(ctx)
-	slots := semaphore.NewWeighted(int64(b.Jobs))
 	for _, l := range b.graph.Layers {
-		group.Go(func() error {
-			if err := b.awaitNeeds(layerCtx, l); err != nil {
-				return err
-			}
-			if err := slots.Acquire(layerCtx, 1); err != nil {
-				return err
-			}
-			defer slots.Release(1)
-			return b.layer(layerCtx, l)
-		})
+		group.Go(func() error { return b.layerInTurn(layerCtx, l) })
 	}
 	if err := group.Wait(); err != nil {
 		return err
@@ -338,11 +335,16 @@ func (b *Builder) buildLayers(ctx context.Context) error {
 		if err := b.putImages(ctx); err != nil {
 			return err
 		}
+	}
+	b.countUses()
+	if err := b.failure(); err != nil {
+		return err
+	}
+	if !b.Plan {
 		if err := b.writeFiles(); err != nil {
 			return err
 		}
 	}
-	b.countUses()
 	return nil
 }
 
@@ -419,16 +421,31 @@ func isAre(n int, noun string) string {
 	return count(n, noun) + " are"
 }
 
-// awaitNeeds waits for the layers that l reads.
-func (b *Builder) awaitNeeds(ctx context.Context, l *layers.Layer) error {
+// layerInTurn makes a layer when those that it reads are there. It is left out when
+// one of them could not be made.
+func (b *Builder) layerInTurn(ctx context.Context, l *layers.Layer) error {
+	o := b.layers[l]
 	for _, need := range b.graph.Needs(l) {
 		select {
 		case <-b.layers[need].done:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+		if needed := b.layers[need]; needed.config == nil && (needed.failed || needed.skipped) {
+			o.skipped = true
+			close(o.done)
+			return nil
+		}
 	}
-	return nil
+	err := b.layer(ctx, l)
+	if err == nil {
+		return nil
+	}
+	if err = b.failed(ctx, l, err); err == nil && o.config == nil {
+		o.failed = true
+		close(o.done)
+	}
+	return err
 }
 
 // mounts is asked before anything that mounts, downloads or takes long.

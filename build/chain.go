@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -28,17 +29,23 @@ type chain struct {
 	ofBase bool // it is of an image from outside
 
 	packing sync.Mutex
-	blob    oci.Descriptor // of the highest layer; zero while it is not packed
+	blob    atomic.Pointer[oci.Descriptor] // of the highest layer; nil while it is not known to be packed
 }
 
 // with returns the chain with one more layer.
 func (c *chain) with(layer oci.Layer) *chain {
-	up := &chain{below: c, diff: layer.DiffID, id: layer.DiffID, blob: layer.Descriptor}
+	up := &chain{below: c, diff: layer.DiffID, id: layer.DiffID}
+	if layer.Descriptor.Digest != "" {
+		up.blob.Store(&layer.Descriptor)
+	}
 	if c != nil {
 		up.id = identity.ChainID([]digest.Digest{c.id, layer.DiffID})
 	}
 	return up
 }
+
+// layer returns the highest layer, which is packed.
+func (c *chain) layer() oci.Layer { return oci.Layer{Descriptor: *c.blob.Load(), DiffID: c.diff} }
 
 // ID returns the ChainID, "" for the empty rootfs.
 func (c *chain) ID() digest.Digest {
@@ -113,10 +120,7 @@ func (b *Builder) unpack(ctx context.Context, l *layers.Layer, c *chain) error {
 	if err != nil {
 		return err
 	}
-	what := "unpacking " + c.blob.Digest.Encoded()[:12]
-	done := b.doing(l, what)
-	err = b.blobs.Unpack(ctx, oci.Layer{Descriptor: c.blob, DiffID: c.diff}, root, b.meter(l, what))
-	done()
+	err = b.unpackInto(ctx, l, c, root)
 	if errors.Is(err, oci.ErrCorrupt) {
 		return damaged(err)
 	}
@@ -132,6 +136,18 @@ func (b *Builder) unpack(ctx context.Context, l *layers.Layer, c *chain) error {
 	return b.snapshots.Hold(ctx, c.id)
 }
 
+func (b *Builder) unpackInto(ctx context.Context, l *layers.Layer, c *chain, root string) error {
+	release, err := b.limits.cores.acquire(ctx, b.worth()[l])
+	if err != nil {
+		return err
+	}
+	defer release()
+	layer := c.layer()
+	what := "unpacking " + layer.Digest.Encoded()[:12]
+	defer b.doing(l, what)()
+	return b.blobs.Unpack(ctx, layer, root, b.meter(l, what))
+}
+
 // pack makes the blobs of a rootfs that are not there, of the snapshots, and
 // returns its layers. Layers of build_only parents have no blob until an image
 // needs them.
@@ -142,7 +158,7 @@ func (b *Builder) pack(ctx context.Context, s *rootfsStep, c *chain) ([]oci.Laye
 		if err := b.packOne(ctx, s, link); err != nil {
 			return nil, err
 		}
-		packed[i] = oci.Layer{Descriptor: link.blob, DiffID: link.diff}
+		packed[i] = link.layer()
 	}
 	return packed, nil
 }
@@ -162,9 +178,7 @@ func (b *Builder) packOne(ctx context.Context, s *rootfsStep, c *chain) error {
 		return snapshotDamage(err)
 	}
 	defer release()
-	done := b.doing(s.l, "packing")
-	made, err := b.blobs.Pack(ctx, dir, oci.PackOptions{Epoch: s.epoch, Root: true, Progress: b.meter(s.l, "packing")})
-	done()
+	made, err := b.packFolder(ctx, s, dir, false)
 	if err != nil {
 		return err
 	}
@@ -172,20 +186,35 @@ func (b *Builder) packOne(ctx context.Context, s *rootfsStep, c *chain) error {
 		_, err := b.snapshots.PutAside(c.id)
 		return errors.Join(damaged(fmt.Errorf("snapshot %s does not hold what it held when it was made", c.id)), err)
 	}
-	c.blob = made.Descriptor
+	c.blob.Store(&made.Descriptor)
 	return b.rememberPacked(s.l, made.Layer, time.Since(start))
+}
+
+// packFolder packs a folder, or only finds out its DiffID.
+func (b *Builder) packFolder(ctx context.Context, s *rootfsStep, dir string, discard bool) (oci.Packed, error) {
+	release, err := b.limits.cores.acquire(ctx, b.worth()[s.l])
+	if err != nil {
+		return oci.Packed{}, err
+	}
+	defer release()
+	what := "packing"
+	if discard {
+		what = "digesting"
+	}
+	defer b.doing(s.l, what)()
+	return b.blobs.Pack(ctx, dir, oci.PackOptions{Epoch: s.epoch, Root: true, Discard: discard, Progress: b.meter(s.l, what)})
 }
 
 // packed tells whether the highest layer has a blob, remembered and there.
 func (b *Builder) packed(c *chain) bool {
-	if c.blob.Digest != "" {
+	if c.blob.Load() != nil {
 		return true // a base's layer, taken over as it was, or packed by this build
 	}
 	var blob oci.Descriptor
 	if _, err := b.lookup(buildcache.Pack, packInputs(c.diff), &blob); err != nil || !b.blobs.Has(blob) {
 		return false
 	}
-	c.blob = blob
+	c.blob.Store(&blob)
 	return true
 }
 

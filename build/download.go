@@ -52,6 +52,11 @@ func (d *downloader) ask(ctx context.Context, l *layers.Layer, url, hash string)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	release, err := d.b.limits.connections.acquire(ctx, 0)
+	if err != nil {
+		return imports.Download{}, err
+	}
+	defer release()
 	what := "downloading " + imports.Redact(url)
 	var began sync.Once
 	done, meter := func() {}, d.b.meter(l, what)

@@ -15,11 +15,10 @@ import (
 // author is who built an image, unless its times are the wall clock's.
 const author = "layerbuild"
 
-// makeImage composes the layer's image. A build_only one is composed too, but for
-// its documents: others inherit its configuration.
-func (b *Builder) makeImage(ctx context.Context, s *rootfsStep, c *chain, fs rootfs, made time.Time, generated map[string]string) (*oci.Image, error) {
-	spec := b.imageSpec(ctx, s, fs, made, generated)
-	if s.l.BuildOnly || b.Plan {
+// packImage packs what is not packed of the layer's image, and composes it with its
+// blobs. A build_only one has none.
+func (b *Builder) packImage(ctx context.Context, s *rootfsStep, c *chain, spec oci.ImageSpec) (*oci.Image, error) {
+	if s.l.BuildOnly {
 		return oci.Compose(spec)
 	}
 	packed, err := b.pack(ctx, s, c)

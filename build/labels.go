@@ -43,6 +43,11 @@ func (b *Builder) labels(ctx context.Context, s *rootfsStep, o *outcome) (map[st
 	if _, err := b.lookup(buildcache.Labels, in, &labels); err == nil {
 		return labels, key, nil
 	}
+	ended, err := b.limits.steps.acquire(ctx, b.worth()[s.l])
+	if err != nil {
+		return nil, "", err
+	}
+	defer ended()
 	start := time.Now()
 	if labels, err = b.generateLabels(ctx, s, c); err != nil {
 		return nil, "", err

@@ -18,12 +18,17 @@ import (
 // An outcome is what is known of a layer once it is done: what other layers
 // start from and read.
 type outcome struct {
-	done    chan struct{} // closed when all the rest is set
-	image   *oci.Image    // nil when the layer would have to be built first
+	done    chan struct{} // closed when this is set, the image and differs excepted
+	config  *oci.Image    // the image without its blobs; nil when the layer would have to be built first
 	chain   *chain        // its rootfs
+	below   int           // how many layers of it are the base's
 	hit     bool
-	differs bool // it was built again, and came out otherwise
+	skipped bool // it needs one that failed
+	failed  bool
 	told    explain.Layer
+
+	image   *oci.Image // with the blobs, which may be packed while others build on the layer
+	differs bool       // it was built again, and came out otherwise
 }
 
 // layer makes one layer: its rootfs, its labels, and its image, each from the
@@ -37,11 +42,12 @@ func (b *Builder) layer(ctx context.Context, l *layers.Layer) error {
 	err := b.makeLayer(ctx, l, o)
 	switch {
 	case b.Plan && errors.Is(err, errMounts):
-		o.image, o.hit = nil, false
+		o.hit = false
 		o.told.Outcome = explain.WouldBuild
 		if len(o.told.Reasons)+len(o.told.Because) == 0 {
 			b.notice(l, progress.Miss, "what it reads must be fetched or unpacked first")
 		}
+		close(o.done)
 	case err != nil:
 		if ctx.Err() == nil && o.told.Outcome != explain.WouldBuild {
 			o.told.Outcome = explain.Broken
@@ -50,20 +56,24 @@ func (b *Builder) layer(ctx context.Context, l *layers.Layer) error {
 	case o.hit:
 		b.report(progress.Event{Kind: progress.Hit, Layer: l.Name})
 	default:
-		b.report(progress.Event{Kind: progress.Built, Layer: l.Name, Took: time.Since(start)})
+		b.report(progress.Event{Kind: progress.Built, Layer: l.Name, Took: time.Since(start), Done: o.size()})
 	}
-	close(o.done)
 	return nil
 }
 
 func (b *Builder) makeLayer(ctx context.Context, l *layers.Layer, o *outcome) error {
 	for _, need := range b.graph.Needs(l) {
-		if b.layers[need].image == nil {
+		if b.layers[need].config == nil {
 			o.told.Because = append(o.told.Because, need.Name)
 			b.notice(l, progress.Miss, "it reads layer %q, which would be built", need.Name)
 			return errMounts
 		}
 	}
+	looked, err := b.limits.looks.acquire(ctx, 0)
+	if err != nil {
+		return err
+	}
+	defer looked()
 	base, err := b.base(ctx, l)
 	if err != nil {
 		return err
@@ -72,24 +82,35 @@ func (b *Builder) makeLayer(ctx context.Context, l *layers.Layer, o *outcome) er
 	if err != nil {
 		return err
 	}
-	record, fs, err := b.rootfs(ctx, step, o)
+	record, fs, err := b.rootfs(ctx, step, o, looked)
 	if err != nil {
 		return err
 	}
-	o.chain = fs.onto(base.chain)
+	o.chain, o.below = fs.onto(base.chain), len(base.chain.all())
 	b.tellResult(step, &o.told, o.chain)
 	labels, labelsKey, err := b.labels(ctx, step, o)
 	if err != nil {
 		return err
 	}
-	if o.image, err = b.makeImage(ctx, step, o.chain, fs, record.Created, labels); err != nil || b.Plan {
+	spec := b.imageSpec(ctx, step, fs, record.Created, labels)
+	if o.config, err = oci.Compose(spec); err != nil {
+		return err
+	}
+	looked()
+	close(o.done)
+	if b.Plan {
+		o.image = o.config
+		return nil
+	}
+	if o.image, err = b.packImage(ctx, step, o.chain, spec); err != nil {
 		return err
 	}
 	return b.setLatest(l, o, record.Key, labelsKey)
 }
 
-// rootfs returns the result of a step: from the cache, or by doing it.
-func (b *Builder) rootfs(ctx context.Context, s *rootfsStep, o *outcome) (*buildcache.Record, rootfs, error) {
+// rootfs returns the result of a step: from the cache, or by doing it. looked is
+// called when it is not in the cache.
+func (b *Builder) rootfs(ctx context.Context, s *rootfsStep, o *outcome, looked func()) (*buildcache.Record, rootfs, error) {
 	record, fs, miss := b.lookupRootfs(ctx, s)
 	verify := miss == nil && named(b.Verify, s.l)
 	if miss == nil && !verify && !named(b.NoCache, s.l) {
@@ -109,6 +130,7 @@ func (b *Builder) rootfs(ctx context.Context, s *rootfsStep, o *outcome) (*build
 	if err := b.mounts(); err != nil {
 		return nil, fs, err
 	}
+	looked()
 	lock, err := b.lock(ctx, s.l, s.inputs.Key(buildcache.Rootfs))
 	if err != nil {
 		return nil, fs, err
@@ -120,8 +142,16 @@ func (b *Builder) rootfs(ctx context.Context, s *rootfsStep, o *outcome) (*build
 			return record, fs, nil
 		}
 	}
+	if err := b.ensure(ctx, s.l, s.base.chain); err != nil {
+		return nil, fs, err
+	}
+	ended, err := b.limits.steps.acquire(ctx, b.worth()[s.l])
+	if err != nil {
+		return nil, fs, err
+	}
 	start := time.Now()
 	made, err := b.makeRootfs(ctx, s)
+	ended()
 	o.told.Seconds = time.Since(start).Seconds()
 	if err != nil {
 		if ctx.Err() == nil {
@@ -137,6 +167,14 @@ func (b *Builder) rootfs(ctx context.Context, s *rootfsStep, o *outcome) (*build
 	b.dropKept(s.l)
 	record, err = b.cache.Put(buildcache.Rootfs, s.inputs, made, time.Since(start), b.origin(s))
 	return record, made, err
+}
+
+// size is how many bytes the blobs have that are on top of the base's.
+func (o *outcome) size() (size int64) {
+	for _, layer := range o.image.Layers[o.below:] {
+		size += layer.Size
+	}
+	return size
 }
 
 // found notes that the layer's rootfs is in the cache.

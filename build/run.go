@@ -103,12 +103,12 @@ func (b *Builder) addLayer(ctx context.Context, s *rootfsStep, c *chain, points 
 
 // commit packs an upper folder and makes a snapshot of it. The blob is written
 // before the snapshot, and the record of it after: what refers to something
-// comes after it.
+// comes after it. When others build on the layer they do not wait for its blob:
+// only its DiffID is found out, and the snapshot is packed while they go on.
 func (b *Builder) commit(ctx context.Context, s *rootfsStep, upper *overlay.Mutable) (digest.Digest, error) {
 	start := time.Now()
-	done := b.doing(s.l, "packing")
-	packed, err := b.blobs.Pack(ctx, upper.Upper(), oci.PackOptions{Epoch: s.epoch, Root: true, Discard: s.l.BuildOnly, Progress: b.meter(s.l, "packing")})
-	done()
+	discard := s.l.BuildOnly || b.needed[s.l]
+	packed, err := b.packFolder(ctx, s, upper.Upper(), discard)
 	if err != nil {
 		return "", err
 	}
@@ -119,7 +119,7 @@ func (b *Builder) commit(ctx context.Context, s *rootfsStep, upper *overlay.Muta
 	if err := b.snapshots.Hold(ctx, snap.ID); err != nil {
 		return "", err
 	}
-	if !s.l.BuildOnly {
+	if !discard {
 		err = b.rememberPacked(s.l, packed.Layer, time.Since(start))
 	}
 	return packed.DiffID, err

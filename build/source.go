@@ -77,6 +77,11 @@ func (s *source) check(ctx context.Context, hash string) error {
 // to know it.
 func (s *source) measure(ctx context.Context) (m measure, err error) {
 	if s.at.Path != "" {
+		release, err := s.b.limits.cores.acquire(ctx, 0)
+		if err != nil {
+			return m, err
+		}
+		defer release()
 		if m.Tree, err = s.b.sources.Digest(ctx, s.at); err == nil {
 			s.b.use(m.Tree.Digest.Encoded())
 		}

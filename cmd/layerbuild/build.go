@@ -127,7 +127,8 @@ func (f *buildFlags) addCommon(cmd *cobra.Command) {
 	flags.BoolVar(&f.KeepFailed, "keep-failed", false, "keep what a failed run left, for layerbuild shell")
 	flags.StringVar(&f.timestamps, "timestamps", "reproducible", "times in images: `reproducible` or now")
 	addNamespaceFlag(cmd, &f.AnnotationsNamespace)
-	flags.IntVarP(&f.Jobs, "jobs", "j", 0, "how many layers to work on at once (default: one a core)")
+	flags.IntVarP(&f.Jobs, "jobs", "j", 0, "how many steps run at once (default: one a core, and 8 at least)")
+	flags.BoolVar(&f.KeepGoing, "keep-going", false, "after a failure go on with the layers that do not need what failed")
 	flags.StringVar(&f.progress, "progress", "auto", "how the build is shown: `auto`, tty, plain, json or quiet")
 	flags.StringVar(&f.trace, "trace", "", "write a timeline of the build to a `file`, for chrome://tracing or ui.perfetto.dev")
 }
@@ -147,7 +148,7 @@ func (s *settings) build(cmd *cobra.Command, f *buildFlags) (err error) {
 	}
 	f.AnnotationsNamespace, f.ToolVersion = namespace(cmd, f.AnnotationsNamespace, f.Clock), buildVersion()
 	if f.Jobs < 0 {
-		return fmt.Errorf("--jobs is %d: it should be a number of layers", f.Jobs)
+		return fmt.Errorf("--jobs is %d: it should be a number of steps", f.Jobs)
 	}
 	if f.orderOnly {
 		names, err := build.Order(f.Stackerfile, f.Load, f.Targets...)

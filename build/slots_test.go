@@ -1,0 +1,97 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Of those who wait the one worth most is next, of equal ones the first.
+func TestSlotsOrder(t *testing.T) {
+	s := newSlots(1)
+	first, err := s.acquire(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var order []time.Duration
+	var all sync.WaitGroup
+	for i, worth := range []time.Duration{3, 1, 4, 1, 5} {
+		all.Go(func() {
+			release, err := s.acquire(t.Context(), worth)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			mu.Lock()
+			order = append(order, worth)
+			mu.Unlock()
+			release()
+		})
+		waitFor(s, i+1)
+	}
+	first()
+	first() // twice is once
+	all.Wait()
+	if !slices.Equal(order, []time.Duration{5, 4, 3, 1, 1}) {
+		t.Errorf("the order is %v", order)
+	}
+	if s.free != 1 {
+		t.Errorf("%d slots are free", s.free)
+	}
+}
+
+func waitFor(s *slots, waiting int) {
+	for {
+		s.mu.Lock()
+		n := len(s.waiting)
+		s.mu.Unlock()
+		if n == waiting {
+			return
+		}
+		time.Sleep(time.Microsecond)
+	}
+}
+
+// Who gives up loses no slot, whether its turn has come or not.
+func TestSlotsCancelled(t *testing.T) {
+	s := newSlots(2)
+	for range 200 {
+		a, _ := s.acquire(t.Context(), 0)
+		b, _ := s.acquire(t.Context(), 0)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			release, err := s.acquire(ctx, 1)
+			if err == nil {
+				release()
+			} else if !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		}()
+		go cancel()
+		a()
+		b()
+		<-done
+	}
+	if s.free != 2 || len(s.waiting) != 0 {
+		t.Errorf("%d slots are free, %d wait", s.free, len(s.waiting))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.acquire(ctx, 0); !errors.Is(err, context.Canceled) {
+		t.Errorf("a slot for nobody: %v", err)
+	}
+}
+
+func TestFailedError(t *testing.T) {
+	err := &FailedError{Causes: []error{errors.New("one"), errors.New("two"), errors.New("three")}, Skipped: []string{"x"}}
+	want := "3 layers failed, and 1 layer needs what failed: x\nthree\ntwo\nwhat failed first:\none"
+	if err.Error() != want {
+		t.Errorf("%s", err)
+	}
+}
