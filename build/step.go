@@ -36,7 +36,8 @@ type rootfsStep struct {
 	inputs    buildcache.Inputs
 	untracked []string // binds that nobody watches: the step is never found in the cache
 
-	by map[string]*layers.Layer // inputs that other layers make
+	by     map[string]*layers.Layer // inputs that other layers make
+	called map[string]string        // what the stackerfile calls inputs
 }
 
 type imported struct {
@@ -65,7 +66,7 @@ type added struct {
 // is left out: without a run nobody sees the environment, the layer's name, or
 // imports that are not copied into the image.
 func (b *Builder) newRootfsStep(ctx context.Context, l *layers.Layer, base *base) (*rootfsStep, error) {
-	s := &rootfsStep{l: l, base: base, epoch: b.Clock.epoch(base.created()), by: map[string]*layers.Layer{}}
+	s := &rootfsStep{l: l, base: base, epoch: b.Clock.epoch(base.created()), by: map[string]*layers.Layer{}, called: map[string]string{}}
 	switch {
 	case l.From.Type == layers.BaseBuilt:
 		s.by["base"] = b.graph.Layer(l.From.Tag)
@@ -108,7 +109,9 @@ func (b *Builder) addOverlays(ctx context.Context, s *rootfsStep) error {
 			return b.failAt(ctx, s.l, dir.Pos, err)
 		}
 		s.overlays = append(s.overlays, overlaid{dir, source, tree})
-		s.inputs.Add(buildcache.Overlay, fmt.Sprintf("overlay %d %s", i, dir.Dest), string(tree.Digest))
+		name := fmt.Sprintf("overlay %d %s", i, dir.Dest)
+		s.called[name] = dir.Raw + " at " + dir.Dest
+		s.inputs.Add(buildcache.Overlay, name, string(tree.Digest))
 	}
 	return nil
 }
@@ -144,6 +147,10 @@ func (b *Builder) addImports(ctx context.Context, s *rootfsStep) error {
 			shown[name] = true
 			s.shown = append(s.shown, in)
 			s.inputs.Add(buildcache.Import, name, string(tree.Digest))
+		}
+		s.called[name] = imports.Redact(imp.Source.Raw)
+		if imp.Dest != "" {
+			s.called[name] += " at " + imp.Dest
 		}
 		if imp.Source.Scheme == layers.SchemeStacker {
 			s.by[name] = b.graph.Layer(imp.Source.Layer)

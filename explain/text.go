@@ -3,6 +3,7 @@ package explain
 import (
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -223,8 +224,14 @@ func Presence(before, now bool) string {
 	return ""
 }
 
+// numbered matches the names of inputs whose order counts.
+var numbered = regexp.MustCompile(`^(copy|overlay) \d+ (.*)$`)
+
 // label is how people call the input.
 func (r *Reason) label() string {
+	if parts := numbered.FindStringSubmatch(r.Name); parts != nil {
+		return map[string]string{"copy": "import", "overlay": "overlay dir"}[parts[1]] + " at " + parts[2]
+	}
 	for _, prefix := range []string{"env ", "bind "} {
 		if rest, ok := strings.CutPrefix(r.Name, prefix); ok {
 			return rest
