@@ -54,6 +54,9 @@ type Options struct {
 	FailOnMiss bool     // stop where the cache does not know
 	Verify     []string // layers that are built again and compared with what the cache knows
 
+	LayerTypes []string // of the images, one tag each; none is TypeTar
+	NoVerity   bool     // append no dm-verity data to layers that are filesystems
+
 	// AnnotationsNamespace begins the names of the annotations that say of what an
 	// image was built; without one there are none.
 	AnnotationsNamespace string
@@ -92,6 +95,7 @@ type Builder struct {
 	registry  func() *oci.Registry
 	downloads *downloader
 	git       *gitFolders
+	makers    *makers
 	layers    map[*layers.Layer]*outcome
 	numbered  func() (int, error)    // the build's number: that of its log and its journal
 	needed    map[*layers.Layer]bool // by others
@@ -223,6 +227,9 @@ func open(o Options, graph *layers.Graph) (*Builder, error) {
 			return nil, err
 		}
 	}
+	if o.LayerTypes, err = checkTypes(o.LayerTypes); err != nil {
+		return nil, err
+	}
 	b := &Builder{
 		Options:  o,
 		graph:    graph,
@@ -241,6 +248,7 @@ func open(o Options, graph *layers.Graph) (*Builder, error) {
 		return records
 	})
 	b.downloads = newDownloader(b)
+	b.makers = &makers{versions: map[oci.Filesystem]string{}}
 	b.git = &gitFolders{sink: b.report, versions: map[string]func() string{}}
 	b.rooms, err = openRooms(o.StateDir, imports.Options{NoStatIndex: o.NoStatIndex, Forbidden: []string{o.StateDir, o.OCIDir}})
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/layerbuild/layerbuild/oci"
 	"github.com/layerbuild/layerbuild/overlay"
 	"github.com/layerbuild/layerbuild/sandbox"
 )
@@ -15,6 +16,7 @@ import (
 // A Finding is what was found out about one thing that a build needs.
 type Finding struct {
 	What  string // what is needed
+	Extra bool   // by some builds only
 	Found string // what is there; "" if it does not do
 	Cure  string // what is wrong and what to do about it, if it does not do
 }
@@ -30,7 +32,11 @@ func Check(ctx context.Context, stateDir, runtime string) ([]Finding, error) {
 	}
 	findings := []Finding{checkKernel(), checkUser(), checkOverlay(state)}
 	r, err := checkRuntime(ctx, state, runtime)
-	return append(findings, r), err
+	findings = append(findings, r)
+	for _, f := range []oci.Filesystem{oci.Squashfs, oci.Erofs} {
+		findings = append(findings, checkFilesystem(ctx, f))
+	}
+	return findings, err
 }
 
 // minKernel is the first that makes all of a bind mount read-only at once, with
@@ -90,4 +96,15 @@ func checkRuntime(ctx context.Context, state, name string) (Finding, error) {
 		f.Found = r.Name + " " + r.Version
 	}
 	return f, nil
+}
+
+func checkFilesystem(ctx context.Context, f oci.Filesystem) Finding {
+	finding := Finding{What: string(f), Extra: true}
+	version, err := f.Version(ctx)
+	if err != nil {
+		finding.Cure = err.Error()
+	} else {
+		finding.Found = "its tools are " + version
+	}
+	return finding
 }

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"os/user"
+	"slices"
 	"time"
 
 	"github.com/layerbuild/layerbuild/oci"
@@ -25,6 +26,12 @@ func (b *Builder) packImage(ctx context.Context, s *rootfsStep, c *chain, spec o
 	if err != nil {
 		return nil, err
 	}
+	return compose(spec, packed)
+}
+
+// compose makes an image of all its layers, the base's included.
+func compose(spec oci.ImageSpec, packed []oci.Layer) (*oci.Image, error) {
+	spec.Layers = slices.Clone(spec.Layers)
 	if spec.Base != nil {
 		base := *spec.Base
 		base.Layers, packed = packed[:len(base.Layers)], packed[len(base.Layers):]
@@ -39,10 +46,8 @@ func (b *Builder) packImage(ctx context.Context, s *rootfsStep, c *chain, spec o
 // putImages puts the images of a build into the OCI layout, all at once.
 func (b *Builder) putImages(ctx context.Context) error {
 	images := map[string]*oci.Image{}
-	for l, o := range b.layers {
-		if !l.BuildOnly && o.image != nil {
-			images[l.Name] = o.image
-		}
+	for _, o := range b.layers {
+		maps.Copy(images, o.tagged)
 	}
 	output, err := oci.CreateLayout(b.OCIDir)
 	if err != nil {

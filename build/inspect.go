@@ -112,7 +112,9 @@ func currentTags(stackerfile string, load layers.Options) (map[string]bool, erro
 	}
 	current := map[string]bool{}
 	for _, l := range graph.Layers {
-		current[l.Name] = !l.BuildOnly
+		for _, tag := range tagsOf(l) {
+			current[tag] = current[tag] || !l.BuildOnly
+		}
 	}
 	return current, nil
 }

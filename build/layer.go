@@ -18,7 +18,7 @@ import (
 // An outcome is what is known of a layer once it is done: what other layers
 // start from and read.
 type outcome struct {
-	done    chan struct{} // closed when this is set, the image and differs excepted
+	done    chan struct{} // closed when this is set, the images and differs excepted
 	config  *oci.Image    // the image without its blobs; nil when the layer would have to be built first
 	chain   *chain        // its rootfs
 	below   int           // how many layers of it are the base's
@@ -27,8 +27,9 @@ type outcome struct {
 	failed  bool
 	told    explain.Layer
 
-	image   *oci.Image // with the blobs, which may be packed while others build on the layer
-	differs bool       // it was built again, and came out otherwise
+	image   *oci.Image            // with the blobs, which may be packed while others build on the layer
+	tagged  map[string]*oci.Image // what goes into the OCI layout, by tag; image is the one whose layers are tars
+	differs bool                  // it was built again, and came out otherwise
 }
 
 // layer makes one layer: its rootfs, its labels, and its image, each from the
@@ -103,6 +104,9 @@ func (b *Builder) makeLayer(ctx context.Context, l *layers.Layer, o *outcome) er
 		return nil
 	}
 	if o.image, err = b.packImage(ctx, step, o.chain, spec); err != nil {
+		return err
+	}
+	if o.tagged, err = b.typedImages(ctx, step, o, spec); err != nil {
 		return err
 	}
 	return b.setLatest(l, o, record.Key, labelsKey)

@@ -9,6 +9,7 @@ import (
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/layerbuild/layerbuild/layers"
+	"github.com/layerbuild/layerbuild/oci"
 )
 
 // metadata is what `docker buildx build --metadata-file` tells of an image.
@@ -50,12 +51,18 @@ func (b *Builder) checkFiles() error {
 	return nil
 }
 
+// first is the image of a layer whose type was named first.
+func (b *Builder) first(l *layers.Layer) *oci.Image {
+	return b.layers[l].tagged[typedName(l.Name, b.LayerTypes[0])]
+}
+
 // writeFiles writes the files that tell other programs what was built. As with
 // `docker buildx bake` the metadata are a map by layer; when one target is
-// named, they are those of its image alone, as with `docker buildx build`.
+// named, they are those of its image alone, as with `docker buildx build`: of the
+// layer type that was named first.
 func (b *Builder) writeFiles() error {
 	if b.IIDFile != "" {
-		id := b.layers[b.only()].image.Config.Digest
+		id := b.first(b.only()).Config.Digest
 		if err := renameio.WriteFile(b.IIDFile, []byte(id), 0o644); err != nil {
 			return fmt.Errorf("--iidfile: %w", err)
 		}
@@ -64,14 +71,14 @@ func (b *Builder) writeFiles() error {
 		return nil
 	}
 	all := map[string]metadata{}
-	for l, o := range b.layers {
-		if !l.BuildOnly {
-			all[l.Name] = metadata{o.image.Config.Digest.String(), o.image.Manifest, o.image.Manifest.Digest.String(), l.Name}
+	for _, o := range b.layers {
+		for tag, image := range o.tagged {
+			all[tag] = metadata{image.Config.Digest.String(), image.Manifest, image.Manifest.Digest.String(), tag}
 		}
 	}
 	var tell any = all
 	if len(b.Targets) == 1 {
-		tell = all[b.Targets[0]]
+		tell = all[typedName(b.Targets[0], b.LayerTypes[0])]
 	}
 	text, err := json.MarshalIndent(tell, "", "  ")
 	if err != nil {

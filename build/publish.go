@@ -101,17 +101,24 @@ func (o PublishOptions) jobs(layout *oci.Layout, selected []*layers.Layer, to ta
 		return nil, err
 	}
 	var jobs []job
+	types, err := checkTypes(o.LayerTypes)
+	if err != nil {
+		return nil, err
+	}
 	for _, l := range selected {
-		i := slices.IndexFunc(tags, func(t oci.Tag) bool { return t.Name == l.Name })
-		if i < 0 {
-			return nil, staleError(l, "it is not in "+o.OCIDir)
-		}
-		for _, tag := range o.Tags {
-			j := job{l, tags[i], to.name(l.Name, tag)}
-			if err := to.check(j.name); err != nil {
-				return nil, err
+		for _, t := range types {
+			from := typedName(l.Name, t)
+			i := slices.IndexFunc(tags, func(t oci.Tag) bool { return t.Name == from })
+			if i < 0 {
+				return nil, staleError(l, fmt.Sprintf("%s is not in %s", from, o.OCIDir))
 			}
-			jobs = append(jobs, j)
+			for _, tag := range o.Tags {
+				j := job{l, tags[i], to.name(l.Name, typedName(tag, t))}
+				if err := to.check(j.name); err != nil {
+					return nil, err
+				}
+				jobs = append(jobs, j)
+			}
 		}
 	}
 	return jobs, nil
@@ -158,7 +165,7 @@ func (o PublishOptions) checkCurrent(ctx context.Context, layout *oci.Layout, gr
 		if err != nil {
 			return err
 		}
-		same, err := sameImage(b.layers[j.l].image.ManifestBytes, there, o.AnnotationsNamespace)
+		same, err := sameImage(b.layers[j.l].tagged[j.image.Name].ManifestBytes, there, o.AnnotationsNamespace)
 		if err != nil {
 			return err
 		}

@@ -31,7 +31,8 @@ type Diff struct {
 //
 //   - Every mtime is a whole second, and not later than the epoch unless that is
 //     zero. So a snapshot says what the blob says that is packed from it, and a
-//     later step sees the same whether its base was built or pulled.
+//     later step sees the same whether its base was built or pulled. That of a
+//     whiteout is zero.
 //   - No leftovers: no mountpoints that were made for Mount and nothing was put
 //     in, no sockets, no whiteouts or opaque marks with nothing of the parents
 //     to hide, no attributes of overlayfs's own but that mark.
@@ -217,6 +218,8 @@ func (n *normalizer) one(e *entry) (keep bool, err error) {
 
 func (e *entry) isFolder() bool { return e.st.Mode&unix.S_IFMT == unix.S_IFDIR }
 
+func (e *entry) isWhiteout() bool { return e.st.Mode&unix.S_IFMT == unix.S_IFCHR && e.st.Rdev == 0 }
+
 func (e *entry) stat() error {
 	if err := unix.Fstatat(int(e.up.Fd()), e.name, &e.st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
@@ -239,7 +242,7 @@ func (n *normalizer) file(e *entry) (keep bool, err error) {
 		return e.remove(0)
 	case n.exact:
 		return true, nil
-	case kind == unix.S_IFCHR && e.st.Rdev == 0: // a whiteout
+	case e.isWhiteout():
 		if e.below == nil {
 			return e.remove(0)
 		}
@@ -347,7 +350,11 @@ func (n *normalizer) keep(e *entry) error {
 		}
 	}
 	// A folder's mtime changes when something is taken out of it.
-	if mtime := n.clamp(e.st.Mtim); mtime != e.st.Mtim || e.isFolder() {
+	mtime := n.clamp(e.st.Mtim)
+	if e.isWhiteout() {
+		mtime = unix.Timespec{} // no tar says it; a filesystem made of the folder does
+	}
+	if mtime != e.st.Mtim || e.isFolder() {
 		times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, mtime}
 		if err := unix.UtimesNanoAt(int(e.up.Fd()), e.name, times, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return fmt.Errorf("set mtime: %w", err)

@@ -126,7 +126,7 @@ func (f *buildFlags) addCommon(cmd *cobra.Command) {
 	flags.BoolVar(&f.shellFail, "shell-fail", false, "open a shell where a run failed: --on-run-failure /bin/sh")
 	flags.BoolVar(&f.KeepFailed, "keep-failed", false, "keep what a failed run left, for layerbuild shell")
 	flags.StringVar(&f.timestamps, "timestamps", "reproducible", "times in images: `reproducible` or now")
-	addNamespaceFlag(cmd, &f.AnnotationsNamespace)
+	addManifestFlags(cmd, &f.Options)
 	flags.IntVarP(&f.Jobs, "jobs", "j", 0, "how many steps run at once (default: one a core, and 8 at least)")
 	flags.BoolVar(&f.KeepGoing, "keep-going", false, "after a failure go on with the layers that do not need what failed")
 	flags.StringVar(&f.progress, "progress", "auto", "how the build is shown: `auto`, tty, plain, json or quiet")
@@ -210,9 +210,12 @@ func addStackerfileFlags(cmd *cobra.Command, file *string, load *layers.Options)
 	addSubstituteFlags(cmd, load)
 }
 
-// addNamespaceFlag adds the flag of all commands that make manifests.
-func addNamespaceFlag(cmd *cobra.Command, namespace *string) {
-	cmd.Flags().StringVar(namespace, "annotations-namespace", "", "what the annotations begin with that say the git version and the stackerfile of an image, such as `io.stackeroci` (default: that with --timestamps now, otherwise there are none)")
+// addManifestFlags adds the flags of all commands that make manifests.
+func addManifestFlags(cmd *cobra.Command, o *build.Options) {
+	flags := cmd.Flags()
+	flags.StringArrayVar(&o.LayerTypes, "layer-type", nil, "the type of images' layers: `tar`, squashfs or erofs, whose tags end in -squashfs and -erofs; repeatable")
+	flags.BoolVar(&o.NoVerity, "no-verity", false, "append no dm-verity data to squashfs and erofs layers")
+	flags.StringVar(&o.AnnotationsNamespace, "annotations-namespace", "", "what the annotations begin with that say the git version and the stackerfile of an image, such as `io.stackeroci` (default: that with --timestamps now, otherwise there are none)")
 }
 
 // namespace is that of the flag, or what goes with the clock.

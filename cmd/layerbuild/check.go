@@ -16,7 +16,7 @@ func newCheckCommand(s *settings) *cobra.Command {
 		Short: "Find out whether this machine can build",
 		Long: `Try what a build needs of this machine: the kernel, root, overlayfs below the
 state folder, an OCI runtime. Each is one line; what does not do comes with its
-cure, and makes the exit status 1.`,
+cure, and makes the exit status 1. What only some builds need is marked with --.`,
 		Args: noArguments(""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			findings, err := build.Check(cmd.Context(), s.stateDir, runtime)
@@ -25,11 +25,15 @@ cure, and makes the exit status 1.`,
 			}
 			bad := 0
 			for _, f := range findings {
-				if !f.OK() {
+				switch {
+				case !f.OK() && !f.Extra:
 					bad++
 					fmt.Fprintf(cmd.OutOrStdout(), "BAD  %-10s %s\n", f.What, f.Cure)
-				} else if !s.quiet {
+				case s.quiet:
+				case f.OK():
 					fmt.Fprintf(cmd.OutOrStdout(), "ok   %-10s %s\n", f.What, f.Found)
+				default:
+					fmt.Fprintf(cmd.OutOrStdout(), "--   %-10s %s\n", f.What, f.Cure)
 				}
 			}
 			if bad > 0 {

@@ -58,7 +58,7 @@ Credentials are --username and --password, or those of podman, skopeo and docker
 	flags.BoolVar(&o.Force, "force", false, "publish what is in the OCI layout, though it is stale")
 	flags.BoolVar(&o.Offline, "offline", false, "ask nobody whether bases and downloads have changed")
 	flags.StringVar(&timestamps, "timestamps", "reproducible", "what the build was given: `reproducible` or now")
-	addNamespaceFlag(cmd, &o.AnnotationsNamespace)
+	addManifestFlags(cmd, &o.Options)
 	cmd.MarkFlagsRequiredTogether("username", "password")
 	if err := cmd.MarkFlagRequired("url"); err != nil {
 		panic(err)
