@@ -27,6 +27,7 @@ func Text(w io.Writer, r *Report, o Options) error {
 		out.WriteString(strings.Repeat("  ", indent) + text + "\n")
 	}
 	line(0, heading(r, o))
+	all := r.followers()
 	for i := range r.Layers {
 		l := &r.Layers[i]
 		if len(l.Because) > 0 && !o.All {
@@ -39,7 +40,7 @@ func Text(w io.Writer, r *Report, o Options) error {
 		for _, in := range l.Inputs {
 			line(1, fmt.Sprintf("= %s %s %s", escape(in.Code), quoted(in.Name), value(in.Value, o)))
 		}
-		if followers := r.followers(l.Name); len(followers) > 0 && !o.All {
+		if followers := all[l.Name]; len(followers) > 0 && !o.All {
 			line(1, fmt.Sprintf("so %s rebuilt: %s", plural(len(followers), "layer"), names(followers)))
 		}
 	}
@@ -322,14 +323,23 @@ func cut(s string, o Options) string {
 	return s[:at] + "…"
 }
 
-// followers are the layers that missed for nothing but a layer's rebuild, also
-// over others.
-func (r *Report) followers(name string) (found []string) {
-	behind := map[string]bool{name: true}
+// followers are, by the layers that made them miss, those that missed for nothing
+// but a layer's rebuild, also over others.
+func (r *Report) followers() map[string][]string {
+	found := map[string][]string{}
+	roots := map[string][]string{} // of each follower
 	for _, l := range r.Layers {
-		if slices.ContainsFunc(l.Because, func(n string) bool { return behind[n] }) {
-			behind[l.Name] = true
-			found = append(found, l.Name)
+		for _, cause := range l.Because {
+			behind := roots[cause]
+			if behind == nil {
+				behind = []string{cause}
+			}
+			for _, root := range behind {
+				if !slices.Contains(roots[l.Name], root) {
+					roots[l.Name] = append(roots[l.Name], root)
+					found[root] = append(found[root], l.Name)
+				}
+			}
 		}
 	}
 	return found
@@ -338,16 +348,10 @@ func (r *Report) followers(name string) (found []string) {
 // Causes folds the layers that were rebuilt only since others were: a line for
 // each of these others.
 func (r *Report) Causes() (lines []string) {
+	all := r.followers()
 	for _, l := range r.Layers {
-		if len(l.Because) > 0 {
-			continue
-		}
-		if followers := r.followers(l.Name); len(followers) > 0 {
-			text := "%s rebuilt because %s was"
-			if l.Outcome == WouldBuild {
-				text = "%s would be rebuilt because %s would"
-			}
-			lines = append(lines, fmt.Sprintf(text, names(followers), escape(l.Name)))
+		if followers := all[l.Name]; len(followers) > 0 {
+			lines = append(lines, fmt.Sprintf("%s rebuilt because %s was", names(followers), escape(l.Name)))
 		}
 	}
 	return lines
