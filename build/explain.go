@@ -143,6 +143,9 @@ func (b *Builder) tellDifferences(s *rootfsStep, told *explain.Layer, latest *bu
 		return nil
 	}
 	told.Baseline = baselineOf(before, kind)
+	if kind == explain.BaselineHere {
+		told.Seconds = before.Cost.Seconds() // until it is known
+	}
 	diff, err := b.cache.Diff(before, s.inputs)
 	if err != nil {
 		return err

@@ -57,7 +57,7 @@ type Layer struct {
 	Name    string   `json:"name"`
 	Outcome string   `json:"outcome"`
 	Needs   []string `json:"needs,omitempty"`   // layers that it reads
-	Seconds float64  `json:"seconds"`           // that it took to build it, or of a hit: that it once took
+	Seconds float64  `json:"seconds"`           // that it took to build it; of a hit that it once took, of a plan that it took last
 	Key     string   `json:"key,omitempty"`     // of its inputs
 	Result  string   `json:"result,omitempty"`  // the ChainID of its content
 	Because []string `json:"because,omitempty"` // layers that were rebuilt, which alone made it miss
@@ -161,9 +161,11 @@ type Cache struct {
 	Spent  float64 `json:"spent_seconds"`
 }
 
-// Count works out the Report's Cache.
+// Count works out the Report's Cache. When nobody knows how long a layer of a
+// plan would take, nothing is said of time.
 func (r *Report) Count() {
 	r.Cache = Cache{}
+	timed := true
 	for _, l := range r.Layers {
 		switch l.Outcome {
 		case Hit:
@@ -173,8 +175,12 @@ func (r *Report) Count() {
 			continue
 		default:
 			r.Cache.Spent += l.Seconds
+			timed = timed && (l.Outcome != WouldBuild || l.Seconds > 0)
 		}
 		r.Cache.Layers++
+	}
+	if !timed {
+		r.Cache.Saved, r.Cache.Spent = 0, 0
 	}
 }
 

@@ -88,6 +88,8 @@ func outcome(l *Layer) string {
 		text += ", saved " + seconds(l.Seconds)
 	case l.Outcome == Built:
 		text += " in " + seconds(l.Seconds)
+	case l.Outcome == WouldBuild && l.Seconds > 0:
+		text += ", took " + seconds(l.Seconds) + " the last time"
 	}
 	if l.SameResult {
 		text += ", with the same result"
