@@ -157,7 +157,7 @@ func (b *Builder) tellDifferences(s *rootfsStep, told *explain.Layer, latest *bu
 	now := b.origin(s)
 	for _, r := range diff {
 		reason := d.reason(r, before.Origin, now)
-		reason.Name = cmp.Or(s.called[r.Name], reason.Name)
+		reason.Called = s.called[r.Name]
 		if by := s.by[r.Name]; by != nil && !b.layers[by].hit {
 			reason.By = by.Name
 		}

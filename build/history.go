@@ -167,6 +167,7 @@ func (p *Past) Whole(r *explain.Report) {
 					continue
 				}
 				if whole := d.reason(difference, was.Origin, is.Origin); len(whole.Changes)+len(whole.Diff) > 0 {
+					whole.Called, whole.By = reason.Called, reason.By
 					l.Reasons[j] = whole
 				}
 			}

@@ -114,6 +114,8 @@ const (
 type Reason struct {
 	Code string `json:"code"`
 	Name string `json:"name,omitempty"` // the input, or what is gone
+	// Called is what the stackerfile calls the input, where that is known.
+	Called string `json:"called,omitempty"`
 
 	// Old and New are the input's values: what was, and what is; "" where there is
 	// none. Texts of several lines are in Diff instead.

@@ -89,7 +89,7 @@ func TestJSON(t *testing.T) {
 	r := sample()
 	l := &r.Layers[0]
 	l.Key, l.Result, l.There, l.Labels, l.Inputs = "k", "r", "hit", l.Reasons, []Input{{Code: Env, Name: "n", Value: "v", Redacted: true}}
-	l.Reasons = []Reason{{Code: Env, Name: "n", Old: "o", New: "w", Redacted: true, Uncertain: true, By: "b", Note: "t", Diff: []string{"- a"}, More: 1,
+	l.Reasons = []Reason{{Code: Env, Name: "n", Called: "c", Old: "o", New: "w", Redacted: true, Uncertain: true, By: "b", Note: "t", Diff: []string{"- a"}, More: 1,
 		Changes: []Change{{Op: "~", Path: "p", Attributes: []Attribute{{Name: "mode", Old: "0644", New: "0755"}}}}}}
 	r.Against, r.Build.Error = "x", "e"
 	var out bytes.Buffer
@@ -103,7 +103,7 @@ func TestJSON(t *testing.T) {
 		}
 	}
 	want := strings.Fields(`version build number command stackerfile started seconds result error against layers name outcome needs key because
-		same_result baseline kind layer built reasons code old new redacted uncertain by note diff changes op path attributes more labels hint inputs
+		same_result baseline kind layer built reasons code called old new redacted uncertain by note diff changes op path attributes more labels hint inputs
 		value there cache hits saved_seconds spent_seconds`)
 	for _, name := range want {
 		if !fields[name] {

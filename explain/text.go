@@ -232,6 +232,9 @@ var numbered = regexp.MustCompile(`^(copy|overlay) \d+ (.*)$`)
 
 // label is how people call the input.
 func (r *Reason) label() string {
+	if r.Called != "" {
+		return r.Called
+	}
 	if parts := numbered.FindStringSubmatch(r.Name); parts != nil {
 		return map[string]string{"copy": "import", "overlay": "overlay dir"}[parts[1]] + " at " + parts[2]
 	}
