@@ -94,11 +94,27 @@ func (b *Builder) registryBase(ctx context.Context, l *layers.Layer) (*oci.Base,
 	if image, err := b.blobs.Base(manifest); err == nil {
 		return image, nil
 	}
+	if b.asksNone() {
+		return nil, b.notHere(l)
+	}
 	if b.Plan {
 		b.tellPull(l, manifest)
 	}
 	if err := b.mounts(); err != nil {
 		return nil, err
+	}
+	return b.pull(ctx, l, ref, manifest)
+}
+
+// pull takes in an image that is not here, once for all layers that start from it.
+func (b *Builder) pull(ctx context.Context, l *layers.Layer, ref oci.ImageRef, manifest digest.Digest) (*oci.Base, error) {
+	lock, err := b.lock(ctx, l, buildcache.Key(manifest.Encoded()))
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Unlock()
+	if image, err := b.blobs.Base(manifest); err == nil {
+		return image, nil
 	}
 	what := "pulling " + l.From.URL
 	b.notice(l, progress.Notice, "%s", what)
@@ -111,30 +127,45 @@ func (b *Builder) registryBase(ctx context.Context, l *layers.Layer) (*oci.Base,
 	return b.blobs.BaseFromRegistry(ctx, b.registry(), ref, manifest, b.meter(l, what))
 }
 
+// resolve returns the manifest that a reference stands for, by the pull policy. What
+// it stood for the last time is known, though its blobs may be gone.
 func (b *Builder) resolve(ctx context.Context, l *layers.Layer, ref oci.ImageRef, name string) (digest.Digest, error) {
-	if known, ok := b.pinned(l, ref, name); ok {
-		return known, nil
-	}
-	if b.Offline {
-		known, err := b.cache.Resolution(name)
-		if err != nil {
-			return "", fmt.Errorf("%s was never pulled here, and --offline asks no registry", l.From.URL)
+	if b.Pull != PullAlways {
+		if known, ok := b.pinned(l, ref, name); ok {
+			return known, nil
 		}
+	}
+	known, unknown := b.cache.Resolution(name)
+	switch {
+	case b.asksNone() && unknown != nil:
+		return "", b.notHere(l)
+	case b.asksNone():
 		return digest.Digest(known.Answer), nil
+	case b.Pull == PullMissing && unknown == nil:
+		if _, err := b.blobs.Base(digest.Digest(known.Answer)); err == nil {
+			return digest.Digest(known.Answer), nil
+		}
 	}
 	manifest, err := b.registry().Resolve(ctx, ref, platform(l))
 	if err == nil {
 		return manifest.Digest, b.remember(name, manifest.Digest)
 	}
-	if !errors.Is(err, oci.ErrUnreachable) {
-		return "", err
-	}
-	known, unknown := b.cache.Resolution(name)
-	if unknown != nil {
+	if !errors.Is(err, oci.ErrUnreachable) || unknown != nil || b.Pull == PullAlways {
 		return "", err
 	}
 	b.notice(l, progress.Warning, "%s; using %s as it was on %s (%s)", err, l.From.URL, known.Time.Format(time.DateOnly), known.Answer)
 	return digest.Digest(known.Answer), nil
+}
+
+// asksNone says that no registry is asked for anything.
+func (b *Builder) asksNone() bool { return b.Offline || b.Pull == PullNever }
+
+func (b *Builder) notHere(l *layers.Layer) error {
+	flag := "--offline"
+	if b.Pull == PullNever {
+		flag = "--pull never"
+	}
+	return fmt.Errorf("%s was never pulled here, and %s asks no registry", l.From.URL, flag)
 }
 
 // pinned returns the manifest of a reference that names a digest, when that is

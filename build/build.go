@@ -45,6 +45,7 @@ type Options struct {
 	KeepGoing   bool   // after a failure go on with what does not need what failed
 
 	Offline     bool  // ask no server: what is here serves
+	Pull        Pull  // when registries are asked
 	NoStatIndex bool  // read every file of an import, whatever stat says
 	MaxDownload int64 // bytes of an http(s) import; 0 for no limit
 
@@ -79,6 +80,18 @@ type Options struct {
 	Debug bool // explain misses in full
 	Sink  progress.Sink
 }
+
+// A Pull says when a registry is asked for a base image. Without one it is asked
+// what the reference stands for, and the image is pulled when it is new; when it
+// cannot be reached, the image that is here is used, and that is said.
+type Pull string
+
+// Policies of pulling.
+const (
+	PullAlways  Pull = "always"  // ask, and fail when it cannot be reached
+	PullMissing Pull = "missing" // ask only when no image of that name is here
+	PullNever   Pull = "never"   // never ask
+)
 
 // AllLayers stands for every layer of the graph in Options.
 const AllLayers = "*"

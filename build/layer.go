@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -224,9 +225,12 @@ func (b *Builder) lookup(kind buildcache.Kind, in buildcache.Inputs, result any)
 	return record, json.Unmarshal(record.Result, result)
 }
 
-// lock waits for other processes that do the same work, and says for whom.
+// lock waits for others that do the same work, and says for which process.
 func (b *Builder) lock(ctx context.Context, l *layers.Layer, key buildcache.Key) (*buildcache.Lock, error) {
 	return b.cache.Lock(ctx, key, l.Name, func(h buildcache.Holder) {
+		if h.PID == os.Getpid() {
+			return // another layer of this build
+		}
 		b.notice(l, progress.Notice, "waiting for process %d, which has been building layer %q since %s", h.PID, h.Layer, h.Since.Local().Format(time.TimeOnly))
 	})
 }

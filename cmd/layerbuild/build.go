@@ -119,6 +119,7 @@ func (f *buildFlags) addCommon(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.BoolVar(&f.Load.RequireHash, "require-hash", false, "refuse http(s) imports without a hash")
 	flags.BoolVar(&f.Offline, "offline", false, "ask no registry or server: what was downloaded before serves")
+	flags.StringVar((*string)(&f.Pull), "pull", "", "when to ask registries for bases: `always`, missing or never (default: ask what a tag stands for, and pull when it is new; without a connection use what is here)")
 	flags.BoolVar(&f.NoStatIndex, "no-stat-index", false, "read every file of an import, even if it looks unchanged")
 	flags.StringVar(&f.maxDownload, "max-download", "", "refuse http(s) imports larger than this `SIZE`, such as 500MB")
 	flags.StringVar(&f.Runtime, "runtime", "", "the OCI runtime that steps run in, by `name` or path (default: crun or runc, whichever starts)")
@@ -147,6 +148,15 @@ func (s *settings) build(cmd *cobra.Command, f *buildFlags) (err error) {
 		return err
 	}
 	f.AnnotationsNamespace, f.ToolVersion = namespace(cmd, f.AnnotationsNamespace, f.Clock), buildVersion()
+	switch f.Pull {
+	case "", build.PullMissing, build.PullNever:
+	case build.PullAlways:
+		if f.Offline {
+			return errors.New("--pull always and --offline contradict each other")
+		}
+	default:
+		return fmt.Errorf("--pull is %q: it should be always, missing or never", f.Pull)
+	}
 	if f.Jobs < 0 {
 		return fmt.Errorf("--jobs is %d: it should be a number of steps", f.Jobs)
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -25,6 +26,7 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(patience, abandon) })()
 	err := newCommand().ExecuteContext(ctx)
 	switch {
 	case err == nil:
@@ -39,6 +41,16 @@ func run() int {
 		return status.code
 	}
 	return 1
+}
+
+// patience is how long work may take to end in good order after an interrupt.
+const patience = 1800 * time.Millisecond
+
+// abandon ends the process as a kill would: steps and mounts end with it, and the
+// state folder takes no harm.
+func abandon() {
+	fmt.Fprintln(os.Stderr, "interrupted")
+	os.Exit(130)
 }
 
 // An exitStatus is an error with an exit status of its own.

@@ -36,6 +36,6 @@ The exit status is the command's.`,
 	}
 	addStackerfileFlags(cmd, &f.Stackerfile, &f.Load)
 	cmd.Flags().StringVar(&f.Runtime, "runtime", "", "the OCI runtime to run it in, by `name` or path")
-	f.timestamps = "reproducible"
+	f.timestamps, f.progress = "reproducible", "plain" // the terminal is the shell's
 	return cmd
 }
