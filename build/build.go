@@ -154,6 +154,11 @@ func buildAll(ctx context.Context, o Options) error {
 	if user := checkUser(); !user.OK() && !o.Plan {
 		return errors.New(user.Cure)
 	}
+	if !o.KeepGoing {
+		if err := present(graph); err != nil {
+			return err
+		}
+	}
 	for try := 1; ; try++ {
 		err := attempt(ctx, o, graph)
 		if err == nil && !o.Plan {
