@@ -33,6 +33,10 @@ type FetchOptions struct {
 	MaxSize  int64                   // bytes; larger files are refused; 0 for no limit
 	Progress func(done, total int64) // of bytes; total is -1 while it is not known
 
+	// Begin, when set, is called before the first byte of a file is taken; an error
+	// of it is that of Fetch, and nothing is taken.
+	Begin func(total int64) error
+
 	// Credentials for servers that ask for some; those in the URL come first.
 	Credentials *Credentials
 
@@ -243,6 +247,7 @@ type transfer struct {
 	done  int64 // bytes in part
 	total int64 // -1 while it is not known
 
+	begun              bool   // Begin was called
 	etag, lastModified string // of what is in part
 	says               string // X-Checksum-Sha256 of it
 }
@@ -399,7 +404,11 @@ func (t *transfer) begin(resp *http.Response) (done bool, err error) {
 	if t.Hash != "" && t.says != "" && t.says != t.Hash {
 		return false, t.mismatch(t.says)
 	}
-	return false, t.checkSize(max(t.total, 0))
+	if err := t.checkSize(max(t.total, 0)); err != nil || t.Begin == nil || t.begun {
+		return false, err
+	}
+	t.begun = true
+	return false, t.Begin(t.total)
 }
 
 // statusOf is a response's status as RFC 9110 has it, on one line.

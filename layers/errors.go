@@ -3,6 +3,7 @@ package layers
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -79,10 +80,14 @@ func (e Errors) result() error {
 	return slices.CompactFunc(e, func(a, b *Error) bool { return *a == *b })
 }
 
+// userinfo is what stands before the host in a URL: it may hold a password.
+var userinfo = regexp.MustCompile(`(://)[^/?#\s]*@`)
+
 // quote shows text of a stackerfile in a message: on one line, without control
-// characters, cut when it is long.
+// characters and passwords of URLs, cut when it is long.
 func quote(s string) string {
 	const longest = 100
+	s = userinfo.ReplaceAllString(s, "${1}xxxxx@")
 	if len(s) <= longest {
 		return strconv.Quote(s)
 	}

@@ -174,7 +174,7 @@ func TestPositionsAreTheOriginals(t *testing.T) {
 			case 0:
 				text.WriteString(": \"" + words + "\"\n")
 			case 1:
-				text.WriteString(": |\n    " + words + "\n    ${{D:}}\n")
+				text.WriteString(": |\n    first " + words + "\n    ${{D:}}\n") // a first line of spaces would set the indentation
 			case 2:
 				text.WriteString(": y\n  labels: {l" + fmt.Sprint(i) + ": \"" + words + "\"}\n")
 			}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log"
 	"maps"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -106,6 +107,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"socket":          scriptSocket,
 	"status":          scriptStatus,
 	"tags":            scriptTags,
+	"webserver":       scriptWebserver,
 }
 
 // debian sets DEBIAN to the folder that scripts/base-debian prints.
@@ -300,7 +302,28 @@ func scriptRegistry(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Value(registryKey{}).(*fakeRegistry).stop = server.Close
 }
 
-// A fakeRegistry is the registry of a script, the value of registryKey.
+// webserver FOLDER serves a folder, for those who say that they are me with the
+// password secret, and sets WEB to its host:port. `! webserver` stops it.
+func scriptWebserver(ts *testscript.TestScript, neg bool, args []string) {
+	if neg {
+		ts.Value(registryKey{}).(*fakeRegistry).stop()
+		return
+	}
+	usage(ts, false, len(args) == 1, "[!] webserver FOLDER")
+	files := http.FileServer(http.Dir(ts.MkAbs(args[0])))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != "me" || password != "secret" {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		files.ServeHTTP(w, r)
+	}))
+	ts.Defer(server.Close)
+	ts.Setenv("WEB", server.Listener.Addr().String())
+	ts.Value(registryKey{}).(*fakeRegistry).stop = server.Close
+}
+
+// A fakeRegistry is the server of a script, the value of registryKey.
 type fakeRegistry struct{ stop func() }
 
 type registryKey struct{}
