@@ -118,6 +118,8 @@ type Builder struct {
 	damaged   sync.Map                    // keys of records that are known to be
 	recent    func() []*buildcache.Record // what layers without a past are compared with
 
+	before room // what was left of the disk when the build began
+
 	mu   sync.Mutex
 	used map[string]bool // see use
 }
@@ -172,12 +174,17 @@ func buildAll(ctx context.Context, o Options) error {
 }
 
 // attempt is one Build, up to the first damage it meets.
-func attempt(ctx context.Context, o Options, graph *layers.Graph) error {
+func attempt(ctx context.Context, o Options, graph *layers.Graph) (err error) {
+	before := roomOf(o.StateDir)
 	b, err := open(o, graph)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return before.explain(err)
+	}
 	if err != nil {
-		return err
+		return err // of a folder that cannot be a state folder: that says it all
 	}
 	defer b.close()
+	defer func() { err = b.before.explain(err) }()
 	if err := b.checkFiles(); err != nil {
 		return err
 	}
@@ -273,10 +280,7 @@ func open(o Options, graph *layers.Graph) (*Builder, error) {
 		return nil, err
 	}
 	b.numbered = sync.OnceValues(b.cache.NextBuild)
-	if err := writable(o.OCIDir); err != nil && !o.Plan { // better to know now than after all is built
-		b.close()
-		return nil, err
-	}
+	b.before = roomOf(o.StateDir)
 	for _, l := range graph.Layers {
 		b.layers[l] = &outcome{done: make(chan struct{})}
 		for _, need := range graph.Needs(l) {
@@ -286,11 +290,12 @@ func open(o Options, graph *layers.Graph) (*Builder, error) {
 	return b, nil
 }
 
-// writable tells whether images can be put into an OCI layout. One that is not
+// writable tells whether images can be put into the OCI layout. One that is not
 // there is not made: a build that fails leaves nothing behind.
-func writable(ociDir string) error {
+func (b *Builder) writable(ctx context.Context) error {
+	ociDir := b.OCIDir
 	if _, err := os.Lstat(ociDir); err == nil {
-		_, err := oci.CreateLayout(ociDir)
+		_, err := b.layout(ctx)
 		return err
 	}
 	for above := filepath.Dir(ociDir); ; above = filepath.Dir(above) {
@@ -299,7 +304,7 @@ func writable(ociDir string) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("the OCI layout %s cannot be made: %s: %w: --oci-dir names another place", ociDir, above, err)
+			return &explainedError{fmt.Errorf("the OCI layout %s cannot be made: %s: %w", ociDir, above, err), "--oci-dir names another place"}
 		}
 		return nil
 	}
@@ -341,7 +346,11 @@ func (b *Builder) keepJournal(ctx context.Context, start time.Time, failure erro
 // buildLayers builds every layer as soon as those it needs are there. The first
 // failure stops the others.
 func (b *Builder) buildLayers(ctx context.Context) error {
-	if b.mayMount {
+	if err := b.writable(ctx); err != nil && !b.Plan { // better to know now than after all is built
+		return err
+	}
+	left, err := os.ReadDir(filepath.Join(b.StateDir, "tmp"))
+	if b.mayMount || err == nil && len(left) > 0 {
 		if err := errors.Join(b.snapshots.Sweep(ctx), sandbox.Sweep(ctx, filepath.Join(b.StateDir, "tmp"))); err != nil {
 			b.report(progress.Event{Kind: progress.Warning, Text: err.Error()})
 		}

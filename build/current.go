@@ -2,13 +2,9 @@ package build
 
 import (
 	"context"
-	"encoding/json"
 	"os"
 	"regexp"
 	"sync"
-
-	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/identity"
 
 	"github.com/layerbuild/layerbuild/buildcache"
 )
@@ -69,26 +65,13 @@ var digestText = regexp.MustCompile(`sha256:[0-9a-f]{64}`)
 func (c current) add(r *buildcache.Record) {
 	c[string(r.Kind)+"/"+string(r.Key)] = true
 	c[r.Origin.Manifest] = true
-	var chain digest.Digest
 	for _, in := range r.Inputs {
 		for _, d := range digestText.FindAllString(in.Value, -1) {
 			c[d] = true
 		}
-		if in.Name == "base" {
-			chain = digest.Digest(in.Value)
-		}
 	}
-	var result rootfs
-	if r.Kind != buildcache.Rootfs || json.Unmarshal(r.Result, &result) != nil {
-		return
-	}
-	for _, layer := range result.Layers {
-		if chain == "" {
-			chain = layer.DiffID
-		} else {
-			chain = identity.ChainID([]digest.Digest{chain, layer.DiffID})
-		}
-		c[string(chain)], c[string(layer.DiffID)] = true, true
+	for _, layer := range layersOf(r) {
+		c[string(layer.id)], c[string(layer.diff)] = true, true
 	}
 }
 

@@ -7,10 +7,13 @@ import (
 	"maps"
 	"os"
 	"os/user"
+	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/layerbuild/layerbuild/oci"
+	"github.com/layerbuild/layerbuild/progress"
 )
 
 // author is who built an image, unless its times are the wall clock's.
@@ -49,9 +52,10 @@ func (b *Builder) putImages(ctx context.Context) error {
 	for _, o := range b.layers {
 		maps.Copy(images, o.tagged)
 	}
-	output, err := oci.CreateLayout(b.OCIDir)
+	before := roomOf(b.OCIDir)
+	output, err := b.layout(ctx)
 	if err != nil {
-		return err
+		return before.explain(err)
 	}
 	if err := b.cache.AddLayout(b.OCIDir); err != nil {
 		return err
@@ -61,10 +65,29 @@ func (b *Builder) putImages(ctx context.Context) error {
 		return damaged(err)
 	}
 	if err != nil || b.allHits() {
-		return err
+		return before.explain(err)
 	}
 	_, err = output.GC(ctx, unusedAge)
 	return err
+}
+
+// layout opens the OCI layout that images go to, and makes it if need be. One
+// that an earlier build has written, and whose index is damaged since, is made
+// anew: what was damaged is put aside.
+func (b *Builder) layout(ctx context.Context) (*oci.Layout, error) {
+	output, err := oci.CreateLayout(b.OCIDir)
+	if err == nil || !b.cache.HasLayout(b.OCIDir) {
+		return output, err
+	}
+	if _, missing := os.Stat(filepath.Join(b.OCIDir, "blobs")); missing != nil {
+		return nil, err // something else is there now
+	}
+	aside, restoreErr := oci.Restore(ctx, b.OCIDir)
+	if restoreErr != nil {
+		return nil, errors.Join(err, restoreErr)
+	}
+	b.report(progress.Event{Kind: progress.Warning, Text: fmt.Sprintf("%s; put aside: %s. Tags of other builds come back when those build again", err, strings.Join(aside, ", "))})
+	return oci.OpenLayout(b.OCIDir)
 }
 
 // unusedAge is how old a blob of the OCI layout must be to be removed when no tag

@@ -124,7 +124,7 @@ func (r *rooms) sharedBlobs() (map[digest.Digest]bool, error) {
 			continue // it is gone, or not ours any more
 		}
 		there, err := layout.BlobDigests()
-		if err != nil {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // cleaned just now
 			return nil, err
 		}
 		for d := range there {
@@ -156,11 +156,7 @@ func (v *inventory) addBlobs(ctx context.Context) error {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		for _, in := range r.Inputs {
-			if in.Name == "diff" {
-				v.pair(digest.Digest(in.Value), d.Digest)
-			}
-		}
+		v.pair(digest.Digest(diffOf(r)), d.Digest)
 	})
 	if err != nil {
 		return err

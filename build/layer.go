@@ -159,7 +159,7 @@ func (b *Builder) rootfs(ctx context.Context, s *rootfsStep, o *outcome, looked 
 	ended()
 	o.told.Seconds = time.Since(start).Seconds()
 	if err != nil {
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && !errors.Is(err, errDamaged) {
 			b.setFailed(s.l)
 		}
 		return nil, fs, err

@@ -267,6 +267,9 @@ func (r *stepRun) failed(ctx context.Context, exit *sandbox.ExitError) error {
 			r.b.notice(r.l, progress.Warning, "--on-run-failure %q: %s", command, err)
 		}
 	}
+	if short := r.b.short(); short != "" {
+		advice = short + "; " + advice
+	}
 	if last := r.out.last(); last != "" {
 		advice += "; its last lines were:\n" + last
 	}

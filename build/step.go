@@ -210,5 +210,5 @@ func (b *Builder) failAt(ctx context.Context, l *layers.Layer, pos layers.Positi
 	if err == nil || errors.Is(err, errMounts) || errors.Is(err, errDamaged) || ctx.Err() != nil {
 		return err
 	}
-	return fail(l, pos, err)
+	return fail(l, pos, b.before.explain(err))
 }

@@ -9,11 +9,18 @@ import (
 // It may be lost without harm: then what an image there shares with the cache
 // counts as the cache's alone.
 func (c *Cache) AddLayout(path string) error {
-	name := filepath.Join("layouts", short(path)+".json")
-	if _, err := os.Lstat(c.path(name)); err == nil {
+	if c.HasLayout(path) {
 		return nil
 	}
-	return c.jot(name, path)
+	return c.jot(layoutName(path), path)
+}
+
+func layoutName(path string) string { return filepath.Join("layouts", short(path)+".json") }
+
+// HasLayout tells whether AddLayout has noted a layout.
+func (c *Cache) HasLayout(path string) bool {
+	_, err := os.Lstat(c.path(layoutName(path)))
+	return err == nil
 }
 
 // Layouts returns the paths of all layouts that are known and still there. The

@@ -85,10 +85,10 @@ func (c *Cache) AllLatest() ([]Latest, error) {
 	return all, err
 }
 
-// CheckFiles reads every sealed file, and calls bad with the name of each that is
+// CheckFiles reads every record, latest build and tombstone, and calls bad with the name of each that is
 // damaged. It returns how many it read.
 func (c *Cache) CheckFiles(ctx context.Context, bad func(name string, err error)) (read int, err error) {
-	for _, folder := range []string{"records", "latest", "tombstones", "builds"} {
+	for _, folder := range []string{"records", "latest", "tombstones"} {
 		err := c.walk(folder, func(name string) error {
 			if !strings.HasSuffix(name, ".json") {
 				return ctx.Err()

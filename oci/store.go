@@ -41,6 +41,7 @@ type Store struct {
 
 	mu   sync.Mutex
 	held map[digest.Digest]*os.File // locked shared
+	made map[digest.Digest]bool     // written by this Store
 }
 
 // OpenStore opens the store in a state folder and makes it if need be. What
@@ -53,6 +54,7 @@ func OpenStore(state string) (*Store, error) {
 		tmp:     filepath.Join(state, "tmp"),
 		corrupt: filepath.Join(state, "corrupt"),
 		held:    map[digest.Digest]*os.File{},
+		made:    map[digest.Digest]bool{},
 	}
 	if err := os.MkdirAll(s.tmp, 0o755); err != nil {
 		return nil, fmt.Errorf("making the state folder: %w", err)
@@ -405,7 +407,14 @@ func (s *Store) hold(d digest.Digest, f *os.File) {
 	if before := s.held[d]; before != nil {
 		before.Close()
 	}
-	s.held[d] = f
+	s.held[d], s.made[d] = f, true
+}
+
+// wrote tells whether this Store has written a blob.
+func (s *Store) wrote(d digest.Digest) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.made[d]
 }
 
 // Close gives up a blob that was not committed. It may be called again.

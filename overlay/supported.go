@@ -66,6 +66,8 @@ func advice(dir string, err error) string {
 			"put --state-dir on a volume or another disk"
 	}
 	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT), errors.Is(err, unix.EROFS):
+		return "" // it is not overlayfs's fault
 	case errors.Is(err, unix.ENODEV):
 		return ": the kernel has no overlayfs: run `modprobe overlay`"
 	case errors.Is(err, unix.EPERM):

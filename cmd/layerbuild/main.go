@@ -132,6 +132,7 @@ builds of a user share.`,
 		newGrabCommand(s),
 		newChrootCommand(s),
 		newShellCommand(s),
+		newFsckCommand(s),
 	)
 	return cmd
 }

@@ -9,7 +9,7 @@ import (
 )
 
 func newShellCommand(s *settings) *cobra.Command {
-	var f buildFlags
+	var o build.Options
 	cmd := &cobra.Command{
 		Use:   "shell LAYER [-- COMMAND...]",
 		Short: "Look around where a run failed",
@@ -23,10 +23,13 @@ The exit status is the command's.`,
   layerbuild shell web
   layerbuild shell web -- cat /var/log/configure.log`,
 		Args: cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			f.Shell = &build.Shell{Layer: args[0], Command: args[1:]}
-			f.Targets = args[:1]
-			err := s.build(cmd, &f)
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if o.Load.Builtins, err = s.builtins(); err != nil {
+				return err
+			}
+			o.StateDir, o.OCIDir, o.Sink = s.stateDir, s.ociDir, s.sink()
+			o.Shell, o.Targets = &build.Shell{Layer: args[0], Command: args[1:]}, args[:1]
+			err = build.Build(cmd.Context(), o)
 			var exit *build.ShellError
 			if errors.As(err, &exit) {
 				return &exitStatus{exit.Exit.Status, err}
@@ -34,8 +37,7 @@ The exit status is the command's.`,
 			return err
 		},
 	}
-	addStackerfileFlags(cmd, &f.Stackerfile, &f.Load)
-	cmd.Flags().StringVar(&f.Runtime, "runtime", "", "the OCI runtime to run it in, by `name` or path")
-	f.timestamps, f.progress = "reproducible", "plain" // the terminal is the shell's
+	addStackerfileFlags(cmd, &o.Stackerfile, &o.Load)
+	cmd.Flags().StringVar(&o.Runtime, "runtime", "", "the OCI runtime to run it in, by `name` or path")
 	return cmd
 }

@@ -1,0 +1,88 @@
+package build
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// A room is what a filesystem had left when a build began.
+type room struct {
+	path          string
+	bytes, inodes int64
+}
+
+// roomOf returns what is left where path is, or will be.
+func roomOf(path string) room {
+	st := statfs(path)
+	return room{path, int64(st.Bavail) * st.Bsize, int64(st.Ffree)}
+}
+
+// statfs asks for the filesystem of path, or of the folder where it is to be made.
+func statfs(path string) (st unix.Statfs_t) {
+	for unix.Statfs(path, &st) != nil && path != filepath.Dir(path) {
+		path = filepath.Dir(path)
+	}
+	return st
+}
+
+// An explainedError is an error of the machine's that has been explained.
+type explainedError struct {
+	err error
+	why string
+}
+
+func (e *explainedError) Error() string { return e.err.Error() + ": " + e.why }
+func (e *explainedError) Unwrap() error { return e.err }
+
+// explain adds to an error of the machine's what it means for the build: what is
+// full, how much the build found there when it began, and what helps. The build
+// has given back what it took by the time that its user reads this.
+func (before room) explain(err error) error {
+	var explained *explainedError
+	if err == nil || errors.As(err, &explained) {
+		return err
+	}
+	var why string
+	// Overlayfs that cannot make its work folder mounts read-only, and says nothing.
+	full := errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EROFS) && statfs(before.path).Flags&unix.ST_RDONLY == 0
+	switch {
+	case full && before.fewInodes():
+		why = fmt.Sprintf("the filesystem of %s has no inodes left: the build needs more than the %d that were free when it began; `layerbuild prune` makes room", before.path, before.inodes)
+	case full:
+		why = fmt.Sprintf("the filesystem of %s is full: the build needs more than the %s that were free when it began; `layerbuild prune` makes room", before.path, bytesText(before.bytes))
+	case errors.Is(err, unix.EDQUOT):
+		why = fmt.Sprintf("the disk quota on the filesystem of %s is used up: the build needs more; `layerbuild prune` makes room", before.path)
+	case errors.Is(err, unix.EROFS):
+		why = fmt.Sprintf("the filesystem of %s is read-only: mount it writable, or name another folder with --state-dir or --oci-dir", before.path)
+	case errors.Is(err, os.ErrPermission) && os.Geteuid() != 0:
+		why = "this user may not: run as root, or as the owner"
+	default:
+		return err
+	}
+	return &explainedError{err, why}
+}
+
+// fewInodes tells whether it is inodes that are short, and not bytes: each file
+// takes a block at least.
+func (before room) fewInodes() bool {
+	return before.inodes > 0 && before.inodes < before.bytes/minBlock
+}
+
+const minBlock = 16 << 10
+
+// short says, after a run has failed, what it may have failed of; "" if there is
+// room enough.
+func (b *Builder) short() string {
+	now := roomOf(b.StateDir)
+	switch {
+	case now.bytes < 1<<20:
+		return fmt.Sprintf("the filesystem of %s is full: %s were free when the build began", now.path, bytesText(b.before.bytes))
+	case now.inodes > 0 && now.inodes < 16:
+		return fmt.Sprintf("the filesystem of %s has no inodes left: %d were free when the build began", now.path, b.before.inodes)
+	}
+	return ""
+}

@@ -1,0 +1,626 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+)
+
+// Sizes of the tests of this file. What CI runs takes some minutes in all.
+var (
+	kills    = flag.Int("kills", 200, "how many builds TestKill kills")
+	injected = flag.Int("injected", 40, "how many system calls TestInject kills or fails in turn; 0 is each of a build")
+	flips    = flag.Int("flips", 80, "how many damages TestFlip does; 0 is each way of damage to each file")
+	race     = flag.Duration("race-for", 5*time.Second, "how long TestRace runs")
+)
+
+// A project is a stackerfile in a folder of its own with a state of its own: a
+// base, a layer that only others read, one that reads it, and a second image.
+type project struct {
+	t   testing.TB
+	dir string
+	bin string
+}
+
+const projectFile = `
+tools:
+  from: {type: oci, url: '%s:latest'}
+  build_only: true
+  imports: [word]
+  run: cat /stacker/imports/word > /tool
+web:
+  from: {type: scratch}
+  imports:
+  - {path: 'stacker://tools/tool', dest: /tool}
+  - {path: word, dest: /word}
+  cmd: /tool
+more:
+  from: {type: built, tag: web}
+  imports:
+  - {path: 'stacker://tools/bin/busybox', dest: /bin/sh}
+  run: echo more > /more
+  generate_labels: echo value > /oci-labels/label
+`
+
+// builtBinary builds layerbuild once for all tests of this file.
+var builtBinary = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "layerbuild-test-")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "layerbuild")
+	out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return path, err
+})
+
+func newProject(t testing.TB) *project {
+	t.Helper()
+	bin, err := builtBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &project{t: t, dir: t.TempDir(), bin: bin}
+	// In memory, so that it does not wait for what others have to sync.
+	mustRun(t, exec.Command("mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", p.dir))
+	t.Cleanup(func() { unix.Unmount(p.dir, unix.MNT_DETACH) })
+	p.write("stacker.yaml", fmt.Sprintf(projectFile, base(t, "base-busybox")))
+	p.write("word", "one\n")
+	return p
+}
+
+func (p *project) path(elem ...string) string {
+	return filepath.Join(append([]string{p.dir}, elem...)...)
+}
+func (p *project) state() string { return p.path("state") }
+
+func (p *project) write(name, text string) {
+	p.t.Helper()
+	if err := os.WriteFile(p.path(name), []byte(text), 0o644); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// command is layerbuild with these arguments.
+func (p *project) command(args ...string) *exec.Cmd {
+	cmd := exec.Command(p.bin, append([]string{"--state-dir", p.state(), "--oci-dir", p.path("oci")}, args...)...)
+	cmd.Dir = p.dir
+	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+p.path("config"))
+	return cmd
+}
+
+// must runs layerbuild, which must do well.
+func (p *project) must(args ...string) string {
+	p.t.Helper()
+	out, err := p.command(args...).CombinedOutput()
+	if err != nil {
+		p.t.Fatalf("layerbuild %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// images returns the digests of the images that the layout has, by tag, after
+// checking all their blobs.
+func (p *project) images() map[string]string {
+	p.t.Helper()
+	var index ispec.Index
+	if err := readJSON(p.path("oci", ispec.ImageIndexFile), &index); err != nil {
+		p.t.Fatal(err)
+	}
+	images := map[string]string{}
+	for _, d := range index.Manifests {
+		tag := d.Annotations[ispec.AnnotationRefName]
+		image, err := readImage(p.path("oci"), tag)
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		images[tag] = image.digest.String()
+	}
+	return images
+}
+
+// items counts the items of the state folder by their types, without those that
+// any number of builds may leave.
+func (p *project) items() map[string]int {
+	p.t.Helper()
+	var usage struct{ Items []struct{ Type string } }
+	if err := json.Unmarshal([]byte(p.must("du", "--format", "json")), &usage); err != nil {
+		p.t.Fatal(err)
+	}
+	count := map[string]int{}
+	for _, i := range usage.Items {
+		count[i.Type]++
+	}
+	return count
+}
+
+// reset removes what builds made.
+func (p *project) reset() {
+	p.t.Helper()
+	for _, dir := range []string{p.state(), p.path("oci")} {
+		if err := os.RemoveAll(dir); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+}
+
+// A reference is what a build that nobody disturbs makes.
+type reference struct {
+	images map[string]string
+	items  map[string]int
+	took   time.Duration
+}
+
+func (p *project) reference() reference {
+	p.t.Helper()
+	p.must("build")
+	p.reset()
+	start := time.Now()
+	p.must("build")
+	took := time.Since(start)
+	return reference{p.images(), p.items(), took}
+}
+
+// recover builds after whatever happened, and compares with what should be.
+func (p *project) recover(want reference, what string) {
+	p.t.Helper()
+	out, err := p.command("build").CombinedOutput()
+	if err != nil {
+		p.t.Fatalf("%s: the next build: %v\n%s", what, err, out)
+	}
+	if got := p.images(); !maps.Equal(got, want.images) {
+		p.t.Fatalf("%s: the next build made other images: %v, not %v\n%s", what, got, want.images, out)
+	}
+	if left := leftovers(p.state()); len(left) > 0 {
+		p.t.Fatalf("%s: left behind:\n%s", what, strings.Join(left, "\n"))
+	}
+	tmp, err := os.ReadDir(filepath.Join(p.state(), "tmp"))
+	if err != nil || len(tmp) > 0 {
+		p.t.Fatalf("%s: tmp holds %v: %v", what, tmp, err)
+	}
+}
+
+// sound checks that nothing is damaged or has grown.
+func (p *project) sound(want reference, what string) {
+	p.t.Helper()
+	p.must("fsck")
+	if got := p.items(); !maps.Equal(got, want.items) {
+		p.t.Fatalf("%s: the state folder holds %v, not %v", what, got, want.items)
+	}
+}
+
+// TestKill kills builds at random instants with SIGKILL, some in a row.
+func TestKill(t *testing.T) {
+	t.Parallel()
+	p := newProject(t)
+	want := p.reference()
+	r := rand.New(rand.NewPCG(1, 2))
+	for n := 0; n < *kills; {
+		p.reset()
+		for range 5 {
+			if !p.kill(time.Duration(r.Int64N(int64(want.took)))) {
+				break // all is built
+			}
+			n++
+		}
+		what := fmt.Sprintf("after %d kills", n)
+		p.recover(want, what)
+		p.sound(want, what)
+	}
+}
+
+// kill kills a build after some time; false if the build was faster.
+func (p *project) kill(after time.Duration) bool {
+	p.t.Helper()
+	cmd := p.command("build")
+	if err := cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	timer := time.AfterFunc(after, func() { cmd.Process.Kill() })
+	defer timer.Stop()
+	err := cmd.Wait()
+	var exit *exec.ExitError
+	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != -1) {
+		p.t.Fatal(err)
+	}
+	return err != nil
+}
+
+// The system calls that change what is on disk, but for write: the Go runtime
+// needs that for itself. TestDiskFull has those fail.
+var writing = []string{
+	"mkdir,mkdirat", "rename,renameat,renameat2", "fsync,fdatasync", "syncfs", "link,linkat", "unlink,unlinkat", "symlink,symlinkat",
+	"fchmod,fchmodat,chmod", "fchown,fchownat,chown,lchown", "ftruncate", "copy_file_range", "setxattr,lsetxattr,fsetxattr", "utimensat", "mknodat", "mount",
+}
+
+// TestInject kills a build at each call of those, or lets it fail, in turn.
+func TestInject(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("strace"); err != nil {
+		t.Fatal("strace is needed: run `make setup`")
+	}
+	p := newProject(t)
+	want := p.reference()
+	type point struct {
+		calls, how string
+		n          int
+	}
+	var points []point
+	for i, calls := range writing {
+		errs := []string{"error=ENOSPC", "error=EIO", "error=EDQUOT"}
+		for n, total := 1, p.count(calls); n <= total; n++ {
+			points = append(points, point{calls, "signal=KILL", n}, point{calls, errs[(i+n)%len(errs)], n})
+		}
+	}
+	t.Logf("%d system calls to disturb, %d ways", len(points)/2, len(points))
+	if *injected > 0 {
+		r := rand.New(rand.NewPCG(3, 4))
+		r.Shuffle(len(points), func(a, b int) { points[a], points[b] = points[b], points[a] })
+		points = points[:min(*injected, len(points))]
+	}
+	for _, at := range points {
+		what := fmt.Sprintf("%s of call %d of %s", at.how, at.n, at.calls)
+		p.reset()
+		out, err := p.strace("inject="+at.calls+":"+at.how+":when="+strconv.Itoa(at.n), at.calls).CombinedOutput()
+		p.clear(what, out, err, at.how != "signal=KILL")
+		p.recover(want, what)
+		p.sound(want, what)
+	}
+}
+
+// clear fails for a failure that says nothing, or too much.
+func (p *project) clear(what string, out []byte, err error, mustSay bool) {
+	p.t.Helper()
+	if bytes.Contains(out, []byte("goroutine ")) || bytes.Contains(out, []byte("panic:")) {
+		p.t.Fatalf("%s: it panics:\n%s", what, out)
+	}
+	if err != nil && mustSay && !bytes.Contains(out, []byte("error: ")) {
+		p.t.Fatalf("%s: it fails and does not say why: %v\n%s", what, err, out)
+	}
+}
+
+// strace runs a build under strace.
+func (p *project) strace(expression, calls string) *exec.Cmd {
+	build := p.command("build")
+	cmd := exec.Command("strace", append([]string{"-f", "-qqq", "--seccomp-bpf", "-o", p.path("trace"), "-e", "trace=" + calls, "-e", expression}, build.Args...)...)
+	cmd.Dir, cmd.Env = build.Dir, build.Env
+	return cmd
+}
+
+// count returns how many of these calls one thread of a build makes at most:
+// strace counts each thread's by itself.
+func (p *project) count(calls string) int {
+	p.t.Helper()
+	p.reset()
+	if out, err := p.strace("signal=none", calls).CombinedOutput(); err != nil {
+		p.t.Fatalf("strace: %v\n%s", err, out)
+	}
+	trace, err := os.ReadFile(p.path("trace"))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	threads := map[string]int{}
+	for line := range strings.Lines(string(trace)) {
+		if !strings.Contains(line, "resumed") {
+			threads[strings.Fields(line)[0]]++
+		}
+	}
+	return slices.Max(append(slices.Collect(maps.Values(threads)), 0))
+}
+
+// TestFlip damages each file of a state folder in turn, in several ways. The next
+// build makes the same image, with or without a layer to build, and whatever it
+// cannot see is found by fsck.
+func TestFlip(t *testing.T) {
+	t.Parallel()
+	p := newProject(t)
+	want := p.reference()
+	kept := p.path("kept")
+	mustRun(t, exec.Command("cp", "-a", p.state(), kept))
+	type damage struct{ file, how string }
+	var damages []damage
+	for _, file := range regularFiles(t, kept) {
+		for _, how := range []string{"flip", "cut", "empty", "remove"} {
+			damages = append(damages, damage{file, how})
+		}
+	}
+	t.Logf("%d ways of damage", len(damages))
+	if *flips > 0 {
+		r := rand.New(rand.NewPCG(5, 6))
+		r.Shuffle(len(damages), func(a, b int) { damages[a], damages[b] = damages[b], damages[a] })
+		damages = damages[:min(*flips, len(damages))]
+	}
+	for _, d := range damages {
+		what := d.how + " " + d.file
+		p.reset()
+		mustRun(t, exec.Command("cp", "-a", kept, p.state()))
+		if !p.damage(d.file, d.how) {
+			continue
+		}
+		content := strings.HasPrefix(d.file, "snapshots/") && strings.Contains(d.file, "/fs/") || strings.HasPrefix(d.file, "mirrors/")
+		if content && d.how != "remove" {
+			out, err := p.command("fsck", "--read-data").CombinedOutput()
+			if p.clear(what, out, err, false); err == nil && !strings.Contains(d.file, "/latest/") && !strings.HasSuffix(d.file, "/boot") {
+				t.Errorf("%s: fsck --read-data does not see it:\n%s", what, out)
+			}
+		}
+		out, err := p.command("build").CombinedOutput()
+		p.clear(what, out, err, true)
+		if err != nil && d.file == "version" && bytes.Contains(out, []byte("newer layerbuild")) {
+			continue // that is what it says now
+		}
+		if err != nil {
+			t.Errorf("%s: %v\n%s", what, err, out)
+			continue
+		}
+		p.recover(want, what)
+	}
+}
+
+// regularFiles returns the files below a folder, each once whatever its names.
+func regularFiles(t *testing.T, dir string) (files []string) {
+	t.Helper()
+	seen := map[uint64]bool{}
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil || seen[st.Ino] {
+			return err
+		}
+		seen[st.Ino] = true
+		files = append(files, path[len(dir)+1:])
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+// damage damages a file; false if it cannot be, since it is empty.
+func (p *project) damage(file, how string) bool {
+	p.t.Helper()
+	path := filepath.Join(p.state(), file)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if len(data) == 0 && how != "remove" {
+		return false
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err == nil {
+		defer f.Close()
+		switch middle := int64(len(data) / 2); how {
+		case "flip":
+			_, err = f.WriteAt([]byte{data[middle] ^ 1}, middle)
+		case "cut":
+			err = f.Truncate(middle)
+		case "empty":
+			err = f.Truncate(0)
+		case "remove":
+			err = os.Remove(path)
+		}
+	}
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return true
+}
+
+// TestDiskFull has a disk with less and less room, in bytes or inodes.
+func TestDiskFull(t *testing.T) {
+	t.Parallel()
+	p := newProject(t)
+	want := p.reference()
+	p.reset()
+	for _, disk := range []struct {
+		name, says string
+		options    []string
+		fill       func(t *testing.T, dir string, part int)
+	}{
+		{"bytes", "is full: ", nil, func(t *testing.T, dir string, part int) {
+			mustRun(t, exec.Command("fallocate", "-l", strconv.Itoa((16-part)*1_000_000), filepath.Join(dir, "ballast")))
+		}},
+		{"inodes", "has no inodes left: ", []string{"-N", "160"}, func(t *testing.T, dir string, part int) {
+			for i := range 140 - 12*part {
+				if err := os.WriteFile(filepath.Join(dir, fmt.Sprint("ballast", i)), nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}},
+	} {
+		t.Run(disk.name, func(t *testing.T) {
+			q := *p
+			p := &q
+			p.t = t
+			said := false
+			for part := range 8 {
+				dir := p.mountDisk(t, disk.options...)
+				disk.fill(t, dir, part)
+				out, err := p.command("build").CombinedOutput()
+				what := fmt.Sprintf("a disk with %d parts free", part)
+				p.clear(what, out, err, true)
+				if err != nil && !bytes.Contains(out, []byte(disk.says)) {
+					t.Errorf("%s: it says nothing of what is full:\n%s", what, out)
+				}
+				said = said || err != nil
+				for _, ballast := range must(filepath.Glob(filepath.Join(dir, "ballast*")))(t) {
+					os.Remove(ballast)
+				}
+				p.recover(want, what)
+				p.sound(want, what)
+				mustRun(t, exec.Command("umount", dir))
+			}
+			if !said {
+				t.Error("the disk was never full")
+			}
+		})
+	}
+}
+
+// mountDisk mounts a new disk of 20 MB where the state folder is to be.
+func (p *project) mountDisk(t *testing.T, options ...string) string {
+	t.Helper()
+	image := p.path("disk")
+	os.Remove(image)
+	mustRun(t, exec.Command("truncate", "-s", "20M", image))
+	mustRun(t, exec.Command("mkfs.ext4", append([]string{"-q", "-m", "0"}, append(options, image)...)...))
+	dir := p.state()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mustRun(t, exec.Command("mount", "-o", "loop", image, dir))
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+func must[T any](v T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+// TestReadOnly has state folders that cannot be written.
+func TestReadOnly(t *testing.T) {
+	t.Parallel()
+	p := newProject(t)
+	dir := p.mountDisk(t)
+	p.must("build")
+	mustRun(t, exec.Command("mount", "-o", "remount,ro", dir))
+	p.write("word", "two\n")
+	out, err := p.command("build").CombinedOutput()
+	if err == nil || !bytes.Contains(out, []byte("read-only file system")) {
+		t.Errorf("%v\n%s", err, out)
+	}
+	mustRun(t, exec.Command("mount", "-o", "remount,rw", dir))
+	p.must("build")
+	mustRun(t, exec.Command("umount", dir))
+}
+
+// TestTogether builds one stackerfile in 8 processes at once with an empty cache:
+// each step runs once, in all. Then 8 stackerfiles share a base and a layer.
+func TestTogether(t *testing.T) {
+	t.Parallel()
+	p := newProject(t)
+	want := p.reference()
+	p.reset()
+	built := map[string]int{}
+	var mu sync.Mutex
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			out, err := p.command("build").CombinedOutput()
+			if err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, layer := range []string{"tools", "web", "more"} {
+				built[layer] += strings.Count(string(out), "filesystem "+layer+" built")
+			}
+		})
+	}
+	group.Wait()
+	if !maps.Equal(built, map[string]int{"tools": 1, "web": 1, "more": 1}) {
+		t.Errorf("layers were built more than once: %v", built)
+	}
+	p.recover(want, "8 builds of one stackerfile")
+	p.sound(want, "8 builds of one stackerfile")
+}
+
+// TestRace lets processes build, prune, look and clean at the same time.
+func TestRace(t *testing.T) {
+	t.Parallel()
+	p := newProject(t)
+	words := map[string]reference{}
+	for _, word := range []string{"one\n", "two\n", "three\n"} {
+		p.write("word", word)
+		p.reset()
+		p.must("build")
+		words[word] = reference{images: p.images()}
+	}
+	end := time.Now().Add(*race)
+	var group sync.WaitGroup
+	for n := range 5 {
+		group.Go(func() { raceBuilds(t, p, n, words, end) })
+	}
+	for _, args := range [][]string{
+		{"prune", "--all", "--force"},
+		{"du", "--verbose"},
+		{"prune", "--force", "--keep-storage", "3MB"},
+	} {
+		group.Go(func() {
+			for time.Now().Before(end) {
+				if out, err := p.command(args...).CombinedOutput(); err != nil {
+					t.Errorf("layerbuild %s: %v\n%s", strings.Join(args, " "), err, out)
+				}
+				time.Sleep(20 * time.Millisecond)
+			}
+		})
+	}
+	group.Wait()
+	p.write("word", "one\n")
+	p.recover(words["one\n"], "the race")
+	p.must("fsck", "--read-data")
+}
+
+// raceBuilds builds in a checkout and a layout of its own, with the state of all.
+func raceBuilds(t *testing.T, p *project, n int, words map[string]reference, end time.Time) {
+	q := &project{t: t, dir: filepath.Join(p.dir, fmt.Sprint("checkout", n)), bin: p.bin}
+	if err := errors.Join(os.Mkdir(q.dir, 0o755), os.Symlink(p.state(), q.state())); err != nil {
+		t.Error(err)
+		return
+	}
+	stackerfile, err := os.ReadFile(p.path("stacker.yaml"))
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	if err := os.WriteFile(q.path("stacker.yaml"), stackerfile, 0o644); err != nil {
+		t.Error(err)
+	}
+	r := rand.New(rand.NewPCG(uint64(n), 7))
+	all := slices.Sorted(maps.Keys(words))
+	for time.Now().Before(end) && !t.Failed() {
+		word := all[r.IntN(len(all))]
+		if err := os.WriteFile(q.path("word"), []byte(word), 0o644); err != nil {
+			t.Error(err)
+		}
+		if out, err := q.command("build").CombinedOutput(); err != nil {
+			t.Errorf("build: %v\n%s", err, out)
+			return
+		}
+		if got := q.images(); !maps.Equal(got, words[word].images) {
+			t.Errorf("with %q: %v, not %v", word, got, words[word].images)
+		}
+		if r.IntN(3) == 0 {
+			q.must("clean")
+		}
+	}
+}
