@@ -115,8 +115,8 @@ type Builder struct {
 	limits    limits
 	worth     func() map[*layers.Layer]time.Duration // see paths
 	failures  failures
-	damaged   sync.Map                    // keys of records that are known to be
-	recent    func() []*buildcache.Record // what layers without a past are compared with
+	damaged   sync.Map                      // keys of records that are known to be
+	recent    func() *buildcache.Candidates // what layers without a past are compared with
 
 	before room // what was left of the disk when the build began
 
@@ -268,9 +268,9 @@ func open(o Options, graph *layers.Graph) (*Builder, error) {
 	}
 	b.runner = &lazyRuntime{b: b}
 	b.worth = sync.OnceValue(b.paths)
-	b.recent = sync.OnceValue(func() []*buildcache.Record {
+	b.recent = sync.OnceValue(func() *buildcache.Candidates {
 		records, _ := b.cache.Recent(buildcache.Rootfs) // explanations do without
-		return records
+		return buildcache.NewCandidates(records)
 	})
 	b.downloads = newDownloader(b)
 	b.makers = &makers{versions: map[oci.Filesystem]string{}}

@@ -131,13 +131,10 @@ func (b *Builder) missing(what, kind, id string) explain.Reason {
 // tellDifferences compares the step with the best record that there is.
 func (b *Builder) tellDifferences(s *rootfsStep, told *explain.Layer, latest *buildcache.Latest) error {
 	before, kind := b.baseline(s, latest)
-	switch key, known := buildcache.Key(""), false; {
-	case latest == nil:
+	if latest == nil {
 		told.Reasons = append(told.Reasons, explain.Reason{Code: explain.First})
-	default:
-		if key, known = latest.Keys[buildcache.Rootfs]; known && key == "" {
-			told.Reasons = append(told.Reasons, explain.Reason{Code: explain.Format, Name: "records of a former release of layerbuild"})
-		}
+	} else if key, known := latest.Keys[buildcache.Rootfs]; known && key == "" {
+		told.Reasons = append(told.Reasons, explain.Reason{Code: explain.Format, Name: "record"})
 	}
 	if before == nil {
 		return nil
@@ -167,8 +164,9 @@ func (b *Builder) tellDifferences(s *rootfsStep, told *explain.Layer, latest *bu
 }
 
 // baseline returns what a step is best compared with, or nil: the last good
-// build of the layer, else that of the same layer in another stackerfile, else
-// the record that has most in common.
+// build of the layer, else that of the same layer in another checkout, else the
+// record that has most in common. A layer of that name in another stackerfile is of
+// another checkout if half of the inputs are equal.
 func (b *Builder) baseline(s *rootfsStep, latest *buildcache.Latest) (*buildcache.Record, string) {
 	if latest != nil {
 		if r, err := b.cache.Get(buildcache.Rootfs, latest.Keys[buildcache.Rootfs]); err == nil {
@@ -179,13 +177,17 @@ func (b *Builder) baseline(s *rootfsStep, latest *buildcache.Latest) (*buildcach
 	if err != nil {
 		elsewhere = nil // explanations do without
 	}
+	var checkouts []*buildcache.Record
 	for _, other := range elsewhere {
 		if r, err := b.cache.Get(buildcache.Rootfs, other.Keys[buildcache.Rootfs]); err == nil && other.Stackerfile != s.l.File.Path {
 			r.Origin.Layer, r.Origin.Stackerfile = other.Layer, other.Stackerfile
-			return r, explain.BaselineCheckout
+			checkouts = append(checkouts, r)
 		}
 	}
-	return buildcache.Nearest(b.recent(), s.inputs), explain.BaselineNearest
+	if r := buildcache.NewCandidates(checkouts).Nearest(s.inputs); r != nil {
+		return r, explain.BaselineCheckout
+	}
+	return b.recent().Nearest(s.inputs), explain.BaselineNearest
 }
 
 func baselineOf(r *buildcache.Record, kind string) *explain.Baseline {

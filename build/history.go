@@ -46,7 +46,7 @@ func OpenPast(stateDir string) (*Past, error) {
 }
 
 // Close ends the use of the state folder.
-func (p *Past) Close() error { return p.cache.Close() }
+func (p *Past) Close() error { return errors.Join(p.sources.Close(), p.cache.Close()) }
 
 // Builds returns what is told of each build that is remembered, the last one first.
 func (p *Past) Builds() ([]*explain.Report, error) {
@@ -225,11 +225,7 @@ func (p *Past) Against(r *explain.Report, what string) (*explain.Report, error) 
 			return nil, fmt.Errorf("%s: %w", what, err)
 		}
 	case notNumber == nil && len(what) < minKey:
-		before, err := p.Build(number)
-		if err != nil {
-			return nil, err
-		}
-		other = p.side(fmt.Sprintf("build %d", number), before)
+		return p.AgainstBuild(r, number)
 	default:
 		record, err := p.recordOf(what)
 		if err != nil {
@@ -239,6 +235,15 @@ func (p *Past) Against(r *explain.Report, what string) (*explain.Report, error) 
 		other = &side{title: title, record: func(string) *buildcache.Record { return record }, tree: p.sources.Entries}
 	}
 	return compareSides(p.side("", r), other), nil
+}
+
+// AgainstBuild compares a build with another one of the same state folder.
+func (p *Past) AgainstBuild(r *explain.Report, number int) (*explain.Report, error) {
+	before, err := p.Build(number)
+	if err != nil {
+		return nil, err
+	}
+	return compareSides(p.side("", r), p.side(fmt.Sprintf("build %d", number), before)), nil
 }
 
 // lastLike returns the last build that has a layer of the same name.
@@ -467,16 +472,12 @@ type IgnoredBy struct {
 }
 
 // Ignored says for each import that a path lies in which rule decides about it.
-func Ignored(stateDir, stackerfile string, load layers.Options, path string) ([]IgnoredBy, error) {
+func Ignored(stackerfile string, load layers.Options, path string) ([]IgnoredBy, error) {
 	graph, err := layers.Load(stackerfile, load)
 	if err != nil {
 		return nil, err
 	}
 	path, err = filepath.Abs(path)
-	if err != nil {
-		return nil, err
-	}
-	sources, err := imports.Open(stateDir, imports.Options{NoStatIndex: true})
 	if err != nil {
 		return nil, err
 	}
@@ -491,7 +492,7 @@ func Ignored(stateDir, stackerfile string, load layers.Options, path string) ([]
 			at.Path, at.Content = imp.Source.Path, imp.Source.Content
 			found := IgnoredBy{Layer: l.Name, Import: imp, Below: below}
 			if below != "." {
-				if found.Rule, err = sources.Ignored(at, below); err != nil {
+				if found.Rule, err = imports.Ignored(at, below); err != nil {
 					return nil, err
 				}
 			}

@@ -67,8 +67,8 @@ func (c *Cache) PutJournal(number int, report []byte) error {
 		return nil
 	}
 	numbers, err := c.Builds()
-	for i := 0; i < len(numbers)-keptJournals; i++ {
-		_ = os.Remove(c.journalPath(numbers[i]))
+	for _, old := range numbers[:max(0, len(numbers)-keptJournals)] {
+		_ = os.Remove(c.journalPath(old))
 	}
 	return err
 }

@@ -103,29 +103,51 @@ func (c *Cache) Keys(kind Kind, prefix string) ([]Key, error) {
 	return keys, err
 }
 
-// Nearest returns the record that has most inputs in common with these, if these
-// are half of them at least; or nil. Inputs that most steps share do not count.
-func Nearest(records []*Record, in Inputs) *Record {
-	have := map[Input]bool{}
-	for _, input := range in {
-		if telling(input) {
-			have[input] = true
-		}
-	}
-	var nearest *Record
-	most := max(1, (len(have)+1)/2) - 1
-	for _, r := range records {
-		common := 0
+// Candidates are records that a step without a past may be compared with.
+type Candidates struct {
+	records []*Record
+	having  map[Input][]int // the records that have an input
+}
+
+// NewCandidates takes records in the order in which they are preferred.
+func NewCandidates(records []*Record) *Candidates {
+	c := &Candidates{records, map[Input][]int{}}
+	for i, r := range records {
 		for _, input := range r.Inputs {
-			if have[input] {
-				common++
+			if telling(input) {
+				c.having[input] = append(c.having[input], i)
 			}
 		}
-		if common > most {
-			nearest, most = r, common
+	}
+	return c
+}
+
+// Nearest returns the record that has most inputs in common with these, if these
+// are half of them at least; or nil. Inputs that most steps share do not count.
+func (c *Candidates) Nearest(in Inputs) *Record {
+	if len(c.records) == 0 {
+		return nil
+	}
+	common, all := make([]int, len(c.records)), 0
+	for _, input := range in {
+		if !telling(input) {
+			continue
+		}
+		all++
+		for _, i := range c.having[input] {
+			common[i]++
 		}
 	}
-	return nearest
+	best := 0
+	for i, n := range common {
+		if n > common[best] {
+			best = i
+		}
+	}
+	if common[best] == 0 || 2*common[best] < all {
+		return nil
+	}
+	return c.records[best]
 }
 
 func telling(in Input) bool {

@@ -27,6 +27,9 @@ func Text(w io.Writer, r *Report, o Options) error {
 		out.WriteString(strings.Repeat("  ", indent) + text + "\n")
 	}
 	line(0, heading(r, o))
+	if first, _, _ := strings.Cut(r.Build.Error, "\n"); first != "" && r.Against == "" {
+		line(0, escape(first))
+	}
 	all := r.followers()
 	for i := range r.Layers {
 		l := &r.Layers[i]
@@ -179,6 +182,9 @@ func (r *Reason) Head() string {
 		return text + "its " + escape(r.Name) + " is gone"
 	case Corrupt:
 		return text + "its " + escape(r.Name) + " was damaged and has been put aside"
+	}
+	if r.Code == Format && r.Name == "record" {
+		return text + "its record is of a former release and could not be carried over"
 	}
 	short := len(r.Diff) == 0 && len(r.Changes) == 0 && len(r.Old)+len(r.New) > 0 && r.Code != Base && !isTree(r.Code)
 	switch {

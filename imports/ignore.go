@@ -210,7 +210,8 @@ func readIgnoreFile(dir int) ([]byte, error) {
 // Ignored returns the rule that decides about a path below a folder source, or
 // nil when there is none, or when the source is a file. The rule is that of the
 // path itself or, when a folder on the way is ignored, that of the folder.
-func (s *Store) Ignored(src Source, below string) (*Rule, error) {
+func Ignored(src Source, below string) (*Rule, error) {
+	var s Store // it keeps nothing
 	root, st, err := s.openSource(src)
 	if err != nil {
 		return nil, err

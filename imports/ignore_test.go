@@ -100,7 +100,7 @@ func TestIgnoreAsGit(t *testing.T) {
 			t.Errorf("rules %q, patterns %q:\n got %q\nwant %q", rules, patterns, got, want)
 		}
 		for _, file := range files { // what explains must agree with what walks
-			r, err := s.Ignored(src, file)
+			r, err := Ignored(src, file)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -169,7 +169,7 @@ func TestIgnoredIsNoContent(t *testing.T) {
 	if got := walked(t, s, Source{Root: m.Path, Path: "/"}); !slices.Equal(got, []string{"main.py"}) {
 		t.Errorf("the mirror holds %q", got)
 	}
-	rule, err := s.Ignored(src, "__pycache__/main.pyc")
+	rule, err := Ignored(src, "__pycache__/main.pyc")
 	if err != nil || rule == nil || fmt.Sprint(rule.File, rule.Line, rule.Pattern) != IgnoreFile+"1__pycache__" {
 		t.Error(rule, err)
 	}

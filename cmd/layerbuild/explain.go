@@ -67,7 +67,7 @@ func (s *settings) explain(w io.Writer, f *explainFlags, names []string) (err er
 		return err
 	}
 	if f.ignored != "" {
-		return s.explainIgnored(w, f)
+		return explainIgnored(w, f)
 	}
 	past, err := build.OpenPast(s.stateDir)
 	if err != nil {
@@ -125,8 +125,8 @@ func export(b *explain.Bundle, path string) error {
 }
 
 // explainIgnored says by which rule a path is ignored.
-func (s *settings) explainIgnored(w io.Writer, f *explainFlags) error {
-	found, err := build.Ignored(s.stateDir, f.file, f.load, f.ignored)
+func explainIgnored(w io.Writer, f *explainFlags) error {
+	found, err := build.Ignored(f.file, f.load, f.ignored)
 	if err != nil {
 		return err
 	}

@@ -60,14 +60,15 @@ func newHistoryDiffCommand(s *settings) *cobra.Command {
 		Args:  cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return s.past(func(past *build.Past) error {
-				if _, err := numbered(past, args[0]); err != nil {
+				before, err := numbered(past, args[0])
+				if err != nil {
 					return err
 				}
 				report, err := numbered(past, args[1])
 				if err != nil {
 					return err
 				}
-				if report, err = past.Against(report, args[0]); err != nil {
+				if report, err = past.AgainstBuild(report, before.Build.Number); err != nil {
 					return err
 				}
 				return s.show(cmd.OutOrStdout(), past, report, format)
