@@ -199,7 +199,7 @@ func attempt(ctx context.Context, o Options, graph *layers.Graph) (err error) {
 	}
 	hold := &held{}
 	b.Sink = hold
-	go b.numbered() // to make a file can take as long as all the rest
+	go func() { _, _ = b.numbered() }() // to make a file can take as long as all the rest
 	err = b.build(ctx)
 	if errors.Is(err, errDamaged) {
 		return err

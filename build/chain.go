@@ -35,7 +35,7 @@ type chain struct {
 // with returns the chain with one more layer.
 func (c *chain) with(layer oci.Layer) *chain {
 	up := &chain{below: c, diff: layer.DiffID, id: layer.DiffID}
-	if layer.Descriptor.Digest != "" {
+	if layer.Digest != "" {
 		up.blob.Store(&layer.Descriptor)
 	}
 	if c != nil {

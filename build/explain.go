@@ -207,15 +207,21 @@ func because(reasons []explain.Reason) (names []string) {
 	return names
 }
 
+// latestLabels returns the record of the labels that the layer had last, or nil.
+func (b *Builder) latestLabels(l *layers.Layer) *buildcache.Record {
+	if latest, err := b.cache.Latest(l.File.Path, l.Name); err == nil {
+		if r, err := b.cache.Get(buildcache.Labels, latest.Keys[buildcache.Labels]); err == nil {
+			return r
+		}
+	}
+	return nil
+}
+
 // tellLabels says why labels are generated again.
 func (b *Builder) tellLabels(s *rootfsStep, in buildcache.Inputs, told *explain.Layer) error {
-	latest, err := b.cache.Latest(s.l.File.Path, s.l.Name)
-	if err != nil {
-		return nil
-	}
-	before, err := b.cache.Get(buildcache.Labels, latest.Keys[buildcache.Labels])
-	if err != nil || told.Outcome == explain.Built {
-		return nil // the layer's own reasons say it
+	before := b.latestLabels(s.l)
+	if before == nil || told.Outcome == explain.Built {
+		return nil // nothing to compare with, or the layer's own reasons say it
 	}
 	diff, err := b.cache.Diff(before, in)
 	if err != nil {

@@ -261,8 +261,7 @@ func (p *pruner) exhume(i *Item) {
 // A candidate is an item that a rule may remove, and its ranks.
 type candidate struct {
 	*Item
-	rank  float64
-	waits int // for so many others that stand on it
+	rank float64
 }
 
 // A queue has the candidates that nothing stands on, the one to go first on top.

@@ -29,14 +29,14 @@ func (c *Cache) Layouts() ([]string, error) {
 	var paths []string
 	err := c.walk("layouts", func(name string) error {
 		var path string
-		if c.read(name, &path) != nil {
-			return nil
+		if whole, err := c.readWhole(name, &path); !whole {
+			return err
 		}
-		if _, err := os.Lstat(path); err != nil {
+		if _, err := os.Lstat(path); err == nil {
+			paths = append(paths, path)
+		} else {
 			_ = os.Remove(c.path(name))
-			return nil
 		}
-		paths = append(paths, path)
 		return nil
 	})
 	return paths, err

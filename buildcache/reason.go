@@ -70,12 +70,10 @@ func (c *Cache) Recent(kind Kind) ([]*Record, error) {
 	}
 	var files []file
 	err := c.walk(filepath.Join("records", string(kind)), func(name string) error {
-		info, err := os.Lstat(c.path(name))
-		if err != nil {
-			return nil // removed meanwhile
+		if info, err := os.Lstat(c.path(name)); err == nil { // otherwise it was removed meanwhile
+			key := strings.TrimSuffix(filepath.Base(name), ".json")
+			files = append(files, file{Key(key), info.ModTime().UnixNano()})
 		}
-		key := strings.TrimSuffix(filepath.Base(name), ".json")
-		files = append(files, file{Key(key), info.ModTime().UnixNano()})
 		return nil
 	})
 	if err != nil {

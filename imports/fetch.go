@@ -553,7 +553,7 @@ func (f *fetch) have(ctx context.Context, v validators) (Download, bool) {
 		return Download{}, false
 	}
 	if got != v.Digest {
-		os.Rename(path, path+".corrupt")
+		_ = os.Rename(path, path+".corrupt") // otherwise it is met, and put aside, again
 		return Download{}, false
 	}
 	if !f.hold(ctx, path) {

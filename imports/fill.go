@@ -330,7 +330,7 @@ func (c *copier) file(to int, name string, e *Entry) error {
 // link links to the equal file at the same path of the shared tree.
 func (c *copier) link(to int, name string, e *Entry) (err error) {
 	if c.share < 0 {
-		if c.share, err = openBeneath(c.fill.share, path.Dir(e.Path), unix.O_RDONLY|unix.O_DIRECTORY); err != nil {
+		if c.share, err = openBeneath(c.fill.share, path.Dir(e.Path)); err != nil {
 			return err
 		}
 	}
@@ -344,7 +344,7 @@ func (c *copier) open(e *Entry) (fd int, err error) {
 		fd, err = unix.Open(fmt.Sprintf("/proc/self/fd/%d", c.source), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	} else {
 		if c.from < 0 {
-			c.from, err = openBeneath(c.source, path.Dir(e.Path), unix.O_RDONLY|unix.O_DIRECTORY)
+			c.from, err = openBeneath(c.source, path.Dir(e.Path))
 		}
 		if err == nil {
 			fd, err = unix.Openat(c.from, path.Base(e.Path), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)

@@ -223,7 +223,7 @@ func Ignored(src Source, below string) (*Rule, error) {
 	ig, dir := src.ignoring(), "."
 	elements := strings.Split(filepath.Clean(below), "/")
 	for i := range elements {
-		fd, err := openBeneath(root, dir, unix.O_RDONLY|unix.O_DIRECTORY)
+		fd, err := openBeneath(root, dir)
 		if err != nil {
 			return nil, sourceError(src, err)
 		}

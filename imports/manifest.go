@@ -174,9 +174,9 @@ func fold(b []byte, start int) []byte {
 // digits; a backslash twice. With key, "=" is encoded as well.
 func appendVis(b []byte, s string, key bool) []byte {
 	plain := 0 // start of what is appended as it is
-	for i := 0; i < len(s); i++ {
+	for i := range len(s) {
 		c := s[i]
-		if !visSpecial[c] && !(key && c == '=') {
+		if !visSpecial[c] && (!key || c != '=') {
 			continue
 		}
 		b = append(b, s[plain:i]...)

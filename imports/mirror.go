@@ -89,7 +89,7 @@ func (s *Store) findMirror(ctx context.Context, d digest.Digest) (*Mirror, error
 	if err == nil {
 		return m, nil
 	}
-	m.Release()
+	_ = m.Release() // the error is what matters
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
@@ -230,7 +230,7 @@ func removeOld(mirror int, changes []Change) error {
 			continue
 		}
 		p := path.Join("root", c.Path)
-		parent, err := openBeneath(mirror, path.Dir(p), unix.O_RDONLY|unix.O_DIRECTORY)
+		parent, err := openBeneath(mirror, path.Dir(p))
 		if err != nil {
 			return err
 		}
@@ -292,7 +292,7 @@ func (s *Store) newMirror(ctx context.Context, src Source, dir *lockedDir, entri
 		}
 		if m != nil {
 			defer m.Release()
-			if f.share, err = openBeneath(m.dir.fd(), "root", unix.O_RDONLY|unix.O_DIRECTORY); err != nil {
+			if f.share, err = openBeneath(m.dir.fd(), "root"); err != nil {
 				return err
 			}
 			defer unix.Close(f.share)

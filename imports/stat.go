@@ -86,9 +86,9 @@ func statFd(fd int) (st status, err error) {
 // pathMax is how much of a path is given to the kernel at once. PATH_MAX is 4096.
 const pathMax = 3500
 
-// openBeneath opens path below the folder dir, following no symlink and
+// openBeneath opens the folder at path below the folder dir, following no symlink and
 // leaving it by no "..". The path may be longer than PATH_MAX.
-func openBeneath(dir int, path string, flags int) (int, error) {
+func openBeneath(dir int, path string) (int, error) {
 	at := dir
 	for {
 		head, rest := path, ""
@@ -100,7 +100,7 @@ func openBeneath(dir int, path string, flags int) (int, error) {
 			head, rest = path[:cut], path[cut+1:]
 		}
 		how := unix.OpenHow{
-			Flags:   uint64(flags | unix.O_CLOEXEC | unix.O_NOFOLLOW | unix.O_NONBLOCK),
+			Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC | unix.O_NOFOLLOW | unix.O_NONBLOCK,
 			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
 		}
 		if rest != "" {

@@ -296,7 +296,7 @@ func (s *Store) Entries(d digest.Digest) ([]Entry, error) {
 	}
 	entries, err := readManifest(f, int(st.Size()/minCompressed), d)
 	if err != nil {
-		os.Rename(path, path+".corrupt")
+		_ = os.Rename(path, path+".corrupt") // otherwise it is met, and put aside, again
 		return nil, fmt.Errorf("manifest %s: %w (put aside as .corrupt): %w", path, ErrCorrupt, err)
 	}
 	return entries, nil

@@ -188,7 +188,7 @@ func (w *walker) folder(p string, f *folder, ig *ignoring) {
 	if w.failed.Load() {
 		return
 	}
-	fd, err := openBeneath(w.root, p, unix.O_RDONLY|unix.O_DIRECTORY)
+	fd, err := openBeneath(w.root, p)
 	if err != nil {
 		w.fail(w.problem(p, err))
 		return

@@ -74,7 +74,7 @@ func (p *Publisher) Push(ctx context.Context, l *Layout, manifest Descriptor, re
 }
 
 func (p *Publisher) options(ctx context.Context, s *session) ([]remote.Option, error) {
-	auth := authn.Anonymous
+	var auth authn.Authenticator
 	if p.login != nil {
 		auth, s.login = authn.FromConfig(*p.login), "--username"
 	} else {

@@ -85,7 +85,7 @@ func TestTrace(t *testing.T) {
 		{"web: a", "X", 1000, 4000, 1, 1}, {"web: b", "X", 2000, 5000, 1, 2}, {"web: c", "X", 6000, 3000, 1, 1}, {"web: built", "i", 9000, 0, 1, 0},
 	}
 	for i, e := range got.TraceEvents {
-		if i >= len(want) || event(e) != want[i] {
+		if i >= len(want) || e != want[i] {
 			t.Errorf("event %d is %+v", i, e)
 		}
 	}

@@ -116,7 +116,7 @@ func (l *Log) Report(e Event) {
 	if l.began.IsZero() {
 		l.began = e.Time
 	}
-	text := ""
+	var text string
 	switch e.Kind {
 	case Failed, Error:
 		text = fmt.Sprintf("%s: %s", e.Kind, e.Text)

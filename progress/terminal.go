@@ -106,8 +106,10 @@ func (t *Terminal) note(e Event) {
 		t.done++
 		delete(t.tails, e.Layer)
 	case Output:
-		lines := append(t.tails[e.Layer], plainText(e.Text))
-		t.tails[e.Layer] = lines[max(0, len(lines)-mostTail):]
+		t.tails[e.Layer] = append(t.tails[e.Layer], plainText(e.Text))
+		if lines := t.tails[e.Layer]; len(lines) > mostTail {
+			t.tails[e.Layer] = lines[len(lines)-mostTail:]
+		}
 	case Started:
 		t.works = append(t.works, &shownWork{work: id, began: e.Time})
 	case Bytes:

@@ -27,14 +27,14 @@ type screen struct {
 func (s *screen) Write(p []byte) (int, error) {
 	n := len(p)
 	for len(p) > 0 {
-		switch {
-		case p[0] == '\r':
+		switch p[0] {
+		case '\r':
 			s.column = 0
 			p = p[1:]
-		case p[0] == '\n':
+		case '\n':
 			s.at++
 			p = p[1:]
-		case p[0] == '\x1b':
+		case '\x1b':
 			size := escapeLen(string(p[:min(len(p), 16)]))
 			s.obey(string(p[2:size]))
 			p = p[size:]

@@ -90,7 +90,7 @@ func (b *bundle) supervise(what, path string, keep []string) (int, error) {
 	// What make runs ignores the C library's own signals, which Go leaves alone.
 	for _, number := range []uintptr{32, 33} {
 		var byDefault [4]uintptr // struct sigaction of rt_sigaction(2)
-		unix.RawSyscall6(unix.SYS_RT_SIGACTION, number, uintptr(unsafe.Pointer(&byDefault)), 0, 8, 0, 0)
+		_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, number, uintptr(unsafe.Pointer(&byDefault)), 0, 8, 0, 0)
 	}
 	unix.Umask(0o022)
 	if what == runTerminal {

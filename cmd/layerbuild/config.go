@@ -34,11 +34,7 @@ type ruleText struct {
 func (s *settings) policy() ([]build.Rule, error) {
 	path := s.config
 	if path == "" {
-		dir, err := os.UserConfigDir()
-		if err != nil {
-			return build.DefaultPolicy(), nil
-		}
-		path = filepath.Join(dir, "layerbuild", "config.yaml")
+		path = defaultConfig()
 	}
 	text, err := os.ReadFile(path)
 	// Another user's home folder, as after `sudo -u`, is not there for this user.
@@ -53,6 +49,16 @@ func (s *settings) policy() ([]build.Rule, error) {
 		return nil, fmt.Errorf("config %s: %w", path, err)
 	}
 	return policy, nil
+}
+
+// defaultConfig is where the config file is if nothing else is said; "" where
+// there is no home folder.
+func defaultConfig() string {
+	dir, err := os.UserConfigDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(dir, "layerbuild", "config.yaml")
 }
 
 func parsePolicy(text []byte) ([]build.Rule, error) {
