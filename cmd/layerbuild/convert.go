@@ -1,0 +1,36 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/layerbuild/layerbuild/build"
+)
+
+func newConvertCommand(s *settings) *cobra.Command {
+	var o build.ConvertOptions
+	cmd := &cobra.Command{
+		Use:   "convert",
+		Short: "Make a stackerfile of a Dockerfile",
+		Long: `Make a stackerfile of a Dockerfile, and a file of substitutions of its ARGs, each
+named ARG_ and the argument's name. The Dockerfile's folder is the build context.
+What a stackerfile cannot say is told by line, and left out.`,
+		Example: `  layerbuild convert
+  layerbuild build --substitute-file stacker-subs.yaml`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			notes, err := build.Convert(o)
+			for _, note := range notes {
+				fmt.Fprintf(cmd.ErrOrStderr(), "warning: %s\n", printable(note))
+			}
+			return err
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVarP(&o.Dockerfile, "docker-file", "i", "Dockerfile", "the `file` to read")
+	flags.StringVarP(&o.Stackerfile, "output-file", "o", "stacker.yaml", "the stackerfile to write")
+	flags.StringVarP(&o.SubstituteFile, "substitute-file", "s", "stacker-subs.yaml", "the `file` of substitutions to write")
+	flags.StringVar(&o.Name, "name", "app", "the name of the layer that the last stage becomes, when it has none")
+	return cmd
+}
