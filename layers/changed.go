@@ -2,6 +2,7 @@ package layers
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/mitchellh/hashstructure/v2"
 )
@@ -25,6 +26,19 @@ func (l *Layer) Changed(old *Layer) ([]string, error) {
 		}
 	}
 	return changed, nil
+}
+
+// difference says what to do about two layers of one name.
+func difference(first, second *Layer) string {
+	changed, err := second.Changed(first)
+	switch {
+	case err != nil:
+		return ": rename one"
+	case len(changed) == 0:
+		return ", and says the same: remove one"
+	default:
+		return ", with other " + strings.Join(changed, ", ") + ": rename one"
+	}
 }
 
 // The following spell out what hashstructure would take for equal: a missing number
