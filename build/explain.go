@@ -46,8 +46,8 @@ func (b *Builder) tellMiss(s *rootfsStep, told *explain.Layer, miss error) error
 			return err
 		}
 	}
-	if len(told.Reasons) == 0 { // what was there when the layer was built last is not found now
-		told.Reasons = []explain.Reason{{Code: explain.Missing, Name: "record"}}
+	if len(told.Reasons) == 0 { // there is nothing left to compare with
+		told.Reasons = []explain.Reason{b.missing("last build's record", string(buildcache.Rootfs), string(latest.Keys[buildcache.Rootfs]))}
 	}
 	told.Because = because(told.Reasons)
 	told.Hint = explain.HintFor(told.Reasons, s.normalized())

@@ -409,6 +409,10 @@ func bundleSide(path string) (*side, error) {
 	if err != nil {
 		return nil, err
 	}
+	return sideOf(b, path)
+}
+
+func sideOf(b *explain.Bundle, path string) (s *side, err error) {
 	records := map[string]*buildcache.Record{}
 	for _, step := range b.Steps {
 		if records[step.Layer], err = stepRecord(b, step); err != nil {
