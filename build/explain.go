@@ -460,7 +460,7 @@ func addXattrs(old, new []imports.Xattr, add func(name, old, new string)) {
 	value := func(all []imports.Xattr, name string) string {
 		for _, x := range all {
 			if x.Name == name {
-				return strconv.Quote(x.Value)
+				return xattrValue(x.Value)
 			}
 		}
 		return ""
@@ -473,6 +473,18 @@ func addXattrs(old, new []imports.Xattr, add func(name, old, new string)) {
 	for _, name := range slices.Compact(names) {
 		add("xattr "+name, value(old, name), value(new, name))
 	}
+}
+
+// xattrValue is short text itself, and the digest of anything else.
+func xattrValue(v string) string {
+	const longest = 64
+	switch {
+	case v == "":
+		return `""`
+	case len(v) > longest || !utf8.ValidString(v):
+		return string(digest.FromString(v))
+	}
+	return v
 }
 
 // printablePath is a path as JSON can hold it.
