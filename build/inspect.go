@@ -23,6 +23,10 @@ type Tagged struct {
 	Image    ispec.Image
 	Missing  []oci.Descriptor // blobs that should be there and are not
 
+	// Damage says why the manifest or the configuration cannot be read, and with
+	// it what Layers and Image should be.
+	Damage error
+
 	// Stale says that no layer of the stackerfile is named like the tag: it is of
 	// an earlier build, or of another tool. It is false if the stackerfile is not
 	// there or cannot be read.
@@ -71,9 +75,7 @@ func Inspect(ociDir, stackerfile string, load layers.Options, tags ...string) (*
 			continue
 		}
 		image, err := inspect(layout, tag)
-		if err != nil {
-			return nil, fmt.Errorf("tag %q: %w", tag.Name, err)
-		}
+		image.Damage = err
 		image.Stale = current != nil && !current[tag.Name]
 		found.Images = append(found.Images, image)
 	}

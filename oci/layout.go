@@ -456,7 +456,7 @@ type indexEntry struct {
 	raw json.RawMessage
 }
 
-// readIndex reads index.json. A broken one is an error: it is never written over.
+// readIndex reads index.json. A broken one is an error, and is left as it is.
 func (l *Layout) readIndex() (*indexFile, error) {
 	path := filepath.Join(l.path, ispec.ImageIndexFile)
 	data, err := readRegular(path)
@@ -465,7 +465,7 @@ func (l *Layout) readIndex() (*indexFile, error) {
 	}
 	index, err := parseIndex(data)
 	if err != nil {
-		return nil, fmt.Errorf("%s is broken and left as it is: %w", path, err)
+		return nil, fmt.Errorf("%s is broken: %w", path, err)
 	}
 	return index, nil
 }

@@ -54,6 +54,10 @@ func showImage(w io.Writer, image build.Tagged) error {
 	}
 	fmt.Fprintf(w, "%s%s\n", printable(image.Tag), note)
 	fmt.Fprintf(w, "  manifest  %s\n", image.Manifest.Digest)
+	if image.Damage != nil {
+		_, err := fmt.Fprintf(w, "  damaged   %s: build again to restore it\n", image.Damage)
+		return err
+	}
 	fmt.Fprintf(w, "  platform  %s/%s\n", printable(image.Image.OS), printable(image.Image.Architecture))
 	fmt.Fprintf(w, "  size      %s in %s\n", units.BytesSize(float64(image.Size())), layerCount(len(image.Layers)))
 	for _, layer := range image.Layers {
