@@ -62,6 +62,7 @@ type Options struct {
 	// image was built; without one there are none.
 	AnnotationsNamespace string
 	ToolVersion          string // for images with wall-clock times
+	Author               string // of images whose times are not the wall clock's; "" is layerbuild
 
 	// MetadataFile and IIDFile are written when all has been built: see writeFiles.
 	MetadataFile string

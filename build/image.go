@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -110,7 +111,7 @@ func (b *Builder) imageSpec(ctx context.Context, s *rootfsStep, fs rootfs, made 
 		Base:        s.base.image,
 		OS:          l.OS,
 		Arch:        l.Arch,
-		Author:      author,
+		Author:      cmp.Or(b.Author, author),
 		Epoch:       s.epoch,
 		Environment: l.Environment,
 		Labels:      maps.Clone(l.Labels),

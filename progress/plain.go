@@ -24,6 +24,12 @@ type Plain struct {
 	mu    sync.Mutex
 	w     io.Writer
 	level Level
+	stamp bool // the time is before each line
+}
+
+// NewStamped returns a sink that writes to w, each line with its time before it.
+func NewStamped(w io.Writer, level Level) *Plain {
+	return &Plain{w: w, level: level, stamp: true}
 }
 
 // NewPlain returns a sink that writes to w.
@@ -38,6 +44,9 @@ func (p *Plain) Report(e Event) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.stamp {
+		fmt.Fprintf(p.w, "%s ", e.Time.Format(time.RFC3339))
+	}
 	fmt.Fprintln(p.w, line(e))
 }
 

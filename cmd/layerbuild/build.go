@@ -136,7 +136,7 @@ func (f *buildFlags) addCommon(cmd *cobra.Command) {
 
 // build runs a build as the flags say.
 func (s *settings) build(cmd *cobra.Command, f *buildFlags) (err error) {
-	if f.Clock, err = parseClock(f.timestamps); err != nil {
+	if f.Clock, err = s.clock(cmd, f.timestamps); err != nil {
 		return err
 	}
 	if f.maxDownload != "" {
@@ -173,8 +173,8 @@ func (s *settings) build(cmd *cobra.Command, f *buildFlags) (err error) {
 	if f.Policy, err = s.policy(); err != nil {
 		return err
 	}
-	f.StateDir, f.OCIDir, f.Debug = s.stateDir, s.ociDir, s.debug
-	display, err := progress.NewDisplay(f.progress, os.Stdout, s.level(), os.Getenv)
+	f.StateDir, f.OCIDir, f.Debug, f.Author = s.stateDir, s.ociDir, s.debug, s.name()
+	display, err := s.display(f.progress)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,11 @@ import (
 // configFile is the config file.
 type configFile struct {
 	GC *[]ruleText `yaml:"gc"`
+
+	// The names are stacker's.
+	WorkDir    string `yaml:"work_dir"`
+	StackerDir string `yaml:"stacker_dir"`
+	OCIDir     string `yaml:"oci_dir"`
 }
 
 // ruleText is a rule of the gc policy. The names are buildkitd's.
@@ -32,42 +37,53 @@ type ruleText struct {
 
 // policy is what is removed after builds: what the config file says, or the default.
 func (s *settings) policy() ([]build.Rule, error) {
-	path := s.config
-	if path == "" {
-		path = defaultConfig()
-	}
-	text, err := os.ReadFile(path)
-	// Another user's home folder, as after `sudo -u`, is not there for this user.
-	if s.config == "" && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)) {
-		return build.DefaultPolicy(), nil
-	}
+	path, file, err := s.readConfig()
 	if err != nil {
-		return nil, fmt.Errorf("config: %w", err)
+		return nil, err
 	}
-	policy, err := parsePolicy(text)
+	policy, err := file.policy()
 	if err != nil {
 		return nil, fmt.Errorf("config %s: %w", path, err)
 	}
 	return policy, nil
 }
 
+// readConfig reads the config file. One that is not there says nothing, unless it
+// was named.
+func (s *settings) readConfig() (path string, file configFile, err error) {
+	if path = s.config; path == "" {
+		path = s.defaultConfig()
+	}
+	text, err := os.ReadFile(path)
+	// Another user's home folder, as after `sudo -u`, is not there for this user.
+	if s.config == "" && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)) {
+		return path, file, nil
+	}
+	if err != nil {
+		return path, file, fmt.Errorf("config: %w", err)
+	}
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	decoder.KnownFields(true)
+	if err := decoder.Decode(&file); err != nil && !errors.Is(err, io.EOF) {
+		return path, file, fmt.Errorf("config %s: %w", path, err)
+	}
+	return path, file, nil
+}
+
 // defaultConfig is where the config file is if nothing else is said; "" where
 // there is no home folder.
-func defaultConfig() string {
+func (s *settings) defaultConfig() string {
 	dir, err := os.UserConfigDir()
 	if err != nil {
 		return ""
 	}
+	if s.stacker {
+		return filepath.Join(dir, stackerName, "conf.yaml")
+	}
 	return filepath.Join(dir, "layerbuild", "config.yaml")
 }
 
-func parsePolicy(text []byte) ([]build.Rule, error) {
-	var file configFile
-	decoder := yaml.NewDecoder(bytes.NewReader(text))
-	decoder.KnownFields(true)
-	if err := decoder.Decode(&file); err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
+func (file configFile) policy() ([]build.Rule, error) {
 	if file.GC == nil {
 		return build.DefaultPolicy(), nil
 	}

@@ -23,7 +23,7 @@ find in the cache are dashed; JSON says why. Nothing is built.`,
 			if o.Load.Builtins, err = s.builtins(); err != nil {
 				return err
 			}
-			if o.Clock, err = parseClock("reproducible"); err != nil {
+			if o.Clock, err = s.clock(cmd, "reproducible"); err != nil {
 				return err
 			}
 			o.StateDir, o.OCIDir, o.Targets = s.stateDir, s.ociDir, targets

@@ -69,12 +69,20 @@ type settings struct {
 	debug    bool
 	quiet    bool
 	config   string
+
+	workDir      string
+	storageType  string
+	logFile      string
+	logTimestamp bool
+
+	stacker bool     // the program was called by stacker's name: see stacker.go
+	log     *os.File // what is shown of a build goes there
 }
 
 func newCommand() *cobra.Command {
-	s := &settings{}
+	s := &settings{stacker: filepath.Base(os.Args[0]) == stackerName, log: os.Stdout}
 	cmd := &cobra.Command{
-		Use:   "layerbuild",
+		Use:   s.name(),
 		Short: "Build OCI images from a stackerfile",
 		Long: `layerbuild builds OCI images from a stackerfile: YAML that names layers, what
 each starts from, what it imports and what it runs.
@@ -106,12 +114,18 @@ builds of a user share.`,
 	flags := cmd.PersistentFlags()
 	flags.StringVar(&s.stateDir, "state-dir", defaultStateDir(), "what is remembered between builds")
 	flags.StringVar(&s.ociDir, "oci-dir", "oci", "the OCI layout that images go to")
+	flags.StringVar(&s.workDir, "work-dir", "", "the `folder` that --oci-dir is in, unless that is given; called as stacker, --state-dir too")
 	flags.StringVar(&s.config, "config", "", "the config `file` (default: layerbuild/config.yaml in $XDG_CONFIG_HOME or ~/.config, if it is there)")
+	flags.StringVar(&s.logFile, "log-file", "", "show what is built in a `file` instead of on the terminal")
+	flags.BoolVar(&s.logTimestamp, "log-timestamp", false, "show the time before each line of a build")
+	flags.StringVar(&s.storageType, "storage-type", "overlay", "how root filesystems are kept: `overlay`, and nothing else")
 	flags.BoolVar(&s.debug, "debug", false, "show every reason and every step")
 	flags.BoolVarP(&s.quiet, "quiet", "q", false, "show nothing but warnings and errors")
 	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see `%s --help`", err, c.CommandPath())
 	})
+	cmd.SetGlobalNormalizationFunc(stackerFlags)
+	cmd.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return s.settle(cmd) }
 	cmd.AddCommand(
 		newBuildCommand(s),
 		newPlanCommand(s),
@@ -149,7 +163,18 @@ func noArguments(instead string) cobra.PositionalArgs {
 }
 
 func (s *settings) sink() progress.Sink {
-	return progress.NewPlain(os.Stdout, s.level())
+	if s.logTimestamp {
+		return progress.NewStamped(s.log, s.level())
+	}
+	return progress.NewPlain(s.log, s.level())
+}
+
+// display shows a build in one of the ways of --progress.
+func (s *settings) display(mode string) (progress.Display, error) {
+	if s.logTimestamp && (mode == "auto" || mode == "plain") {
+		return progress.NewStamped(s.log, s.level()), nil
+	}
+	return progress.NewDisplay(mode, s.log, s.level(), os.Getenv)
 }
 
 func (s *settings) level() progress.Level {

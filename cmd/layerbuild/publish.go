@@ -29,7 +29,7 @@ Credentials are --username and --password, or those of podman, skopeo and docker
 			if o.Load.Builtins, err = s.builtins(); err != nil {
 				return err
 			}
-			if o.Clock, err = parseClock(timestamps); err != nil {
+			if o.Clock, err = s.clock(cmd, timestamps); err != nil {
 				return err
 			}
 			o.AnnotationsNamespace, o.ToolVersion = namespace(cmd, o.AnnotationsNamespace, o.Clock), buildVersion()
@@ -40,7 +40,7 @@ Credentials are --username and --password, or those of podman, skopeo and docker
 				}
 				o.Stackerfile, o.Others = files[0], files[1:]
 			}
-			o.StateDir, o.OCIDir, o.Sink = s.stateDir, s.ociDir, s.sink()
+			o.StateDir, o.OCIDir, o.Sink, o.Author = s.stateDir, s.ociDir, s.sink(), s.name()
 			return build.Publish(cmd.Context(), o)
 		},
 	}

@@ -28,6 +28,7 @@ import (
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"layerbuild": func() { os.Exit(run()) },
+		stackerName:  func() { os.Exit(run()) },
 	})
 }
 

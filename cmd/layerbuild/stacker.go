@@ -1,0 +1,76 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/layerbuild/layerbuild/build"
+)
+
+// stackerName is the name under which the program has the defaults of stacker: the
+// state in .stacker of the work folder, and wall-clock times and user@host in
+// images, unless SOURCE_DATE_EPOCH is set; then the author is stacker.
+const stackerName = "stacker"
+
+func (s *settings) name() string {
+	if s.stacker {
+		return stackerName
+	}
+	return "layerbuild"
+}
+
+// stackerFlags takes stacker's name of a flag for ours.
+func stackerFlags(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+	if name == "stacker-dir" {
+		name = "state-dir"
+	}
+	return pflag.NormalizedName(name)
+}
+
+// settle finds out what the flags that were not given are, from the config file
+// and the name of the program.
+func (s *settings) settle(cmd *cobra.Command) error {
+	if s.storageType != "overlay" {
+		return fmt.Errorf("--storage-type is %q: it should be overlay", s.storageType)
+	}
+	_, file, err := s.readConfig()
+	if err != nil {
+		return err
+	}
+	given := cmd.Flags().Changed
+	if file.WorkDir != "" && !given("work-dir") {
+		s.workDir = file.WorkDir
+	}
+	switch {
+	case given("state-dir"):
+	case file.StackerDir != "":
+		s.stateDir = file.StackerDir
+	case s.stacker:
+		s.stateDir = filepath.Join(s.workDir, ".stacker")
+	}
+	switch {
+	case given("oci-dir"):
+	case file.OCIDir != "":
+		s.ociDir = file.OCIDir
+	default:
+		s.ociDir = filepath.Join(s.workDir, s.ociDir)
+	}
+	if s.logFile != "" {
+		if s.log, err = os.Create(s.logFile); err != nil {
+			return fmt.Errorf("--log-file: %w", err)
+		}
+	}
+	return nil
+}
+
+// clock is what --timestamps says, or goes with the name of the program.
+func (s *settings) clock(cmd *cobra.Command, timestamps string) (build.Clock, error) {
+	if s.stacker && !cmd.Flags().Changed("timestamps") && os.Getenv("SOURCE_DATE_EPOCH") == "" {
+		return build.Clock{Now: true}, nil
+	}
+	return parseClock(timestamps)
+}
