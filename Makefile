@@ -54,7 +54,9 @@ lint: ## golangci-lint
 
 .PHONY: bench
 bench: bases ## the benchmarks
+	@scripts/setup pigz
 	$(GO) test $(exec) -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
+	$(GO) run $(exec) ./bench
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME (10s)

@@ -2,7 +2,7 @@
 // claim of docs/performance.md is a row that it prints. What is compared runs by
 // turns in one session, so that a noisy machine disturbs both.
 //
-//	go run ./bench [-runs N] [-only TEXT]
+//	go run ./bench [-runs N] [-only TEXT] [-size MiB]
 package main
 
 import (
@@ -20,11 +20,16 @@ import (
 var (
 	runs = flag.Int("runs", 11, "how often each side of a comparison runs")
 	only = flag.String("only", "", "run only comparisons whose group has this text in its name")
+	size = flag.Int("size", 1024, "how many MiB are packed")
 )
 
 func main() {
 	flag.Parse()
-	if err := run(); err != nil {
+	do := run
+	if flag.NArg() > 0 {
+		do = func() error { return helper(flag.Args()) }
+	}
+	if err := do(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -39,6 +44,11 @@ var groups = []struct {
 	{"noop", noop},
 	{"records", records},
 	{"imports", importing},
+	{"parallel", parallel},
+	{"steps", steps},
+	{"packing", packing},
+	{"graphs", graphs},
+	{"memory", memory},
 	{"explain", explaining},
 }
 

@@ -1,0 +1,232 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// busybox returns the OCI layout that the tests build on.
+func busybox() (string, error) {
+	out, err := exec.Command("scripts/base-busybox").Output()
+	if err != nil {
+		return "", fmt.Errorf("scripts/base-busybox: %w", err)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// layered is a stackerfile of n layers with one run, each on the one before or all
+// on the same base.
+func layered(base string, n int, chained bool, run string) string {
+	var w strings.Builder
+	for i := range n {
+		from := fmt.Sprintf("{type: oci, url: %q}", base+":latest")
+		if chained && i > 0 {
+			from = fmt.Sprintf("{type: built, tag: layer%d}", i-1)
+		}
+		fmt.Fprintf(&w, "layer%d:\n  from: %s\n  run: |\n    #!/bin/sh\n    %s\n", i, from, strings.ReplaceAll(run, "N", fmt.Sprint(i)))
+	}
+	return w.String()
+}
+
+// parallel builds layers that have nothing to do but to wait.
+func parallel(b *bench) error {
+	base, err := busybox()
+	if err != nil {
+		return err
+	}
+	dir, err := b.project("parallel", layered(base, 8, false, "sleep 1"))
+	if err != nil {
+		return err
+	}
+	build := b.layerbuild(dir, "build", "--quiet", "--no-cache")
+	if _, err := timed(build); err != nil {
+		return err
+	}
+	return compare("8 layers of `sleep 1` : `sleep 1`", build, []string{"sleep", "1"})
+}
+
+// steps builds steps that do next to nothing, beside the runtime alone.
+func steps(b *bench) error {
+	base, err := busybox()
+	if err != nil {
+		return err
+	}
+	bare, err := b.bareRuntime(base)
+	if err != nil {
+		return err
+	}
+	one, err := b.project("one-step", layered(base, 1, false, "true"))
+	if err != nil {
+		return err
+	}
+	chain, err := b.project("ten-steps", layered(base, 10, true, "echo N > /fileN"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range []string{one, chain} {
+		if _, err := timed(b.layerbuild(dir, "build", "--quiet")); err != nil {
+			return err
+		}
+	}
+	run := strings.Join(bare, " ")
+	if err := compare("`run: true` on a warm base : runc run", b.layerbuild(one, "build", "--quiet", "--no-cache"), bare); err != nil {
+		return err
+	}
+	ten := []string{"sh", "-c", "for i in 0 1 2 3 4 5 6 7 8 9; do " + run + "; done"}
+	return compare("a chain of 10 layers, cold : 10 times runc run", b.layerbuild(chain, "build", "--quiet", "--no-cache"), ten)
+}
+
+// bareRuntime makes a bundle of an image, and returns the command that runs `true`
+// in it.
+func (b *bench) bareRuntime(base string) ([]string, error) {
+	bundle := filepath.Join(b.dir, "bundle")
+	if _, err := timed([]string{"umoci", "unpack", "--image", base + ":latest", bundle}); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(bundle, "config.json")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var config map[string]any
+	if err := json.Unmarshal(text, &config); err != nil {
+		return nil, err
+	}
+	process, ok := config["process"].(map[string]any)
+	if !ok {
+		return nil, errors.New("umoci's bundle has no process")
+	}
+	process["terminal"], process["args"] = false, []string{"/bin/true"}
+	if text, err = json.Marshal(config); err != nil {
+		return nil, err
+	}
+	return []string{"runc", "run", "--bundle", bundle, "layerbuild-bench"}, os.WriteFile(path, text, 0o644)
+}
+
+// packing packs and unpacks files of this machine, beside pipes of tar.
+func packing(b *bench) error {
+	tree := filepath.Join(b.dir, "packed")
+	if err := sample("/usr/lib", tree, int64(*size)<<20); err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	state := filepath.Join(b.dir, "state-packing")
+	for _, c := range []struct{ name, floor, suffix, unpack string }{
+		{"gzip", "pigz -p2", ".gz", "tar -xzf"},
+		{"zstd", "zstd -q -T2 -3", ".zst", "tar --zstd -xf"},
+	} {
+		file := filepath.Join(b.dir, "floor.tar"+c.suffix)
+		ours := []string{self, "pack", state, tree, c.name}
+		floor := []string{"sh", "-c", fmt.Sprintf("tar -C %s -cf - . | %s | tee %s | sha256sum", tree, c.floor, file)}
+		if err := compare(fmt.Sprintf("pack %d MiB, %s : tar | %s | sha256sum", *size, c.name, c.floor), ours, floor); err != nil {
+			return err
+		}
+		if err := sizes(state, c.name, file); err != nil {
+			return err
+		}
+		out := filepath.Join(b.dir, "unpacked")
+		fresh := func(command string) []string {
+			return []string{"sh", "-c", fmt.Sprintf("rm -rf %s && mkdir %s && %s", out, out, command)}
+		}
+		unpack := fmt.Sprintf("%s unpack %s %s %s", self, state, c.name, out)
+		if err := compare(fmt.Sprintf("unpack it, DiffID checked : %s", c.unpack), fresh(unpack), fresh(fmt.Sprintf("%s %s -C %s", c.unpack, file, out))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sizes prints how large our blob is beside the floor's file.
+func sizes(state, compression, floor string) error {
+	layer, err := packedLayer(state, compression)
+	if err != nil {
+		return err
+	}
+	fi, err := os.Stat(floor)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%-42s %27s   %27s   %.2f\n", "  its size, in MiB", fmt.Sprint(layer.Size>>20), fmt.Sprint(fi.Size()>>20), float64(layer.Size)/float64(fi.Size()))
+	return nil
+}
+
+// graphs builds graphs of very many layers that are all found in the cache, and
+// shows the most memory that took.
+func graphs(b *bench) error {
+	for _, n := range []int{1000, 10000} {
+		var w strings.Builder
+		for i := range n {
+			fmt.Fprintf(&w, "layer%d:\n  from: {type: scratch}\n  cmd: [c%d]\n  build_only: %v\n", i, i, i > 0)
+		}
+		dir, err := b.project(fmt.Sprintf("graph-%d", n), w.String())
+		if err != nil {
+			return err
+		}
+		build := b.layerbuild(dir, "build", "--quiet")
+		if _, err := timed(build); err != nil {
+			return err
+		}
+		if err := compare(fmt.Sprintf("all-hit build, %d layers : --version", n), build, b.layerbuild(dir, "--version")); err != nil {
+			return err
+		}
+		if err := peak(fmt.Sprintf("all-hit build, %d layers", n), build); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// memory packs a large file and very many small ones, and shows the most memory that
+// took.
+func memory(b *bench) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	large, many := filepath.Join(b.dir, "large"), filepath.Join(b.dir, "many")
+	if err := os.Mkdir(large, 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(large, "file"), nil, 0o644); err != nil {
+		return err
+	}
+	if err := os.Truncate(filepath.Join(large, "file"), int64(*size)<<22); err != nil {
+		return err
+	}
+	if err := fill(many, *size*50); err != nil {
+		return err
+	}
+	state := filepath.Join(b.dir, "state-memory")
+	for name, dir := range map[string]string{
+		fmt.Sprintf("pack a file of %d MiB", *size<<2): large,
+		fmt.Sprintf("pack %d files", *size*50):         many,
+	} {
+		if err := peak(name, []string{self, "pack", state, dir, "gzip"}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// peak prints the most memory that a command took.
+func peak(name string, args []string) error {
+	cmd := exec.Command(args[0], args[1:]...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return errors.Join(err, errors.New(string(out)))
+	}
+	usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage)
+	if !ok {
+		return errors.New("this machine tells nothing of memory")
+	}
+	fmt.Printf("%-42s %23d MiB\n", name+": peak memory", usage.Maxrss>>10)
+	return nil
+}
