@@ -295,7 +295,8 @@ func (b *Builder) tell(ctx context.Context, start time.Time, failure error) erro
 	case ctx.Err() != nil:
 		report.Build.Result = explain.Interrupted
 	case failure != nil:
-		report.Build.Result, report.Build.Error = explain.Failed, failure.Error()
+		report.Build.Result = explain.Failed
+		report.Build.Error, _, _ = strings.Cut(failure.Error(), "\n") // what a step wrote is in the log
 	}
 	report.Layers = b.told()
 	report.Count()

@@ -27,8 +27,8 @@ func Text(w io.Writer, r *Report, o Options) error {
 		out.WriteString(strings.Repeat("  ", indent) + text + "\n")
 	}
 	line(0, heading(r, o))
-	if first, _, _ := strings.Cut(r.Build.Error, "\n"); first != "" && r.Against == "" {
-		line(0, escape(first))
+	if r.Build.Error != "" && r.Against == "" {
+		line(0, escape(r.Build.Error))
 	}
 	all := r.followers()
 	for i := range r.Layers {

@@ -31,7 +31,8 @@ func newExplainCommand(s *settings) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "explain [LAYER...]",
 		Short: "Say why layers were built, or found in the cache",
-		Long: `Say of the last build of the stackerfile which layers were built and why: all
+		Long: `Say of the last build of the stackerfile (or, if it was not built yet, of the
+last build at all) which layers were built and why: all
 reasons at once, down to the files, attributes and lines that changed. Layers
 that were built only since others were stand below these.
 
