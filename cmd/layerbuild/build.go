@@ -51,7 +51,9 @@ not reproducible.`,
 	f.add(cmd)
 	flags := cmd.Flags()
 	f.addNoCache(cmd)
+	mustComplete(cmd, "no-cache", s.completeLayers(&f.Stackerfile, &f.Load))
 	flags.StringArrayVar(&f.Targets, "target", nil, "build only this `LAYER` and what it needs; repeatable")
+	mustComplete(cmd, "target", s.completeLayers(&f.Stackerfile, &f.Load))
 	flags.BoolVar(&f.Plan, "dry-run", false, "say what would be built, and why; build nothing")
 	flags.BoolVar(&f.FailOnMiss, "fail-on-miss", false, "stop at the first layer that is not in the cache")
 	flags.BoolVar(&f.orderOnly, "order-only", false, "print the layers in the order in which they are built")
@@ -77,9 +79,11 @@ Nothing is built. The exit status is 3 when something would be.`,
 			f.Plan, f.Targets = true, targets
 			return s.build(cmd, &f)
 		},
+		ValidArgsFunction: s.completeLayers(&f.Stackerfile, &f.Load),
 	}
 	f.add(cmd)
 	f.addNoCache(cmd)
+	mustComplete(cmd, "no-cache", s.completeLayers(&f.Stackerfile, &f.Load))
 	return cmd
 }
 
@@ -98,6 +102,7 @@ what is in the cache stays. The exit status is 4 when there is one.`,
 			}
 			return s.build(cmd, &f)
 		},
+		ValidArgsFunction: s.completeLayers(&f.Stackerfile, &f.Load),
 	}
 	f.add(cmd)
 	return cmd

@@ -43,6 +43,7 @@ A tag that is of no layer of the stackerfile any more is marked as such.`,
 			return nil
 		},
 	}
+	cmd.ValidArgsFunction = s.completeTags
 	addStackerfileFlags(cmd, &file, &load)
 	return cmd
 }
