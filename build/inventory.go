@@ -7,14 +7,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/layerbuild/layerbuild/buildcache"
@@ -58,12 +56,14 @@ type Item struct {
 	Holds  int   `json:"children"` // what stands on it
 
 	usageID string
+	gone    bool          // by a rule before
 	current bool          // the last build of some layer has it: see markCurrent
 	diff    digest.Digest // DiffID of a snapshot
 	top     digest.Digest // the highest layer of the base that this is the manifest of
 	blobs   []digest.Digest
 	remove  func(ctx context.Context) error // all but the blobs
 	inUse   func() bool
+	locks   []uint64    // the inodes of all that is locked when it is in use, if that is known
 	graves  [][2]string // kinds and ids of its tombstones
 	parent  *Item
 }
@@ -199,7 +199,7 @@ func (v *inventory) add(i *Item, hex string, blobs ...digest.Digest) {
 		if !there {
 			continue
 		}
-		i.blobs = append(i.blobs, d)
+		i.blobs, i.locks = append(i.blobs, d), append(i.locks, b.Inode)
 		i.Shared = i.Shared || v.shared[d]
 		if v.users[d] <= 0 {
 			v.users[d] = 0
@@ -233,6 +233,7 @@ func (v *inventory) addSnapshots(ctx context.Context) (err error) {
 		i := &Item{
 			ID: id.String(), Type: snap.Kind, Description: snap.Description, Parent: snap.Parent.String(),
 			Created: snap.Created, Size: snap.Disk, Inodes: snap.DiskInodes, Holds: snap.Children, diff: snap.DiffID,
+			locks:  []uint64{snap.Inode},
 			inUse:  func() bool { return v.snapshots.InUse(id) },
 			remove: func(ctx context.Context) error { return v.snapshots.RemoveListed(ctx, v.listing, id) },
 			graves: [][2]string{{buildcache.BurySnapshot, id.Encoded()}},
@@ -352,27 +353,19 @@ func (v *inventory) addCorrupt(ctx context.Context) error {
 
 // lookInUse finds out which items are in use, and with them what they stand on.
 func (v *inventory) lookInUse(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
-	workers := runtime.GOMAXPROCS(0)
-	for w := range workers {
-		group.Go(func() error {
-			for n := w; n < len(v.items) && ctx.Err() == nil; n += workers {
-				v.items[n].InUse = v.isInUse(v.items[n])
-			}
-			return ctx.Err()
-		})
-	}
-	if err := group.Wait(); err != nil {
+	locked, err := lockedInodes()
+	if err != nil {
 		return err
 	}
 	for _, i := range v.items {
-		if i.InUse {
+		free := len(i.locks) > 0 && !slices.ContainsFunc(i.locks, func(ino uint64) bool { return locked[ino] })
+		if i.InUse = !free && v.isInUse(i); i.InUse {
 			for up := i.parent; up != nil && !up.InUse; up = up.parent {
 				up.InUse = true
 			}
 		}
 	}
-	return nil
+	return ctx.Err()
 }
 
 // isInUse tells whether some process uses an item itself.

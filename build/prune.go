@@ -172,7 +172,7 @@ func (p *pruner) apply(ctx context.Context, r Rule) error {
 	if p.need(r) == "" {
 		return nil
 	}
-	if slices.ContainsFunc(r.Filters, Filter.asksInUse) {
+	if p.DryRun || slices.ContainsFunc(r.Filters, Filter.asksInUse) {
 		if err := p.lookInUse(ctx); err != nil {
 			return err
 		}
@@ -200,10 +200,13 @@ func (p *pruner) apply(ctx context.Context, r Rule) error {
 
 // removeItem removes one item, unless somebody uses it.
 func (p *pruner) removeItem(ctx context.Context, i *Item, why string) (bool, error) {
-	if p.isInUse(i) {
+	if p.DryRun && i.InUse {
 		return false, nil
 	}
 	if !p.DryRun {
+		if p.isInUse(i) {
+			return false, nil
+		}
 		switch err := p.takeAway(ctx, i, why); {
 		case errors.Is(err, overlay.ErrLocked), errors.Is(err, oci.ErrInUse), errors.Is(err, imports.ErrInUse):
 			return false, nil // somebody came first
@@ -211,7 +214,7 @@ func (p *pruner) removeItem(ctx context.Context, i *Item, why string) (bool, err
 			return false, fmt.Errorf("removing %s: %w", i.ID, err)
 		}
 	}
-	p.items = slices.DeleteFunc(p.items, func(other *Item) bool { return other == i })
+	i.gone = true
 	freed := i.Size
 	for _, b := range i.blobs {
 		if p.users[b]--; p.users[b] == 0 {
@@ -297,7 +300,7 @@ func (p *pruner) candidates(r Rule) *queue {
 	q := &queue{all: map[*Item]*candidate{}}
 	var list []*candidate
 	for _, i := range p.items {
-		if (i.current && !r.All) || p.now.Sub(i.LastUsed) < r.KeepDuration || !matches(r.Filters, i, p.now) {
+		if i.gone || (i.current && !r.All) || p.now.Sub(i.LastUsed) < r.KeepDuration || !matches(r.Filters, i, p.now) {
 			continue
 		}
 		list = append(list, &candidate{Item: i})

@@ -22,6 +22,7 @@ type Stored struct {
 	Digest digest.Digest
 	Size   int64 // bytes of its content
 	Disk   int64 // bytes allocated on disk
+	Inode  uint64
 	Time   int64 // when it came, in seconds since 1970
 }
 
@@ -38,7 +39,7 @@ func (s *Store) Blobs() ([]Stored, error) {
 		if checkDigest(d) != nil || unix.Lstat(s.Path(d), &st) != nil {
 			continue
 		}
-		all = append(all, Stored{Digest: d, Size: st.Size, Disk: st.Blocks * 512, Time: st.Mtim.Sec})
+		all = append(all, Stored{Digest: d, Size: st.Size, Disk: st.Blocks * 512, Inode: st.Ino, Time: st.Mtim.Sec})
 	}
 	return all, nil
 }

@@ -24,6 +24,7 @@ type Listed struct {
 
 	Disk       int64 // bytes allocated on disk, its own files and those of its difference
 	DiskInodes int64
+	Inode      uint64 // of its folder, which is locked while it is in use
 }
 
 // A Kept is a difference that Mutable.Keep kept.
@@ -103,7 +104,7 @@ func (s *Store) listed(name string) *Listed {
 		_ = own.addTree(path) // as far as it can be read
 	} else {
 		own.bytes, own.inodes = snap.Size, snap.Inodes
-		own.addPath(path)
+		l.Inode = own.addPath(path)
 		own.addPath(filepath.Join(path, "snapshot.json"))
 	}
 	l.Disk, l.DiskInodes = own.bytes, own.inodes
