@@ -11,9 +11,9 @@ import (
 	"github.com/layerbuild/layerbuild/progress"
 )
 
-// begin gives the build a log file, to which all is reported from
-// now on, however little is shown. A build that is done in a second life of the
-// process begins there. Without a log, as on a full disk, it is built all the same.
+// begin gives the build a log file, to which all is reported from now on, however
+// little is shown. A build that is done in a second life of the process begins
+// there. Without a log, as on a full disk, it is built all the same.
 func (b *Builder) begin() (end func(error)) {
 	if b.Shell != nil { // nothing is built
 		return func(error) {}

@@ -3,6 +3,8 @@ package build
 import (
 	"context"
 	"errors"
+	"maps"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing"
@@ -93,5 +95,19 @@ func TestFailedError(t *testing.T) {
 	want := "3 layers failed, and 1 layer needs what failed: x\nthree\ntwo\nwhat failed first:\none"
 	if err.Error() != want {
 		t.Errorf("%s", err)
+	}
+}
+
+// What comes out does not depend on how much goes on at once, nor on the order.
+func TestAnyOrder(t *testing.T) {
+	for seed := range uint64(3) {
+		p := newProject(rand.New(rand.NewPCG(seed, 7)))
+		dir := t.TempDir()
+		p.write(t, dir)
+		one := buildWith(t, dir, t.TempDir(), Options{Jobs: 1})
+		many := buildWith(t, dir, t.TempDir(), Options{Jobs: 16})
+		if !maps.Equal(one.manifests, many.manifests) || len(one.ran) != len(many.ran) {
+			t.Errorf("with one job %v, with 16 %v\n%s", one.manifests, many.manifests, p)
+		}
 	}
 }
