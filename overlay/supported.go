@@ -25,7 +25,11 @@ func Supported(state string) error {
 		return err
 	}
 	defer lock.Close()
-	if err := errors.Join(try(dir), removeMounted(dir)); err != nil {
+	err = try(dir)
+	if removal := removeMounted(dir); err == nil { // otherwise it fails for the same reason
+		err = removal
+	}
+	if err != nil {
 		return fmt.Errorf("overlayfs does not work in %s: %w%s", state, err, advice(state, err))
 	}
 	return nil
