@@ -32,9 +32,9 @@ func newExplainCommand(s *settings) *cobra.Command {
 		Use:   "explain [LAYER...]",
 		Short: "Say why layers were built, or found in the cache",
 		Long: `Say of the last build of the stackerfile (or, if it was not built yet, of the
-last build at all) which layers were built and why: all
-reasons at once, down to the files, attributes and lines that changed. Layers
-that were built only since others were stand below these.
+last build at all) which layers were built and why: all reasons at once, down to
+the files, attributes and lines that changed. Layers that were built only since
+others were stand below these.
 
 --against compares the inputs of that build with those of another one: of the
 same state folder by its number or by a record's key, of another state folder,
