@@ -25,10 +25,11 @@ import (
 
 // Sizes of the tests of this file. What CI runs takes some minutes in all.
 var (
-	kills    = flag.Int("kills", 200, "how many builds TestKill kills")
-	injected = flag.Int("injected", 40, "how many system calls TestInject kills or fails in turn; 0 is each of a build")
-	flips    = flag.Int("flips", 80, "how many damages TestFlip does; 0 is each way of damage to each file")
-	race     = flag.Duration("race-for", 5*time.Second, "how long TestRace runs")
+	kills     = flag.Int("kills", 200, "how many builds TestKill kills")
+	injected  = flag.Int("injected", 40, "how many system calls TestInject kills or fails in turn; 0 is each of a build")
+	flips     = flag.Int("flips", 80, "how many damages TestFlip does; 0 is each way of damage to each file")
+	powerCuts = flag.Int("power-cuts", 15, "from how many instants of a build TestPowerCut goes on")
+	race      = flag.Duration("race-for", 5*time.Second, "how long TestRace runs")
 )
 
 // A project is a stackerfile in a folder of its own with a state of its own: a
@@ -208,7 +209,8 @@ func (p *project) sound(want reference, what string) {
 	}
 }
 
-// TestKill kills builds at random instants with SIGKILL, some in a row.
+// TestKill kills builds at random instants with SIGKILL, some in a row, and now and
+// then a prune of what they left.
 func TestKill(t *testing.T) {
 	t.Parallel()
 	p := newProject(t)
@@ -217,10 +219,13 @@ func TestKill(t *testing.T) {
 	for n := 0; n < *kills; {
 		p.reset()
 		for range 5 {
-			if !p.kill(time.Duration(r.Int64N(int64(want.took)))) {
+			if !p.kill(time.Duration(r.Int64N(int64(want.took))), "build") {
 				break // all is built
 			}
 			n++
+			if r.IntN(4) == 0 && p.kill(time.Duration(r.IntN(20))*time.Millisecond, "prune", "--all", "--force") {
+				n++
+			}
 		}
 		what := fmt.Sprintf("after %d kills", n)
 		p.recover(want, what)
@@ -228,10 +233,10 @@ func TestKill(t *testing.T) {
 	}
 }
 
-// kill kills a build after some time; false if the build was faster.
-func (p *project) kill(after time.Duration) bool {
+// kill kills a command after some time; false if it was faster.
+func (p *project) kill(after time.Duration, args ...string) bool {
 	p.t.Helper()
-	cmd := p.command("build")
+	cmd := p.command(args...)
 	if err := cmd.Start(); err != nil {
 		p.t.Fatal(err)
 	}
@@ -485,15 +490,27 @@ func (p *project) mountDisk(t *testing.T, options ...string) string {
 	t.Helper()
 	image := p.path("disk")
 	os.Remove(image)
+	p.makeDisk(t, image, options...)
+	p.mountFile(t, image)
+	return p.state()
+}
+
+// makeDisk makes an ext4 of 20 MB.
+func (p *project) makeDisk(t *testing.T, image string, options ...string) {
+	t.Helper()
 	mustRun(t, exec.Command("truncate", "-s", "20M", image))
 	mustRun(t, exec.Command("mkfs.ext4", append([]string{"-q", "-m", "0"}, append(options, image)...)...))
+}
+
+// mountFile mounts a disk where the state folder is to be.
+func (p *project) mountFile(t *testing.T, image string) {
+	t.Helper()
 	dir := p.state()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	mustRun(t, exec.Command("mount", "-o", "loop", image, dir))
 	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
-	return dir
 }
 
 func must[T any](v T, err error) func(testing.TB) T {
@@ -504,6 +521,68 @@ func must[T any](v T, err error) func(testing.TB) T {
 		}
 		return v
 	}
+}
+
+// TestPowerCut takes what a disk holds at many instants of a build, as a power cut
+// would leave it: the state folder is on an ext4 in a file on btrfs, which copies
+// the file at an instant. A disk that reorders what it has not been told to flush
+// is not seen; that takes device-mapper's log-writes, which few kernels have.
+func TestPowerCut(t *testing.T) {
+	t.Parallel()
+	p := newProject(t)
+	want := p.reference()
+	p.reset()
+	disks := p.mountBtrfs(t)
+	disk := filepath.Join(disks, "disk")
+	p.makeDisk(t, disk)
+	p.mountFile(t, disk)
+
+	build := p.command("build")
+	if err := build.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- build.Wait() }()
+	var cuts []string
+	for done := false; !done; {
+		select {
+		case err := <-ended:
+			if done = true; err != nil {
+				t.Fatal(err)
+			}
+		default:
+		}
+		cuts = append(cuts, filepath.Join(disks, fmt.Sprint("cut", len(cuts))))
+		mustRun(t, exec.Command("cp", "--reflink=always", disk, cuts[len(cuts)-1]))
+	}
+	mustRun(t, exec.Command("umount", p.state()))
+	t.Logf("%d cuts", len(cuts))
+	step := max(1, len(cuts) / *powerCuts)
+	for n := 0; n < len(cuts); n += step {
+		what := fmt.Sprintf("cut %d of %d", n+1, len(cuts))
+		if err := os.RemoveAll(p.path("oci")); err != nil {
+			t.Fatal(err)
+		}
+		p.mountFile(t, cuts[n])
+		p.recover(want, what)
+		p.must("fsck", "--read-data")
+		mustRun(t, exec.Command("umount", p.state()))
+	}
+}
+
+// mountBtrfs mounts a new btrfs.
+func (p *project) mountBtrfs(t *testing.T) string {
+	t.Helper()
+	if text, err := os.ReadFile("/proc/filesystems"); err != nil || !bytes.Contains(text, []byte("\tbtrfs\n")) {
+		t.Skip("the kernel has no btrfs")
+	}
+	image, dir := p.path("btrfs.image"), p.path("disks")
+	mustRun(t, exec.Command("truncate", "-s", "400M", image))
+	mustRun(t, exec.Command("mkfs.btrfs", "-q", image))
+	mustRun(t, exec.Command("mkdir", dir))
+	mustRun(t, exec.Command("mount", "-o", "loop", image, dir))
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
 }
 
 // TestReadOnly has state folders that cannot be written.
@@ -573,6 +652,7 @@ func TestRace(t *testing.T) {
 	for _, args := range [][]string{
 		{"prune", "--all", "--force"},
 		{"du", "--verbose"},
+		{"verify"},
 		{"prune", "--force", "--keep-storage", "3MB"},
 	} {
 		group.Go(func() {
