@@ -8,7 +8,7 @@ import (
 	"github.com/layerbuild/layerbuild/build"
 )
 
-func newConvertCommand(s *settings) *cobra.Command {
+func newConvertCommand() *cobra.Command {
 	var o build.ConvertOptions
 	cmd := &cobra.Command{
 		Use:   "convert",
