@@ -35,6 +35,11 @@ func (b *Builder) labels(ctx context.Context, s *rootfsStep, o *outcome) (map[st
 	if err := b.tellLabels(s, in, &o.told); err != nil {
 		return nil, "", err
 	}
+	ended, err := b.limits.steps.acquire(ctx, b.worth()[s.l])
+	if err != nil {
+		return nil, "", err
+	}
+	defer ended()
 	lock, err := b.lock(ctx, s.l, key)
 	if err != nil {
 		return nil, "", err
@@ -43,11 +48,6 @@ func (b *Builder) labels(ctx context.Context, s *rootfsStep, o *outcome) (map[st
 	if _, err := b.lookup(buildcache.Labels, in, &labels); err == nil {
 		return labels, key, nil
 	}
-	ended, err := b.limits.steps.acquire(ctx, b.worth()[s.l])
-	if err != nil {
-		return nil, "", err
-	}
-	defer ended()
 	start := time.Now()
 	if labels, err = b.generateLabels(ctx, s, c); err != nil {
 		return nil, "", err

@@ -136,6 +136,14 @@ func (b *Builder) rootfs(ctx context.Context, s *rootfsStep, o *outcome, looked 
 		return nil, fs, err
 	}
 	looked()
+	if err := b.ensure(ctx, s.l, s.base.chain); err != nil {
+		return nil, fs, err
+	}
+	ended, err := b.limits.steps.acquire(ctx, b.worth()[s.l])
+	if err != nil {
+		return nil, fs, err
+	}
+	defer ended()
 	lock, err := b.lock(ctx, s.l, s.inputs.Key(buildcache.Rootfs))
 	if err != nil {
 		return nil, fs, err
@@ -146,13 +154,6 @@ func (b *Builder) rootfs(ctx context.Context, s *rootfsStep, o *outcome, looked 
 			o.found(record) // another process has made it meanwhile
 			return record, fs, nil
 		}
-	}
-	if err := b.ensure(ctx, s.l, s.base.chain); err != nil {
-		return nil, fs, err
-	}
-	ended, err := b.limits.steps.acquire(ctx, b.worth()[s.l])
-	if err != nil {
-		return nil, fs, err
 	}
 	start := time.Now()
 	made, err := b.makeRootfs(ctx, s)

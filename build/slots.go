@@ -12,7 +12,9 @@ import (
 )
 
 // limits bound what goes on at once, by kind. Whoever holds a slot may wait for one
-// of a later kind, and not for one of the same or an earlier kind.
+// of a later kind, and not for one of the same or an earlier kind. Locks of steps
+// are taken with a slot of theirs in hand: so no one who has such a lock waits for
+// a slot, and no more files are open than there are slots.
 type limits struct {
 	looks       *slots // layers that are looked up: their files, records and servers are asked
 	steps       *slots // steps that run: --jobs
