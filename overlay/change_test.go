@@ -346,6 +346,22 @@ func TestDeepFolders(t *testing.T) {
 	isEmpty(t, s.tmp)
 }
 
+// The names of one file, which has an attribute of overlayfs's own since it was
+// copied up, are met in many folders at the same time.
+func TestManyNamesOfOneFile(t *testing.T) {
+	s := newStore(t)
+	base := commit(t, s, "", "for i in $(seq 40); do : >$i; done")
+	m, diff := change(t, s, base.ID, `
+		for dir in $(seq 100 130); do
+			mkdir $dir
+			for i in $(seq 40); do test $dir != 100 || chmod 600 $i; ln $i $dir/$i; done
+		done`)
+	defer m.Drop()
+	if diff.Empty {
+		t.Error("nothing is left")
+	}
+}
+
 func TestMountpoints(t *testing.T) {
 	s := newStore(t)
 	bare := commit(t, s, "", "mkdir usr")

@@ -345,7 +345,8 @@ func (n *normalizer) keep(e *entry) error {
 		if name == opaque && e.name != "." || !isPrivate(name) {
 			continue
 		}
-		if err := unix.Lremovexattr(e.path(), name); err != nil {
+		// ENODATA: it has just been taken from another name of the file.
+		if err := unix.Lremovexattr(e.path(), name); err != nil && err != unix.ENODATA {
 			return fmt.Errorf("remove attribute %s: %w", name, err)
 		}
 	}

@@ -35,7 +35,7 @@ func mustRun(t testing.TB, cmd *exec.Cmd) {
 // BenchmarkBuildAgain is a build that finds everything in the cache;
 // BenchmarkVersion is what starting the binary costs of it.
 func BenchmarkBuildAgain(b *testing.B) {
-	busybox := base(b, "base-busybox")
+	busybox := busyboxBase(b)
 	for _, example := range []string{"hello", "chain"} {
 		b.Run(example, func(b *testing.B) {
 			folder := b.TempDir()
@@ -69,7 +69,7 @@ func TestMemory(t *testing.T) {
 	stackerfile := fmt.Sprintf(`large:
   from: {type: oci, url: %q}
   run: dd if=/dev/urandom of=/large bs=1M count=1024
-`, base(t, "base-busybox")+":latest")
+`, busyboxBase(t)+":latest")
 	if err := os.WriteFile(filepath.Join(folder, "stacker.yaml"), []byte(stackerfile), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,7 @@ named ARG_ and the argument's name. The Dockerfile's folder is the build context
 What a stackerfile cannot say is told by line, and left out.`,
 		Example: `  layerbuild convert
   layerbuild build --substitute-file stacker-subs.yaml`,
-		Args: cobra.NoArgs,
+		Args: noArguments(""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			notes, err := build.Convert(o)
 			for _, note := range notes {

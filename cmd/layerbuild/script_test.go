@@ -43,7 +43,7 @@ func TestScripts(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Fatal("mounts, owners and devices need root: run `make test`, or `go test -exec sudo`")
 	}
-	busybox := base(t, "base-busybox")
+	busybox := busyboxBase(t)
 	stackerfiles, err := filepath.Abs("../../testdata/stackerfiles")
 	if err != nil {
 		t.Fatal(err)
@@ -76,11 +76,12 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// base returns what the script of that name prints: the path of a base.
-func base(t testing.TB, script string) string {
+// busyboxBase returns what scripts/base-busybox prints: the path of a base.
+func busyboxBase(t testing.TB) string {
 	t.Helper()
+	const script = "../../scripts/base-busybox"
 	var stderr bytes.Buffer
-	cmd := exec.Command(filepath.Join("../../scripts", script))
+	cmd := exec.Command(script)
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {

@@ -84,7 +84,7 @@ func newProject(t testing.TB) *project {
 	// In memory, so that it does not wait for what others have to sync.
 	mustRun(t, exec.Command("mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", p.dir))
 	t.Cleanup(func() { unix.Unmount(p.dir, unix.MNT_DETACH) })
-	p.write("stacker.yaml", fmt.Sprintf(projectFile, base(t, "base-busybox")))
+	p.write("stacker.yaml", fmt.Sprintf(projectFile, busyboxBase(t)))
 	p.write("word", "one\n")
 	return p
 }
