@@ -107,8 +107,9 @@ func (r *rooms) prune(ctx context.Context, o PruneOptions) error {
 			break
 		}
 	}
-	if len(p.gone) > 0 && !o.DryRun {
-		err = errors.Join(err, r.cache.ForgetUsage(p.gone), r.cache.RemoveTombstones(p.now.Add(-tombstoneAge)))
+	if len(p.gone) > 0 && !o.DryRun { // on a full disk, the next prune does it
+		_ = r.cache.ForgetUsage(p.gone)
+		_ = r.cache.RemoveTombstones(p.now.Add(-tombstoneAge))
 	}
 	return err
 }
@@ -233,10 +234,8 @@ func (p *pruner) removeItem(ctx context.Context, i *Item, why string) (bool, err
 // what it refers to.
 func (p *pruner) takeAway(ctx context.Context, i *Item, why string) error {
 	for _, grave := range i.graves {
-		err := p.cache.Bury(buildcache.Tombstone{Kind: grave[0], ID: grave[1], When: p.now.UTC().Truncate(time.Second), By: p.By, Rule: why})
-		if err != nil {
-			return err
-		}
+		// Without one, as on a full disk, a miss will be explained less well.
+		_ = p.cache.Bury(buildcache.Tombstone{Kind: grave[0], ID: grave[1], When: p.now.UTC().Truncate(time.Second), By: p.By, Rule: why})
 	}
 	if i.remove != nil {
 		if err := i.remove(ctx); err != nil {

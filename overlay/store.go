@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -307,13 +308,9 @@ func (s *Store) PutAside(id digest.Digest) (string, error) {
 
 // moveAway renames a folder to a unique name in the folder to.
 func moveAway(path, to, prefix string) (string, error) {
-	place, err := os.MkdirTemp(to, prefix)
-	if err != nil {
-		return "", err
-	}
-	// Renaming a folder replaces an empty one.
+	// Nothing is made for it, so that it works on a full disk.
+	place := filepath.Join(to, prefix+rand.Text())
 	if err := unix.Rename(path, place); err != nil {
-		os.Remove(place)
 		if errors.Is(err, fs.ErrNotExist) {
 			return "", ErrNotFound
 		}

@@ -471,6 +471,9 @@ func TestDiskFull(t *testing.T) {
 					t.Errorf("%s: it says nothing of what is full:\n%s", what, out)
 				}
 				said = said || err != nil
+				if _, err := os.Stat(filepath.Join(dir, "version")); err == nil && part%2 == 0 {
+					p.must("prune", "--all", "--force") // that is how room is made
+				}
 				for _, ballast := range must(filepath.Glob(filepath.Join(dir, "ballast*")))(t) {
 					os.Remove(ballast)
 				}
