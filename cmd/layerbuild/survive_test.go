@@ -60,27 +60,10 @@ more:
   generate_labels: echo value > /oci-labels/label
 `
 
-// builtBinary builds layerbuild once for all tests of this file.
-var builtBinary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "layerbuild-test-")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "layerbuild")
-	out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	return path, err
-})
-
 func newProject(t testing.TB) *project {
 	t.Helper()
-	bin, err := builtBinary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &project{t: t, dir: t.TempDir(), bin: bin}
+	p := &project{t: t, dir: t.TempDir(), bin: filepath.Join(t.TempDir(), "layerbuild")}
+	mustRun(t, exec.Command("go", "build", "-o", p.bin, "."))
 	// In memory, so that it does not wait for what others have to sync.
 	mustRun(t, exec.Command("mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", p.dir))
 	t.Cleanup(func() { unix.Unmount(p.dir, unix.MNT_DETACH) })
