@@ -25,6 +25,7 @@ type chain struct {
 	below *chain
 	diff  digest.Digest // DiffID of the highest layer
 	id    digest.Digest // ChainID of them all: OCI image spec, config.md, "Layer ChainID"
+	depth int           // how many layers it has
 
 	ofBase bool // it is of an image from outside
 
@@ -34,7 +35,7 @@ type chain struct {
 
 // with returns the chain with one more layer.
 func (c *chain) with(layer oci.Layer) *chain {
-	up := &chain{below: c, diff: layer.DiffID, id: layer.DiffID}
+	up := &chain{below: c, diff: layer.DiffID, id: layer.DiffID, depth: c.layers() + 1}
 	if layer.Digest != "" {
 		up.blob.Store(&layer.Descriptor)
 	}
@@ -55,16 +56,19 @@ func (c *chain) ID() digest.Digest {
 	return c.id
 }
 
+// layers returns how many layers the rootfs has.
+func (c *chain) layers() int {
+	if c == nil {
+		return 0
+	}
+	return c.depth
+}
+
 // all returns the chains of the rootfs, from the lowest to c itself.
 func (c *chain) all() []*chain {
-	n := 0
+	links := make([]*chain, c.layers())
 	for at := c; at != nil; at = at.below {
-		n++
-	}
-	links := make([]*chain, n)
-	for at := c; at != nil; at = at.below {
-		n--
-		links[n] = at
+		links[at.depth-1] = at
 	}
 	return links
 }

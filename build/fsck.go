@@ -314,7 +314,7 @@ func layersOf(r *buildcache.Record) []*chain {
 	var base *chain
 	for _, in := range r.Inputs {
 		if in.Name == "base" && strings.HasPrefix(in.Value, "sha256:") {
-			base = &chain{id: digest.Digest(in.Value)}
+			base = &chain{id: digest.Digest(in.Value), depth: 1} // stands for all its layers
 		}
 	}
 	return result.onto(base).above(base)

@@ -88,7 +88,7 @@ func (b *Builder) makeLayer(ctx context.Context, l *layers.Layer, o *outcome) er
 	if err != nil {
 		return err
 	}
-	o.chain, o.below = fs.onto(base.chain), len(base.chain.all())
+	o.chain, o.below = fs.onto(base.chain), base.chain.layers()
 	b.tellResult(step, &o.told, o.chain)
 	labels, labelsKey, err := b.labels(ctx, step, o)
 	if err != nil {
