@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -19,8 +20,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A bundle is the folder of one container while it lives: the configuration, the
-// runtime's state and its log. It is locked by the process that made it.
+// A bundle is the folder of one container while it lives. It is locked by the process
+// that made it. What may be secret is in its folder memory: a file system in memory
+// that only the supervisor has mounted there, and that ends with it.
 type bundle struct {
 	dir  string
 	id   string // of the container, the name of dir
@@ -29,11 +31,18 @@ type bundle struct {
 
 const bundlePrefix = "sandbox-"
 
-func (b *bundle) state() string { return filepath.Join(b.dir, "state") }
-func (b *bundle) log() string   { return filepath.Join(b.dir, "log") }
+func (b *bundle) log() string    { return filepath.Join(b.dir, "log") }
+func (b *bundle) memory() string { return filepath.Join(b.dir, "memory") }
+
+// In memory:
+func (b *bundle) config() string { return filepath.Join(b.memory(), "config.json") }
+func (b *bundle) state() string  { return filepath.Join(b.memory(), "state") } // the runtime's
 
 // pidFile is where the runtime writes the number of the step's process.
-func (b *bundle) pidFile() string { return filepath.Join(b.dir, "pid") }
+func (b *bundle) pidFile() string { return filepath.Join(b.memory(), "pid") }
+
+// file is the content of the step's nth File.
+func (b *bundle) file(n int) string { return filepath.Join(b.memory(), "file-"+strconv.Itoa(n)) }
 
 // cgroups is a copy of /proc/self/cgroup of the process that made the bundle.
 func (b *bundle) cgroups() string { return filepath.Join(b.dir, "cgroups") }
@@ -61,7 +70,7 @@ func newBundle(tmp string) (*bundle, error) {
 		}
 		own, err := os.ReadFile("/proc/self/cgroup")
 		if err == nil {
-			err = os.WriteFile(b.cgroups(), own, 0o600)
+			err = errors.Join(os.WriteFile(b.cgroups(), own, 0o600), os.Mkdir(b.memory(), 0o700))
 		}
 		if err != nil {
 			return nil, errors.Join(err, b.remove())
@@ -94,12 +103,38 @@ func (b *bundle) remove() error {
 	return os.RemoveAll(b.dir)
 }
 
-func (b *bundle) writeConfig(config *specs.Spec) error {
-	data, err := json.Marshal(config)
+// contents are what a supervisor puts into memory.
+type contents struct {
+	Config *specs.Spec
+	Files  [][]byte
+}
+
+// mountMemory mounts the folder memory. It is not swapped out where the kernel can do
+// that (Linux 6.4, and root).
+func (b *bundle) mountMemory() error {
+	const flags = unix.MS_NOSUID | unix.MS_NODEV
+	err := unix.Mount("tmpfs", b.memory(), "tmpfs", flags, "mode=0700,noswap")
+	if errors.Is(err, unix.EINVAL) {
+		err = unix.Mount("tmpfs", b.memory(), "tmpfs", flags, "mode=0700")
+	}
+	if err != nil {
+		return fmt.Errorf("mount a tmpfs on %s: %w", b.memory(), err)
+	}
+	return nil
+}
+
+// fill writes contents into the folder memory.
+func (b *bundle) fill(c contents) error {
+	for n, content := range c.Files {
+		if err := os.WriteFile(b.file(n), content, 0o400); err != nil {
+			return err
+		}
+	}
+	config, err := json.Marshal(c.Config)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(b.dir, "config.json"), data, 0o600)
+	return os.WriteFile(b.config(), config, 0o600)
 }
 
 // removeCgroups removes the container's cgroups. They are all that is left when its

@@ -15,8 +15,16 @@ import (
 // specVersion is one that old runtimes take too: Debian's crun 1.8.1 refuses 1.3.0.
 const specVersion = "1.0.2"
 
-// config is the runtime's configuration of s, whose container is called id.
-func (s Step) config(id string, mounts []Mount) (*specs.Spec, error) {
+// contents are what the runtime needs to know of s, whose container b is of.
+func (s Step) contents(b *bundle, mounts []Mount) (c contents, err error) {
+	for _, f := range s.Files {
+		c.Files = append(c.Files, f.Content)
+	}
+	c.Config, err = s.config(b, mounts)
+	return c, err
+}
+
+func (s Step) config(b *bundle, mounts []Mount) (*specs.Spec, error) {
 	limits, err := rlimits()
 	if err != nil {
 		return nil, err
@@ -40,7 +48,7 @@ func (s Step) config(id string, mounts []Mount) (*specs.Spec, error) {
 		Mounts: kernelMounts(),
 		Linux: &specs.Linux{
 			// Relative, so that the limits on our own cgroup hold for the step.
-			CgroupsPath:   id,
+			CgroupsPath:   b.id,
 			Resources:     &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
 			Namespaces:    namespaces(s.Network),
 			MaskedPaths:   maskedPaths(),
@@ -53,6 +61,11 @@ func (s Step) config(id string, mounts []Mount) (*specs.Spec, error) {
 			return nil, err
 		}
 		spec.Mounts = append(spec.Mounts, bind)
+	}
+	for n, f := range s.Files {
+		spec.Mounts = append(spec.Mounts, specs.Mount{
+			Destination: f.Dest, Type: "bind", Source: b.file(n), Options: []string{"bind", "rprivate", "ro"},
+		})
 	}
 	if spec.Linux.Seccomp, err = seccomp.GetDefaultProfile(spec); err != nil {
 		return nil, fmt.Errorf("seccomp profile: %w", err)

@@ -131,14 +131,11 @@ func (r *Runtime) probe(ctx context.Context) error {
 		return err
 	}
 	s := Step{Rootfs: rootfs, Args: []string{"/true"}}
-	config, err := s.config(b.id, []Mount{{rootfs, "/mnt", true}})
+	in, err := s.contents(b, []Mount{{rootfs, "/mnt", true}})
 	if err != nil {
 		return err
 	}
-	if err := b.writeConfig(config); err != nil {
-		return err
-	}
-	err = wait(supervised(ctx, b, createOnly, r.Path, rootfs))
+	err = wait(supervised(ctx, b, createOnly, r.Path, rootfs), in)
 	if err := b.explain(err, r.Name); err != nil {
 		return errors.Join(err, b.removeCgroups(ctx))
 	}

@@ -13,6 +13,7 @@ package sandbox
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -50,6 +51,13 @@ type Mount struct {
 	ReadOnly bool   // with all that is mounted below Source (Linux 5.12)
 }
 
+// A File is a regular file that a step can read, and nobody else: root's, of mode
+// 0400, in memory, and gone when the step ends, however it ends.
+type File struct {
+	Dest    string // absolute, in the rootfs
+	Content []byte
+}
+
 // A Step is one command to run in a rootfs as root, in the folder Cwd.
 type Step struct {
 	Rootfs   string   // absolute; every one of Mountpoints must exist in it
@@ -59,6 +67,7 @@ type Step struct {
 	Hostname string   // DefaultHostname when empty
 	Network  string   // NetworkHost when empty
 	Mounts   []Mount  // in this order
+	Files    []File   // over the Mounts
 
 	// Stdin is /dev/null when nil. Stdout and Stderr get the output as it comes, each
 	// from one goroutine; it is dropped when nil. If they are one writer, the order is
@@ -119,6 +128,11 @@ func (s Step) Mountpoints() ([]Mountpoint, error) {
 			return nil, fmt.Errorf("mount %s: %w", m.Dest, err)
 		}
 		points = append(points, Mountpoint{m.Dest, fi.IsDir()})
+	}
+	for _, f := range s.Files {
+		if !under(f.Dest, mounts) {
+			points = append(points, Mountpoint{f.Dest, false})
+		}
 	}
 	return points, nil
 }
@@ -184,13 +198,6 @@ func (r *Runtime) Run(ctx context.Context, s Step) error {
 		return err
 	}
 	defer b.remove()
-	config, err := s.config(b.id, mounts)
-	if err != nil {
-		return err
-	}
-	if err := b.writeConfig(config); err != nil {
-		return err
-	}
 	return r.run(ctx, s, b, mounts)
 }
 
@@ -205,6 +212,9 @@ func (s Step) check() error {
 	paths := []string{s.Args[0], s.Rootfs}
 	for _, m := range s.Mounts {
 		paths = append(paths, m.Source, m.Dest)
+	}
+	for _, f := range s.Files {
+		paths = append(paths, f.Dest)
 	}
 	for _, p := range paths {
 		if !filepath.IsAbs(p) {
@@ -252,8 +262,12 @@ func (p Mountpoint) check(rootfs string) error {
 	return nil
 }
 
-// run starts the runtime on a finished bundle and waits for the step.
+// run starts the runtime and waits for the step.
 func (r *Runtime) run(ctx context.Context, s Step, b *bundle, mounts []Mount) error {
+	in, err := s.contents(b, mounts)
+	if err != nil {
+		return err
+	}
 	keep := []string{s.Rootfs}
 	for _, m := range mounts {
 		keep = append(keep, m.Source)
@@ -273,7 +287,7 @@ func (r *Runtime) run(ctx context.Context, s Step, b *bundle, mounts []Mount) er
 	if s.Stdin != nil {
 		cmd.Stdin = s.Stdin
 	}
-	err := b.explain(wait(cmd), r.Name)
+	err = b.explain(wait(cmd, in), r.Name)
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
@@ -292,8 +306,9 @@ func piped(w io.Writer) io.Writer {
 	return struct{ io.Writer }{w}
 }
 
-// wait runs cmd and returns when it and all that it started have ended.
-func wait(cmd *exec.Cmd) error {
+// wait runs cmd, a supervisor that is given its contents, and returns when it and all
+// that it started have ended.
+func wait(cmd *exec.Cmd, in contents) error {
 	// PR_SET_PDEATHSIG acts when the thread that started the process ends.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -305,6 +320,20 @@ func wait(cmd *exec.Cmd) error {
 	}
 	defer lifeline.Close()
 	defer alive.Close()
-	cmd.ExtraFiles = []*os.File{alive}
-	return cmd.Run()
+	out, fill, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer fill.Close()
+	cmd.ExtraFiles = []*os.File{alive, out}
+	err = cmd.Start()
+	out.Close()
+	if err != nil {
+		return err
+	}
+	fault := json.NewEncoder(fill).Encode(in)
+	if err := cmd.Wait(); err != nil {
+		return err // of which the fault, if there is one, is a consequence
+	}
+	return fault
 }

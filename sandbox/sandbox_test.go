@@ -342,6 +342,49 @@ func TestMounts(t *testing.T) {
 	}
 }
 
+// Files are seen by the step only, and what it is given is never on a disk.
+func TestFiles(t *testing.T) {
+	r, root := find(t), rootfs(t, "/run")
+	write(t, root+"/run/a", "", 0o644)
+	write(t, root+"/run/b", "", 0o644)
+	files := []File{{"/run/a", []byte("hush\x00\xff")}, {"/run/b", nil}}
+	script := "stat -c '%a %u %g %s %F' /run/a /run/b; cat /run/a; echo $TOKEN\n" +
+		"(echo x >>/run/a) 2>/dev/null || echo refused\nrm -f /run/a 2>/dev/null || echo kept\n" +
+		"awk '$2 == \"/run/a\" { print $3 }' /proc/mounts"
+	s := Step{Rootfs: root, Args: sh(script), Files: files, Env: []string{"TOKEN=hush"}}
+	want := "400 0 0 6 regular file\n400 0 0 0 regular empty file\nhush\x00\xffhush\nrefused\nkept\ntmpfs\n"
+	if got := output(t, r, s); got != want {
+		t.Errorf("got %q\nwant %q", got, want)
+	}
+	if data, _ := os.ReadFile(root + "/run/a"); len(data) > 0 {
+		t.Errorf("the rootfs was changed: %q", data)
+	}
+	// While it runs, its bundle shows others nothing.
+	s.Args = sh("echo started; sleep 1000")
+	ctx, cancel := context.WithCancel(t.Context())
+	s.Stdout = writer(func(p []byte) (int, error) {
+		defer cancel()
+		err := filepath.WalkDir(r.tmp, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			if data, _ := os.ReadFile(path); bytes.Contains(data, []byte("hush")) {
+				t.Errorf("%s holds the secret", path)
+			}
+			return nil
+		})
+		return len(p), err
+	})
+	if err := r.Run(ctx, s); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	clean(t, r)
+}
+
+type writer func([]byte) (int, error)
+
+func (w writer) Write(p []byte) (int, error) { return w(p) }
+
 func TestMountpoints(t *testing.T) {
 	dir, file := t.TempDir(), filepath.Join(t.TempDir(), "f")
 	write(t, file, "", 0o644)
@@ -587,13 +630,6 @@ func TestCancelledAtAnyTime(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := Step{Rootfs: root, Args: sh("sleep 1000"), Network: NetworkNone}
-		config, err := s.config(b.id, nil)
-		if err == nil {
-			err = b.writeConfig(config)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*5*time.Millisecond)
 		if err := r.run(ctx, s, b, nil); !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
@@ -867,15 +903,15 @@ func BenchmarkBareRuntime(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer bundle.remove()
-	config, err := s.config(bundle.id, mounts)
+	in, err := s.contents(bundle, mounts)
 	if err != nil {
 		b.Fatal(err)
 	}
-	if err := bundle.writeConfig(config); err != nil {
+	if err := bundle.fill(in); err != nil {
 		b.Fatal(err)
 	}
 	for b.Loop() {
-		if out, err := exec.Command(r.Path, "--root", bundle.state(), "run", "--bundle", bundle.dir, bundle.id).CombinedOutput(); err != nil {
+		if out, err := exec.Command(r.Path, "--root", bundle.state(), "run", "--bundle", bundle.memory(), bundle.id).CombinedOutput(); err != nil {
 			b.Fatalf("%v: %s", err, out)
 		}
 	}

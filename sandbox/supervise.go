@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -81,6 +82,16 @@ func (b *bundle) supervise(what, path string, keep []string) (int, error) {
 	if err := isolateMounts(filepath.Dir(b.dir), keep); err != nil {
 		return 0, err
 	}
+	var in contents
+	if err := json.NewDecoder(os.NewFile(4, "contents")).Decode(&in); err != nil {
+		return 0, fmt.Errorf("read the step's configuration: %w", err)
+	}
+	if err := b.mountMemory(); err != nil {
+		return 0, err
+	}
+	if err := b.fill(in); err != nil {
+		return 0, err
+	}
 	if err := unix.CloseRange(3, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC); err != nil && err != unix.ENOSYS {
 		return 0, fmt.Errorf("close_range: %w", err)
 	}
@@ -94,10 +105,10 @@ func (b *bundle) supervise(what, path string, keep []string) (int, error) {
 	}
 	unix.Umask(0o022)
 	if what == runTerminal {
-		return b.runtime(path, "run", "--bundle", b.dir, b.id)
+		return b.runtime(path, "run", "--bundle", b.memory(), b.id)
 	}
 	// Between create and start no one but us can wait for the step's process.
-	if err := b.succeed(path, "create", "--pid-file", b.pidFile(), "--bundle", b.dir, b.id); err != nil || what == createOnly {
+	if err := b.succeed(path, "create", "--pid-file", b.pidFile(), "--bundle", b.memory(), b.id); err != nil || what == createOnly {
 		return 0, err
 	}
 	text, err := os.ReadFile(b.pidFile())
