@@ -38,6 +38,7 @@ type Options struct {
 	Others      []string // more stackerfiles, whose layers are built with it
 	Load        layers.Options
 	StateDir    string // what is remembered between builds
+	RootsDir    string // where root filesystems are from now on; "" is where they were: in StateDir, unless one was named before
 	OCIDir      string // the OCI layout that images go to
 	Clock       Clock
 	Runtime     string // an OCI runtime's name or path; "" takes the first that starts
@@ -119,7 +120,7 @@ type Builder struct {
 	damaged   sync.Map                      // keys of records that are known to be
 	recent    func() *buildcache.Candidates // what layers without a past are compared with
 
-	before room // what was left of the disk when the build began
+	before space // what was left of the disks when the build began
 
 	mu   sync.Mutex
 	used map[string]bool // see use
@@ -253,6 +254,9 @@ func open(o Options, graph *layers.Graph) (*Builder, error) {
 			return nil, err
 		}
 	}
+	if err := o.placeRoots(); err != nil {
+		return nil, err
+	}
 	if o.LayerTypes, err = checkTypes(o.LayerTypes); err != nil {
 		return nil, err
 	}
@@ -281,7 +285,7 @@ func open(o Options, graph *layers.Graph) (*Builder, error) {
 		return nil, err
 	}
 	b.numbered = sync.OnceValues(b.cache.NextBuild)
-	b.before = roomOf(o.StateDir)
+	b.before = spaceOf(b.folders()...)
 	for _, l := range graph.Layers {
 		b.layers[l] = &outcome{done: make(chan struct{})}
 		for _, need := range graph.Needs(l) {

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -24,13 +25,14 @@ type Finding struct {
 // OK tells whether a build has what it needs.
 func (f Finding) OK() bool { return f.Found != "" }
 
-// Check finds out whether this machine can build, by trying.
-func Check(ctx context.Context, stateDir, runtime string) ([]Finding, error) {
+// Check finds out whether this machine can build, by trying. Without a rootsDir root
+// filesystems are where they were.
+func Check(ctx context.Context, stateDir, rootsDir, runtime string) ([]Finding, error) {
 	state, err := filepath.Abs(stateDir)
 	if err != nil {
 		return nil, err
 	}
-	findings := []Finding{checkKernel(), checkUser(), checkOverlay(state)}
+	findings := []Finding{checkKernel(), checkUser(), checkOverlay(cmp.Or(rootsDir, state))}
 	r, err := checkRuntime(ctx, state, runtime)
 	findings = append(findings, r)
 	for _, f := range []oci.Filesystem{oci.Squashfs, oci.Erofs} {

@@ -11,6 +11,7 @@ import (
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/oci"
+	"github.com/layerbuild/layerbuild/overlay"
 )
 
 // Clean removes the OCI layout that builds wrote to, and returns what it held.
@@ -32,12 +33,23 @@ func Clean(ctx context.Context, ociDir, stackerfile string, load layers.Options)
 
 // Forget removes all that is remembered between builds. It is refused while a
 // build uses it.
-func Forget(stateDir string) error {
+func Forget(ctx context.Context, stateDir string) error {
 	if _, err := os.Lstat(filepath.Join(stateDir, "version")); errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Lstat(stateDir); errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
 		return fmt.Errorf("%s is no state folder of layerbuild: it is left alone", stateDir)
 	}
-	return buildcache.Destroy(stateDir)
+	roots, err := overlay.Roots(stateDir)
+	if err != nil {
+		return err
+	}
+	if err := buildcache.Destroy(stateDir); err != nil || roots == stateDir {
+		return err
+	}
+	snapshots, err := overlay.Open(roots)
+	if err != nil {
+		return err
+	}
+	return snapshots.Clear(ctx)
 }

@@ -330,15 +330,17 @@ func (v *inventory) addRecords(ctx context.Context) error {
 
 // addCorrupt adds what was put aside. Nobody uses it.
 func (v *inventory) addCorrupt(ctx context.Context) error {
-	dir := filepath.Join(v.state, "corrupt")
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	var paths []string
+	for _, dir := range v.folders() {
+		in, err := filepath.Glob(filepath.Join(dir, "corrupt", "*"))
+		if err != nil {
+			return err
+		}
+		paths = append(paths, in...)
 	}
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		i := &Item{ID: e.Name(), Type: KindCorrupt, Description: "put aside", remove: func(context.Context) error { return os.RemoveAll(path) }}
-		if info, err := e.Info(); err == nil {
+	for _, path := range paths {
+		i := &Item{ID: filepath.Base(path), Type: KindCorrupt, Description: "put aside", remove: func(context.Context) error { return os.RemoveAll(path) }}
+		if info, err := os.Lstat(path); err == nil {
 			i.Created = info.ModTime()
 		}
 		size, err := measureTree(ctx, path, nil)
@@ -346,7 +348,7 @@ func (v *inventory) addCorrupt(ctx context.Context) error {
 			return err
 		}
 		i.Size, i.Inodes = size.Size, size.Inodes
-		v.add(i, e.Name())
+		v.add(i, i.ID)
 	}
 	return nil
 }
@@ -391,9 +393,15 @@ func (v *inventory) measureOther(ctx context.Context) error {
 		}
 		return false
 	}
-	var err error
-	v.other, err = measureTree(ctx, v.state, items)
-	return err
+	for _, dir := range v.folders() {
+		other, err := measureTree(ctx, dir, items)
+		if err != nil {
+			return err
+		}
+		v.other.Size += other.Size
+		v.other.Inodes += other.Inodes
+	}
+	return nil
 }
 
 // measureTree measures a file, or a folder with all that is in it but what leave

@@ -1,10 +1,12 @@
 package build
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,6 +29,28 @@ func statfs(path string) (st unix.Statfs_t) {
 		path = filepath.Dir(path)
 	}
 	return st
+}
+
+// A space is the filesystems of a build, as rooms.
+type space []room
+
+func spaceOf(paths ...string) (s space) {
+	for _, path := range paths {
+		s = append(s, roomOf(path))
+	}
+	return s
+}
+
+// explain is that of the room which has the least left by now.
+func (before space) explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	return before.tightest().explain(err)
+}
+
+func (before space) tightest() room {
+	return slices.MinFunc(before, func(a, b room) int { return cmp.Compare(roomOf(a.path).bytes, roomOf(b.path).bytes) })
 }
 
 // An explainedError is an error of the machine's that has been explained.
@@ -77,12 +101,13 @@ const minBlock = 16 << 10
 // short says, after a run has failed, what it may have failed of; "" if there is
 // room enough.
 func (b *Builder) short() string {
-	now := roomOf(b.StateDir)
+	before := b.before.tightest()
+	now := roomOf(before.path)
 	switch {
 	case now.bytes < 1<<20:
-		return fmt.Sprintf("the filesystem of %s is full: %s were free when the build began", now.path, bytesText(b.before.bytes))
+		return fmt.Sprintf("the filesystem of %s is full: %s were free when the build began", now.path, bytesText(before.bytes))
 	case now.inodes > 0 && now.inodes < 16:
-		return fmt.Sprintf("the filesystem of %s has no inodes left: %d were free when the build began", now.path, b.before.inodes)
+		return fmt.Sprintf("the filesystem of %s has no inodes left: %d were free when the build began", now.path, before.inodes)
 	}
 	return ""
 }

@@ -91,7 +91,7 @@ func (r *rooms) prune(ctx context.Context, o PruneOptions) error {
 	if err != nil {
 		return err
 	}
-	d, err := diskOf(r.state)
+	d, err := diskOf(r.roots) // where most is, and can be made room
 	if err != nil {
 		return err
 	}

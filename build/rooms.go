@@ -2,17 +2,23 @@ package build
 
 import (
 	"errors"
+	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
+	"time"
 
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/oci"
 	"github.com/layerbuild/layerbuild/overlay"
+	"github.com/layerbuild/layerbuild/progress"
 )
 
 // rooms are the rooms of one state folder.
 type rooms struct {
 	state     string // absolute
+	roots     string // where the snapshots are, and what becomes of them: the same, or what --roots-dir said
 	cache     *buildcache.Cache
 	sources   *imports.Store
 	snapshots *overlay.Store
@@ -30,8 +36,12 @@ func openRooms(state string, o imports.Options) (*rooms, error) {
 	if r.cache, err = buildcache.Open(state); err != nil {
 		return nil, err
 	}
-	if r.sources, err = imports.Open(state, o); err == nil {
+	if r.roots, err = overlay.Roots(state); err == nil {
 		r.snapshots, err = overlay.Open(state)
+	}
+	if err == nil {
+		o.Forbidden = append(o.Forbidden, r.roots)
+		r.sources, err = imports.Open(state, o)
 	}
 	if err == nil {
 		r.blobs, err = oci.OpenStore(state)
@@ -41,6 +51,28 @@ func openRooms(state string, o imports.Options) (*rooms, error) {
 	}
 	return r, nil
 }
+
+// placeRoots says where the snapshots are from now on, unless nothing was said now:
+// then they are where they were.
+func (o Options) placeRoots() error {
+	if o.RootsDir == "" {
+		return nil
+	}
+	before, err := overlay.SetRoots(o.StateDir, o.RootsDir)
+	if err != nil {
+		return fmt.Errorf("--roots-dir: %w", err)
+	}
+	there, _ := os.ReadDir(filepath.Join(before, "snapshots"))
+	if after, err := overlay.Roots(o.StateDir); err != nil || after == before || len(there) == 0 {
+		return err
+	}
+	o.Sink.Report(progress.Event{Time: time.Now(), Kind: progress.Warning, Text: fmt.Sprintf(
+		"root filesystems are in %s from now on; those in %s are of no use until --roots-dir names that", o.RootsDir, before)})
+	return nil
+}
+
+// folders are those that the rooms are in: one, or two.
+func (r *rooms) folders() []string { return slices.Compact([]string{r.state, r.roots}) }
 
 func (r *rooms) close() {
 	_ = r.snapshots.Close()

@@ -172,8 +172,8 @@ func Destroy(state string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Rename(state, gone); err != nil {
-		return err
+	if err := unix.Rename(state, gone); err != nil { // os.Rename replaces no folder
+		return fmt.Errorf("remove state folder %s: %w", state, err)
 	}
 	return os.RemoveAll(gone)
 }

@@ -59,24 +59,28 @@ type Label struct {
 	Description string `json:"description,omitempty"`
 }
 
-// Open opens the store below a state folder, and makes it if need be.
+// Open opens the store of a state folder, in that or where SetRoots said, and makes
+// it if need be.
 func Open(state string) (*Store, error) {
-	if err := os.MkdirAll(state, 0o700); err != nil {
+	dir, err := Roots(state)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
 	// Mounts are found again in /proc/self/mountinfo, which knows no symlinks.
-	state, err := filepath.Abs(state)
-	if err == nil {
-		state, err = filepath.EvalSymlinks(state)
+	if dir, err = filepath.Abs(dir); err == nil {
+		dir, err = filepath.EvalSymlinks(dir)
 	}
 	if err != nil {
 		return nil, err
 	}
 	s := &Store{
-		snapshots: filepath.Join(state, "snapshots"),
-		tmp:       filepath.Join(state, "tmp"),
-		failed:    filepath.Join(state, "failed"),
-		corrupt:   filepath.Join(state, "corrupt"),
+		snapshots: filepath.Join(dir, "snapshots"),
+		tmp:       filepath.Join(dir, "tmp"),
+		failed:    filepath.Join(dir, "failed"),
+		corrupt:   filepath.Join(dir, "corrupt"),
 		held:      map[digest.Digest]*os.File{},
 	}
 	for _, dir := range []string{s.snapshots, s.tmp} {

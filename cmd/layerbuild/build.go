@@ -178,7 +178,7 @@ func (s *settings) build(cmd *cobra.Command, f *buildFlags) (err error) {
 	if f.Policy, err = s.policy(); err != nil {
 		return err
 	}
-	f.StateDir, f.OCIDir, f.Debug, f.Author = s.stateDir, s.ociDir, s.debug, s.name()
+	f.StateDir, f.RootsDir, f.OCIDir, f.Debug, f.Author = s.stateDir, s.rootsDir, s.ociDir, s.debug, s.name()
 	display, err := s.display(f.progress)
 	if err != nil {
 		return err

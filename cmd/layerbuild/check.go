@@ -19,7 +19,7 @@ state folder, an OCI runtime. Each is one line; what does not do comes with its
 cure, and makes the exit status 1. What only some builds need is marked with --.`,
 		Args: noArguments(""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			findings, err := build.Check(cmd.Context(), s.stateDir, runtime)
+			findings, err := build.Check(cmd.Context(), s.stateDir, s.rootsDir, runtime)
 			if err != nil {
 				return err
 			}

@@ -23,7 +23,7 @@ A command of one word or text is a shell's; several words are run as they are.`,
 			if o.Load.Builtins, err = s.builtins(); err != nil {
 				return err
 			}
-			o.StateDir, o.OCIDir, o.Sink = s.stateDir, s.ociDir, s.sink()
+			o.StateDir, o.RootsDir, o.OCIDir, o.Sink = s.stateDir, s.rootsDir, s.ociDir, s.sink()
 			layer := ""
 			if len(args) > 0 {
 				layer, args = args[0], args[1:]

@@ -39,7 +39,7 @@ anything; --all removes that too.`,
 				}
 			}
 			if all {
-				return build.Forget(s.stateDir)
+				return build.Forget(cmd.Context(), s.stateDir)
 			}
 			return nil
 		},

@@ -22,6 +22,7 @@ type configFile struct {
 	WorkDir    string `yaml:"work_dir"`
 	StackerDir string `yaml:"stacker_dir"`
 	OCIDir     string `yaml:"oci_dir"`
+	RootFSDir  string `yaml:"rootfs_dir"`
 }
 
 // ruleText is a rule of the gc policy. The names are buildkitd's.

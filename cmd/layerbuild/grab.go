@@ -29,7 +29,7 @@ whichever was built last; the stackerfile is not read.`,
 			if len(args) == 2 {
 				dest = args[1]
 			}
-			o.StateDir, o.OCIDir, o.Sink = s.stateDir, s.ociDir, s.sink()
+			o.StateDir, o.RootsDir, o.OCIDir, o.Sink = s.stateDir, s.rootsDir, s.ociDir, s.sink()
 			return build.Grab(cmd.Context(), o, layer, path, dest)
 		},
 	}

@@ -26,7 +26,7 @@ find in the cache are dashed; JSON says why. Nothing is built.`,
 			if o.Clock, err = s.clock(cmd, "reproducible"); err != nil {
 				return err
 			}
-			o.StateDir, o.OCIDir, o.Targets = s.stateDir, s.ociDir, targets
+			o.StateDir, o.RootsDir, o.OCIDir, o.Targets = s.stateDir, s.rootsDir, s.ociDir, targets
 			nodes, err := build.Nodes(cmd.Context(), o)
 			if err != nil {
 				return err

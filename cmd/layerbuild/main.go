@@ -2,6 +2,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -65,6 +66,7 @@ func (e *exitStatus) Unwrap() error { return e.err }
 // settings are the flags that all commands share.
 type settings struct {
 	stateDir string
+	rootsDir string // "" is where they were
 	ociDir   string
 	debug    bool
 	quiet    bool
@@ -114,7 +116,8 @@ builds of a user share.`,
 	flags := cmd.PersistentFlags()
 	flags.StringVar(&s.stateDir, "state-dir", defaultStateDir(), "what is remembered between builds")
 	flags.StringVar(&s.ociDir, "oci-dir", "oci", "the OCI layout that images go to")
-	flags.StringVar(&s.workDir, "work-dir", "", "the `folder` that --oci-dir is in, unless that is given; called as stacker, --state-dir too")
+	flags.StringVar(&s.rootsDir, "roots-dir", "", "keep root filesystems in this `folder` from now on (default: where they were; at first the state folder)")
+	flags.StringVar(&s.workDir, "work-dir", "", "the `folder` that --oci-dir is in, unless that is given; called as stacker, --state-dir and --roots-dir too")
 	flags.StringVar(&s.config, "config", "", "the config `file` (default: layerbuild/config.yaml in $XDG_CONFIG_HOME or ~/.config, if it is there)")
 	flags.StringVar(&s.logFile, "log-file", "", "show what is built in a `file` instead of on the terminal")
 	flags.BoolVar(&s.logTimestamp, "log-timestamp", false, "show the time before each line of a build")
@@ -216,9 +219,13 @@ func (s *settings) builtins() (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	roots, err := filepath.Abs(cmp.Or(s.rootsDir, filepath.Join(state, "snapshots")))
+	if err != nil {
+		return nil, err
+	}
 	return map[string]string{
 		"STACKER_STACKER_DIR": state,
-		"STACKER_ROOTFS_DIR":  filepath.Join(state, "snapshots"),
+		"STACKER_ROOTFS_DIR":  roots,
 		"STACKER_OCI_DIR":     oci,
 	}, nil
 }

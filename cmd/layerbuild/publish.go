@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+
 	"github.com/spf13/cobra"
 
 	"github.com/layerbuild/layerbuild/build"
@@ -34,13 +36,13 @@ Credentials are --username and --password, or those of podman, skopeo and docker
 			}
 			o.AnnotationsNamespace, o.ToolVersion = namespace(cmd, o.AnnotationsNamespace, o.Clock), buildVersion()
 			if dir != "" {
-				files, err := build.Find(dir, pattern, s.stateDir, s.ociDir)
+				files, err := build.Find(dir, pattern, s.stateDir, cmp.Or(s.rootsDir, s.stateDir), s.ociDir)
 				if err != nil {
 					return err
 				}
 				o.Stackerfile, o.Others = files[0], files[1:]
 			}
-			o.StateDir, o.OCIDir, o.Sink, o.Author = s.stateDir, s.ociDir, s.sink(), s.name()
+			o.StateDir, o.RootsDir, o.OCIDir, o.Sink, o.Author = s.stateDir, s.rootsDir, s.ociDir, s.sink(), s.name()
 			return build.Publish(cmd.Context(), o)
 		},
 	}

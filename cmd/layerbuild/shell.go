@@ -27,7 +27,7 @@ The exit status is the command's.`,
 			if o.Load.Builtins, err = s.builtins(); err != nil {
 				return err
 			}
-			o.StateDir, o.OCIDir, o.Sink = s.stateDir, s.ociDir, s.sink()
+			o.StateDir, o.RootsDir, o.OCIDir, o.Sink = s.stateDir, s.rootsDir, s.ociDir, s.sink()
 			o.Shell, o.Targets = &build.Shell{Layer: args[0], Command: args[1:]}, args[:1]
 			err = build.Build(cmd.Context(), o)
 			var exit *build.ShellError

@@ -53,6 +53,13 @@ func (s *settings) settle(cmd *cobra.Command) error {
 		s.stateDir = filepath.Join(s.workDir, ".stacker")
 	}
 	switch {
+	case given("roots-dir"):
+	case file.RootFSDir != "":
+		s.rootsDir = file.RootFSDir
+	case s.stacker:
+		s.rootsDir = filepath.Join(s.workDir, "roots")
+	}
+	switch {
 	case given("oci-dir"):
 	case file.OCIDir != "":
 		s.ociDir = file.OCIDir

@@ -509,6 +509,36 @@ func must[T any](v T, err error) func(testing.TB) T {
 	}
 }
 
+// TestRootsOnAnotherDisk has root filesystems on a disk of their own, which is too
+// small for one of them.
+func TestRootsOnAnotherDisk(t *testing.T) {
+	t.Parallel()
+	p := newProject(t)
+	p.makeDisk(t, p.path("disk"))
+	disk := p.path("mounted")
+	if err := os.Mkdir(disk, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mustRun(t, exec.Command("mount", "-o", "loop", p.path("disk"), disk))
+	t.Cleanup(func() { unix.Unmount(disk, unix.MNT_DETACH) })
+	roots := filepath.Join(disk, "roots")
+	p.must("--roots-dir", roots, "build")
+	if snapshots := must(os.ReadDir(filepath.Join(roots, "snapshots")))(t); len(snapshots) == 0 {
+		t.Error("no snapshot is there")
+	}
+	p.must("build", "--fail-on-miss")
+	p.must("fsck")
+	p.write("big.yaml", fmt.Sprintf("big:\n  from: {type: oci, url: %q}\n  run: head -c 30000000 /dev/urandom >/big\n", busyboxBase(t)+":latest"))
+	out, err := p.command("build", "-f", "big.yaml").CombinedOutput()
+	if err == nil || !bytes.Contains(out, []byte("the filesystem of "+roots+" is full")) {
+		t.Errorf("on a full disk: %v\n%s", err, out)
+	}
+	p.must("clean", "--all")
+	if _, err := os.Stat(roots); !os.IsNotExist(err) {
+		t.Errorf("after clean --all: %v", err)
+	}
+}
+
 // TestPowerCut takes what a disk holds at many instants of a build, as a power cut
 // would leave it: the state folder is on an ext4 in a file on btrfs, which copies
 // the file at an instant. A disk that reorders what it has not been told to flush
