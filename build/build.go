@@ -64,6 +64,7 @@ type Options struct {
 	AnnotationsNamespace string
 	ToolVersion          string // for images with wall-clock times
 	Author               string // of images whose times are not the wall clock's; "" is layerbuild
+	CreatedBy            string // what entries of images' histories begin with; "" is layerbuild
 
 	// MetadataFile and IIDFile are written when all has been built: see writeFiles.
 	MetadataFile string
@@ -234,8 +235,8 @@ func load(stackerfiles []string, o layers.Options, targets []string) (*layers.Gr
 }
 
 // Order returns the names of the layers in the order in which they are built.
-func Order(stackerfile string, o layers.Options, targets ...string) ([]string, error) {
-	graph, err := load([]string{stackerfile}, o, targets)
+func Order(stackerfiles []string, o layers.Options, targets ...string) ([]string, error) {
+	graph, err := load(stackerfiles, o, targets)
 	if err != nil {
 		return nil, err
 	}

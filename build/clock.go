@@ -22,7 +22,7 @@ func ParseEpoch(s string) (time.Time, error) {
 	}
 	seconds, err := strconv.ParseInt(s, 10, 64)
 	if err != nil || seconds < 0 || seconds > maxEpoch {
-		return time.Time{}, fmt.Errorf("SOURCE_DATE_EPOCH is %q: it should be a number of seconds since 1970", s)
+		return time.Time{}, fmt.Errorf("invalid SOURCE_DATE_EPOCH %q: it should be a number of seconds since 1970", s)
 	}
 	return time.Unix(seconds, 0).UTC(), nil
 }

@@ -61,6 +61,7 @@ func (b *Builder) putImages(ctx context.Context) error {
 	if err := b.cache.AddLayout(b.OCIDir); err != nil {
 		return err
 	}
+	b.tellChanged(output, images)
 	err = output.Put(ctx, b.blobs, images)
 	if errors.Is(err, oci.ErrCorrupt) {
 		return damaged(err)
@@ -70,6 +71,24 @@ func (b *Builder) putImages(ctx context.Context) error {
 	}
 	_, err = output.GC(ctx, unusedAge)
 	return err
+}
+
+// tellChanged says of layers for which nothing was to be done that their images are
+// others than those in the OCI layout all the same, and what of them.
+func (b *Builder) tellChanged(output *oci.Layout, images map[string]*oci.Image) {
+	replaced, err := output.Replaced(images)
+	if err != nil || len(replaced) == 0 {
+		return
+	}
+	for _, l := range b.graph.Layers {
+		was, ok := replaced[l.Name]
+		if !ok || !b.layers[l].hit {
+			continue
+		}
+		if changed, err := output.Changed(was, images[l.Name]); err == nil && len(changed) > 0 { // it is only told
+			b.notice(l, progress.Notice, "image changed: %s", strings.Join(changed, ", "))
+		}
+	}
 }
 
 // layout opens the OCI layout that images go to, and makes it if need be. One
@@ -132,16 +151,16 @@ func (b *Builder) imageSpec(ctx context.Context, s *rootfsStep, fs rootfs, made 
 	}
 	maps.Copy(spec.Labels, generated)
 	for _, layer := range fs.Layers {
-		spec.Layers = append(spec.Layers, oci.SpecLayer{Layer: oci.Layer{DiffID: layer.DiffID}, CreatedBy: createdBy(l.Name, layer.By)})
+		spec.Layers = append(spec.Layers, oci.SpecLayer{Layer: oci.Layer{DiffID: layer.DiffID}, CreatedBy: b.createdBy(l.Name, layer.By)})
 	}
 	if len(fs.Layers) == 0 {
-		spec.Layers = []oci.SpecLayer{{CreatedBy: createdBy(l.Name, "nothing changed")}}
+		spec.Layers = []oci.SpecLayer{{CreatedBy: b.createdBy(l.Name, "nothing changed")}}
 	}
 	return spec
 }
 
-func createdBy(layer, what string) string {
-	return fmt.Sprintf("layerbuild: layer %s: %s", layer, what)
+func (b *Builder) createdBy(layer, what string) string {
+	return fmt.Sprintf("%s: layer %s: %s", cmp.Or(b.CreatedBy, author), layer, what)
 }
 
 func userAtHost() string {

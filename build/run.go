@@ -202,7 +202,7 @@ func (b *Builder) newRun(s *rootfsStep, script script, mirrors []*imports.Mirror
 }
 
 func (r *stepRun) prepare(s *rootfsStep, mirrors []*imports.Mirror) error {
-	place := stackerFolder{dir: r.dir}
+	place := stackerFolder{dir: r.dir, labels: r.script.directive == "generate_labels"}
 	if err := place.fill(r.script.text, s.shown[:len(mirrors)], mirrors); err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ const (
 	stackerDir = layers.LegacyImportsFolder
 	scriptName = ".stacker-run.sh"
 	labelsDir  = "/oci-labels"
+	labelsLink = "oci-labels" // in stackerDir: where later releases of stacker have it
 )
 
 // A stackerFolder is what a run sees at /stacker: the script, and the imports,
@@ -25,6 +26,7 @@ const (
 // times are the same in every run.
 type stackerFolder struct {
 	dir    string // on this machine; it exists and is empty
+	labels bool   // the script is to leave labels
 	mounts []sandbox.Mount
 }
 
@@ -37,6 +39,11 @@ func (f *stackerFolder) fill(script string, shown []imported, mirrors []*imports
 	}
 	if err := os.WriteFile(filepath.Join(f.dir, scriptName), []byte(script), 0o755); err != nil {
 		return err
+	}
+	if f.labels {
+		if err := os.Symlink(labelsDir, filepath.Join(f.dir, labelsLink)); err != nil {
+			return err
+		}
 	}
 	f.mounts = []sandbox.Mount{{Source: f.dir, Dest: stackerDir, ReadOnly: true}}
 	for i, imp := range shown {

@@ -21,7 +21,7 @@ func link(files []*Stackerfile, incomplete bool, errs *Errors) *Graph {
 	for _, file := range files {
 		for _, l := range file.Layers {
 			if first := k.graph.byName[l.Name]; first != nil {
-				errs.add(l.Pos, l.Name, "a layer of this name is already at %s%s", first.Pos, difference(first, l))
+				errs.add(l.Pos, l.Name, "duplicate layer name: the other one is at %s%s", first.Pos, difference(first, l))
 				continue
 			}
 			k.graph.byName[l.Name] = l

@@ -1,6 +1,7 @@
 package layers
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +27,8 @@ type Options struct {
 	Builtins map[string]string
 	// RequireHash refuses http and https imports that have no hash.
 	RequireHash bool
+	// Shell runs scripts that name no interpreter, an absolute path; "" is /bin/sh.
+	Shell string
 }
 
 // Load reads the stackerfile at path and its prerequisites. Its error is Errors when
@@ -37,7 +40,10 @@ func Load(path string, o Options) (*Graph, error) {
 // LoadAll reads several stackerfiles and their prerequisites into one graph, each
 // once. Layers of one may name those of another only if that is a prerequisite.
 func LoadAll(paths []string, o Options) (*Graph, error) {
-	l := loader{requireHash: o.RequireHash, files: map[string]*Stackerfile{}}
+	l := loader{requireHash: o.RequireHash, shell: cmp.Or(o.Shell, defaultShell), files: map[string]*Stackerfile{}}
+	if !shellPath.MatchString(l.shell) {
+		return nil, fmt.Errorf("shell %s is no absolute path without spaces: give one such as /bin/bash", quote(l.shell))
+	}
 	if err := l.readSubstitutions(o); err != nil {
 		return nil, err
 	}
@@ -59,6 +65,7 @@ func LoadAll(paths []string, o Options) (*Graph, error) {
 // A loader holds the stackerfiles of one Load.
 type loader struct {
 	requireHash bool
+	shell       string
 	subs        []substitution
 	files       map[string]*Stackerfile // by absolute path
 	open        []*Stackerfile          // those whose prerequisites are being loaded, outermost first
@@ -136,7 +143,7 @@ func (l *loader) load(name, path string) error {
 func (l *loader) parse(file *Stackerfile, text string) {
 	l.files[file.Path] = file
 	l.open = append(l.open, file)
-	p := parser{file: file, errs: &l.errs, warnings: &l.warnings, requireHash: l.requireHash}
+	p := parser{file: file, errs: &l.errs, warnings: &l.warnings, requireHash: l.requireHash, shell: l.shell}
 	if !p.stackerfile(text, l.subs) {
 		l.incomplete = true
 	}

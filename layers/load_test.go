@@ -73,9 +73,9 @@ s.yaml:1:46: read stackerfile .: it is a folder: name a regular file
 s.yaml:1:49: prerequisite "http://h/s" is no path: download it and name the file
 s.yaml:1:63: a prerequisite cannot be empty`},
 		{"duplicate", map[string]string{"s.yaml": "config: {prerequisites: [a.yaml]}\nx: " + scratch, "a.yaml": "\nx: " + scratch},
-			`s.yaml:2:1: layer "x": a layer of this name is already at a.yaml:2:1, and says the same: remove one`},
+			`s.yaml:2:1: layer "x": duplicate layer name: the other one is at a.yaml:2:1, and says the same: remove one`},
 		{"duplicate that differs", map[string]string{"s.yaml": "config: {prerequisites: [a.yaml]}\nx: {from: {type: scratch}, run: a, cmd: b}", "a.yaml": "\nx: " + scratch},
-			`s.yaml:2:1: layer "x": a layer of this name is already at a.yaml:2:1, with other run, cmd: rename one`},
+			`s.yaml:2:1: layer "x": duplicate layer name: the other one is at a.yaml:2:1, with other run, cmd: rename one`},
 		{"not visible", map[string]string{
 			"s.yaml": "config: {prerequisites: [a.yaml, b.yaml]}\nx: " + scratch,
 			"a.yaml": "a: {from: {type: built, tag: b}}\naa: {from: {type: built, tag: xx}}", "b.yaml": "b: " + scratch,

@@ -19,6 +19,7 @@ type parser struct {
 	errs        *Errors
 	warnings    *Errors
 	requireHash bool
+	shell       string
 
 	expanded      *expanded
 	unsubstituted map[int]bool // lines with a placeholder that has no value

@@ -228,6 +228,11 @@ func commandDirective(name string, field func(*Layer) *[]string) directive {
 	}
 }
 
+// defaultShell runs scripts unless they or Options.Shell say otherwise.
+const defaultShell = "/bin/sh"
+
+var shellPath = regexp.MustCompile(`^/\S+$`)
+
 // script returns a whole script with its interpreter. That of stacker is a shell that
 // shows each command and stops at the first that fails.
 func (p *parser) script(n *yaml.Node, what string) string {
@@ -236,7 +241,7 @@ func (p *parser) script(n *yaml.Node, what string) string {
 		return ""
 	}
 	if !strings.HasPrefix(text, "#!") {
-		text = "#!/bin/sh -xe\n" + text
+		text = "#!" + p.shell + " -xe\n" + text
 	}
 	if !strings.HasSuffix(text, "\n") {
 		text += "\n"

@@ -150,7 +150,7 @@ func TestBases(t *testing.T) {
 		{"type: oci, url: 'a/b:c'", `oci "a/b" "c" false "DIR/a/b"`},
 		{"type: oci, url: 'oci:a/b:c'", `oci "a/b" "c" false "DIR/a/b"`},
 		{"type: oci, url: 'oci:c'", `oci "oci" "c" false "DIR/oci"`},
-		{"type: oci, url: '/o:x:c'", `oci "/o:x" "c" false "/o:x"`},
+		{"type: oci, url: '/o:x:c'", `oci "/o" "x:c" false "/o"`},
 		{"type: tar, url: f.tar", `tar "f.tar" "" false "DIR/f.tar"`},
 		{"type: tar, url: 'http://h/f.tar'", `tar "http://h/f.tar" "" false ""`},
 		{"type: tar, url: 'stacker://y/f.tar'", `tar "stacker://y/f.tar" "" false "/f.tar"`},

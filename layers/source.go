@@ -79,7 +79,7 @@ func (p *parser) layoutURL(b *Base, n *yaml.Node) {
 	if rest, ok := strings.CutPrefix(text, "oci:"); ok && strings.Contains(rest, ":") {
 		text = rest
 	}
-	colon := strings.LastIndexByte(text, ':')
+	colon := strings.IndexByte(text, ':') // a tag may have more, as skopeo has it
 	switch {
 	case text == "":
 		return

@@ -194,10 +194,13 @@ func checkTar(ctx context.Context, r io.Reader, marker bool) error {
 			return errors.New("it is cut off: the end of the tar is missing")
 		case err == io.EOF:
 			return nil
+		case n == 1 && (errors.Is(err, tar.ErrHeader) || tail.tooShort()):
+			if marker {
+				return errors.New("it is not a tar file, nor one compressed with gzip, zstd, xz or bzip2")
+			}
+			return errors.New("what it holds, decompressed, is not a tar file")
 		case errors.Is(err, io.ErrUnexpectedEOF):
 			return errors.New("it is cut off: the end of the tar is missing")
-		case errors.Is(err, tar.ErrHeader) && n == 1:
-			return errors.New("it is not a tar file")
 		case err != nil:
 			return fmt.Errorf("reading entry %d of the tar: %w", n, err)
 		}
@@ -275,6 +278,13 @@ func (t *tailReader) Read(p []byte) (int, error) {
 	}
 	t.ended = t.ended || err == io.EOF
 	return n, err
+}
+
+// tooShort reports whether what was read, from the beginning on, is less than the
+// header of an entry, and not a part of one.
+func (t *tailReader) tooShort() bool {
+	const magicAt, magic = 257, "ustar"
+	return t.ended && t.n < tarBlock && (t.n < magicAt || !bytes.HasPrefix(t.last[magicAt:], []byte(magic)[:min(t.n-magicAt, int64(len(magic)))]))
 }
 
 // zeros reports whether what was read ends in a whole block of zero bytes.

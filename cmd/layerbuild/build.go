@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
@@ -48,7 +50,7 @@ not reproducible.`,
 		Args: noArguments("; --target LAYER builds one layer, --no-cache=LAYER is written with ="),
 		RunE: func(cmd *cobra.Command, _ []string) error { return s.build(cmd, &f) },
 	}
-	f.add(cmd)
+	f.add(cmd, s)
 	flags := cmd.Flags()
 	f.addNoCache(cmd)
 	mustComplete(cmd, "no-cache", s.completeLayers(&f.Stackerfile, &f.Load))
@@ -56,7 +58,6 @@ not reproducible.`,
 	mustComplete(cmd, "target", s.completeLayers(&f.Stackerfile, &f.Load))
 	flags.BoolVar(&f.Plan, "dry-run", false, "say what would be built, and why; build nothing")
 	flags.BoolVar(&f.FailOnMiss, "fail-on-miss", false, "stop at the first layer that is not in the cache")
-	flags.BoolVar(&f.orderOnly, "order-only", false, "print the layers in the order in which they are built")
 	flags.StringVar(&f.MetadataFile, "metadata-file", "", "write the digests of the images to a `file`, as docker buildx does")
 	flags.StringVar(&f.IIDFile, "iidfile", "", "write the image's ID, the digest of its config, to a `file`; for one image or --target")
 	verify := flags.Bool("verify", false, "build layers that are in the cache again, and compare")
@@ -81,7 +82,7 @@ Nothing is built. The exit status is 3 when something would be.`,
 		},
 		ValidArgsFunction: s.completeLayers(&f.Stackerfile, &f.Load),
 	}
-	f.add(cmd)
+	f.add(cmd, s)
 	f.addNoCache(cmd)
 	mustComplete(cmd, "no-cache", s.completeLayers(&f.Stackerfile, &f.Load))
 	return cmd
@@ -104,23 +105,40 @@ what is in the cache stays. The exit status is 4 when there is one.`,
 		},
 		ValidArgsFunction: s.completeLayers(&f.Stackerfile, &f.Load),
 	}
-	f.add(cmd)
+	f.add(cmd, s)
 	return cmd
 }
 
 func (f *buildFlags) addNoCache(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringSliceVar(&f.NoCache, "no-cache", nil, "build all layers, or those `LAYER,…`, whatever the cache knows")
-	flags.Lookup("no-cache").NoOptDefVal = build.AllLayers
+	flags.Var((*someLayers)(&f.NoCache), "no-cache", "build all layers, or only these, whatever the cache knows")
+	flags.Lookup("no-cache").NoOptDefVal = everyLayer
 }
 
-func (f *buildFlags) add(cmd *cobra.Command) {
+// someLayers are those of a flag whose value may be left out; then they are all.
+type someLayers []string
+
+// everyLayer is what a flag without a value is set to. It shows in the help.
+const everyLayer = "LAYER,…"
+
+func (s *someLayers) Set(text string) error {
+	if text == everyLayer {
+		text = build.AllLayers
+	}
+	*s = append(*s, strings.Split(text, ",")...)
+	return nil
+}
+
+func (s *someLayers) String() string { return strings.Join(*s, ",") }
+func (s *someLayers) Type() string   { return "" }
+
+func (f *buildFlags) add(cmd *cobra.Command, s *settings) {
 	addStackerfileFlags(cmd, &f.Stackerfile, &f.Load)
-	f.addCommon(cmd)
+	f.addCommon(cmd, s)
 }
 
 // addCommon adds the flags of builds whichever stackerfiles they build.
-func (f *buildFlags) addCommon(cmd *cobra.Command) {
+func (f *buildFlags) addCommon(cmd *cobra.Command, s *settings) {
 	flags := cmd.Flags()
 	flags.BoolVar(&f.Load.RequireHash, "require-hash", false, "refuse http(s) imports without a hash")
 	flags.BoolVar(&f.Offline, "offline", false, "ask no registry or server: what was downloaded before serves")
@@ -133,9 +151,12 @@ func (f *buildFlags) addCommon(cmd *cobra.Command) {
 	flags.BoolVar(&f.KeepFailed, "keep-failed", false, "keep what a failed run left, for layerbuild shell")
 	flags.StringVar(&f.timestamps, "timestamps", "reproducible", "times in images: `reproducible` or now")
 	addManifestFlags(cmd, &f.Options)
+	flags.BoolVar(&f.orderOnly, "order-only", false, "print the layers in the order in which they are built; build nothing")
 	flags.IntVarP(&f.Jobs, "jobs", "j", 0, "how many steps run at once (default: one a core, and 8 at least)")
 	flags.BoolVar(&f.KeepGoing, "keep-going", false, "after a failure go on with the layers that do not need what failed")
-	flags.StringVar(&f.progress, "progress", "auto", "how the build is shown: `auto`, tty, plain, json or quiet")
+	if !s.stacker { // whose flag of this name is another
+		flags.StringVar(&f.progress, "progress", "auto", "how the build is shown: `auto`, tty, plain, json or quiet")
+	}
 	flags.StringVar(&f.trace, "trace", "", "write a timeline of the build to a `file`, for chrome://tracing or ui.perfetto.dev")
 }
 
@@ -166,11 +187,7 @@ func (s *settings) build(cmd *cobra.Command, f *buildFlags) (err error) {
 		return fmt.Errorf("--jobs is %d: it should be a number of steps", f.Jobs)
 	}
 	if f.orderOnly {
-		names, err := build.Order(f.Stackerfile, f.Load, f.Targets...)
-		for _, name := range names {
-			fmt.Fprintln(cmd.OutOrStdout(), printable(name))
-		}
-		return err
+		return s.printOrder(cmd.OutOrStdout(), f)
 	}
 	if f.shellFail {
 		f.OnRunFailure = "/bin/sh"
@@ -178,8 +195,8 @@ func (s *settings) build(cmd *cobra.Command, f *buildFlags) (err error) {
 	if f.Policy, err = s.policy(); err != nil {
 		return err
 	}
-	f.StateDir, f.RootsDir, f.OCIDir, f.Debug, f.Author = s.stateDir, s.rootsDir, s.ociDir, s.debug, s.name()
-	display, err := s.display(f.progress)
+	f.StateDir, f.RootsDir, f.OCIDir, f.Debug, f.Author, f.CreatedBy = s.stateDir, s.rootsDir, s.ociDir, s.debug, s.name(), s.createdBy()
+	display, err := s.display(cmp.Or(f.progress, s.progressMode()))
 	if err != nil {
 		return err
 	}
@@ -243,6 +260,7 @@ func namespace(cmd *cobra.Command, given string, clock build.Clock) string {
 
 func addSubstituteFlags(cmd *cobra.Command, load *layers.Options) {
 	flags := cmd.Flags()
+	flags.StringVar(&load.Shell, "shell", "", "the shell that runs scripts which name no interpreter, by its `path` in the layer (default /bin/sh)")
 	flags.StringArrayVar(&load.Substitutions, "substitute", nil, "replace ${{K}} in stackerfiles, as `K=V`; repeatable")
 	flags.StringArrayVar(&load.SubstituteFiles, "substitute-file", nil, "a YAML `file` of substitutions, K: V; repeatable")
 }

@@ -9,8 +9,9 @@ import (
 func newChrootCommand(s *settings) *cobra.Command {
 	var o build.Options
 	cmd := &cobra.Command{
-		Use:   "chroot [LAYER [COMMAND...]]",
-		Short: "Run a command in a layer; throw its changes away",
+		Use:     "chroot [LAYER [COMMAND...]]",
+		Aliases: []string{"exec"},
+		Short:   "Run a command in a layer; throw its changes away",
 		Long: `Run a command, or a shell, in a layer as it was last built: the first of the
 stackerfile, or the one named. It has the environment, the network and the binds
 of the layer's run, but not its imports. What it changes is thrown away, except

@@ -19,7 +19,7 @@ func (s *settings) completeLayers(file *string, load *layers.Options) cobra.Comp
 		if o.Builtins, err = s.builtins(); err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		names, err := build.Order(*file, o)
+		names, err := build.Order([]string{*file}, o)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}

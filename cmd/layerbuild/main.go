@@ -78,6 +78,7 @@ type settings struct {
 	logTimestamp bool
 
 	stacker bool     // the program was called by stacker's name: see stacker.go
+	plain   bool     // --no-progress, a flag of stacker's
 	log     *os.File // what is shown of a build goes there
 }
 
@@ -124,6 +125,10 @@ builds of a user share.`,
 	flags.StringVar(&s.storageType, "storage-type", "overlay", "how root filesystems are kept: `overlay`, and nothing else")
 	flags.BoolVar(&s.debug, "debug", false, "show every reason and every step")
 	flags.BoolVarP(&s.quiet, "quiet", "q", false, "show nothing but warnings and errors")
+	if s.stacker {
+		flags.Bool("progress", false, "show what is downloaded, as is done anyway")
+		flags.BoolVar(&s.plain, "no-progress", false, "show a build as lines of text, on a terminal too")
+	}
 	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see `%s --help`", err, c.CommandPath())
 	})

@@ -33,7 +33,7 @@ in all of them. The state folder and the OCI layout are not searched.`,
 		},
 	}
 	addSubstituteFlags(cmd, &f.Load)
-	f.addCommon(cmd)
+	f.addCommon(cmd, s)
 	flags := cmd.Flags()
 	flags.StringVarP(&dir, "search-dir", "d", ".", "the `folder` to search")
 	flags.StringVarP(&pattern, "stacker-file-pattern", "p", stackerfilePattern, "a `regexp` on paths below that folder")

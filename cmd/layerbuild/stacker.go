@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -23,10 +25,16 @@ func (s *settings) name() string {
 	return "layerbuild"
 }
 
-// stackerFlags takes stacker's name of a flag for ours.
+// stackerFlags takes stacker's names of a flag for ours, those of former releases
+// too.
 func stackerFlags(_ *pflag.FlagSet, name string) pflag.NormalizedName {
-	if name == "stacker-dir" {
+	switch name {
+	case "stacker-dir":
 		name = "state-dir"
+	case "no-squashfs-verity":
+		name = "no-verity"
+	case "layer":
+		name = "image"
 	}
 	return pflag.NormalizedName(name)
 }
@@ -34,6 +42,9 @@ func stackerFlags(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 // settle finds out what the flags that were not given are, from the config file
 // and the name of the program.
 func (s *settings) settle(cmd *cobra.Command) error {
+	if s.debug && s.quiet {
+		return errors.New("--debug and --quiet contradict each other")
+	}
 	if s.storageType != "overlay" {
 		return fmt.Errorf("--storage-type is %q: it should be overlay", s.storageType)
 	}
@@ -80,4 +91,41 @@ func (s *settings) clock(cmd *cobra.Command, timestamps string) (build.Clock, er
 		return build.Clock{Now: true}, nil
 	}
 	return parseClock(timestamps)
+}
+
+// createdBy is what entries of images' histories begin with.
+func (s *settings) createdBy() string {
+	if s.stacker {
+		return stackerName + " build"
+	}
+	return s.name()
+}
+
+// progressMode is how a build is shown where --progress names no mode.
+func (s *settings) progressMode() string {
+	if s.plain {
+		return "plain"
+	}
+	return "auto"
+}
+
+// printOrder prints what is built in its order: the layers, or as stacker does the
+// stackerfiles with what each requires.
+func (s *settings) printOrder(w io.Writer, f *buildFlags) error {
+	files := append([]string{f.Stackerfile}, f.Others...)
+	if !s.stacker {
+		names, err := build.Order(files, f.Load, f.Targets...)
+		for _, name := range names {
+			fmt.Fprintln(w, printable(name))
+		}
+		return err
+	}
+	graph, err := build.Validate(files, f.Load)
+	if err != nil {
+		return err
+	}
+	for i, file := range graph.Files {
+		fmt.Fprintf(w, "%d build %s: requires: %s\n", i, printable(file.Path), printable(fmt.Sprint(file.Prerequisites)))
+	}
+	return nil
 }
