@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/layers"
 )
 
 // current is what the last builds of all layers have, by id and by digest.
@@ -22,7 +23,7 @@ func (v *inventory) markCurrent(ctx context.Context) error {
 	}
 	now := current{}
 	for _, l := range latest {
-		if _, err := os.Lstat(l.Stackerfile); err != nil {
+		if _, err := os.Lstat(l.Stackerfile); err != nil && !layers.IsURL(l.Stackerfile) {
 			continue
 		}
 		for kind, key := range l.Keys {

@@ -82,7 +82,7 @@ func (p *Past) Build(number int) (*explain.Report, error) {
 // Last returns what is told of the last build of a stackerfile or, if none is
 // remembered, of the last build at all.
 func (p *Past) Last(stackerfile string) (*explain.Report, error) {
-	path, err := filepath.Abs(stackerfile)
+	path, err := placeOf(stackerfile)
 	if err != nil {
 		return nil, err
 	}

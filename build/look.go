@@ -64,7 +64,7 @@ func Grab(ctx context.Context, o Options, layer, file, dest string) error {
 
 // unread stands for a layer of the stackerfile without reading that.
 func (o Options) unread(layer string) (*layers.Layer, error) {
-	file, err := filepath.Abs(o.Stackerfile)
+	file, err := placeOf(o.Stackerfile)
 	if err != nil {
 		return nil, err
 	}

@@ -68,9 +68,13 @@ func Publish(ctx context.Context, o PublishOptions) error {
 
 // selectLayers returns the layers whose images are published.
 func (o PublishOptions) selectLayers(graph *layers.Graph) ([]*layers.Layer, error) {
-	files, err := absolutes(append([]string{o.Stackerfile}, o.Others...))
-	if err != nil {
-		return nil, err
+	var files []string
+	for _, file := range append([]string{o.Stackerfile}, o.Others...) {
+		place, err := placeOf(file)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, place)
 	}
 	if _, err := graph.Only(o.Images...); err != nil {
 		return nil, err

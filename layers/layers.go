@@ -24,11 +24,11 @@ func (p Position) String() string {
 // A Stackerfile is one parsed file.
 type Stackerfile struct {
 	Name          string   // as the user named it: what messages show
-	Path          string   // absolute
-	Dir           string   // absolute folder that relative paths in it start from
+	Path          string   // absolute, or the URL without passwords
+	Dir           string   // absolute folder that relative paths in it start from; of one by URL, the working folder
 	Content       string   // after substitution
 	Portable      string   // the same, but for placeholders whose value is an absolute path: they are left
-	Prerequisites []string // absolute paths, in the order of `config: prerequisites`
+	Prerequisites []string // their Paths, in the order of `config: prerequisites`
 	Normalize     string   // `config: normalize`: "" or NormalizeGit
 	Layers        []*Layer // in the order of the file
 }

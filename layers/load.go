@@ -27,12 +27,22 @@ type Options struct {
 	Builtins map[string]string
 	// RequireHash refuses http and https imports that have no hash.
 	RequireHash bool
+	// URLs brings stackerfiles from http and https URLs; without it there are none.
+	URLs Fetcher
 	// Shell runs scripts that name no interpreter, an absolute path; "" is /bin/sh.
 	Shell string
 }
 
-// Load reads the stackerfile at path and its prerequisites. Its error is Errors when
-// stackerfiles are at fault, all faults of all files at once.
+// A Fetcher brings files from URLs.
+type Fetcher interface {
+	// Fetch returns the path of a file that holds what is behind a URL now.
+	Fetch(url string) (file string, err error)
+	// Name is the URL as it may be shown and kept: without passwords.
+	Name(url string) string
+}
+
+// Load reads the stackerfile at a path or URL, and its prerequisites. Its error is
+// Errors when stackerfiles are at fault, all faults of all files at once.
 func Load(path string, o Options) (*Graph, error) {
 	return LoadAll([]string{path}, o)
 }
@@ -40,7 +50,7 @@ func Load(path string, o Options) (*Graph, error) {
 // LoadAll reads several stackerfiles and their prerequisites into one graph, each
 // once. Layers of one may name those of another only if that is a prerequisite.
 func LoadAll(paths []string, o Options) (*Graph, error) {
-	l := loader{requireHash: o.RequireHash, shell: cmp.Or(o.Shell, defaultShell), files: map[string]*Stackerfile{}}
+	l := loader{requireHash: o.RequireHash, shell: cmp.Or(o.Shell, defaultShell), urls: o.URLs, files: map[string]*Stackerfile{}}
 	if !shellPath.MatchString(l.shell) {
 		return nil, fmt.Errorf("shell %s is no absolute path without spaces: give one such as /bin/bash", quote(l.shell))
 	}
@@ -48,24 +58,56 @@ func LoadAll(paths []string, o Options) (*Graph, error) {
 		return nil, err
 	}
 	for _, path := range paths {
-		absolute, err := filepath.Abs(path)
+		p, err := l.place(path, nil)
 		if err != nil {
-			return nil, fmt.Errorf("find stackerfile %s: %w", plain(path), err)
+			return nil, err
 		}
-		if l.files[absolute] != nil {
+		if l.files[p.path] != nil {
 			continue
 		}
-		if err := l.load(path, absolute); err != nil {
+		if err := l.load(p); err != nil {
 			return nil, err
 		}
 	}
 	return l.graph()
 }
 
+// IsURL tells whether a stackerfile is named by a URL.
+func IsURL(stackerfile string) bool {
+	return strings.HasPrefix(stackerfile, "http://") || strings.HasPrefix(stackerfile, "https://")
+}
+
+// A place is where a stackerfile is.
+type place struct {
+	name string // as the user named it: what messages show
+	path string // Stackerfile.Path
+	url  string // "" for a file
+}
+
+// place finds a stackerfile by what names it: in another file, unless by is nil.
+func (l *loader) place(name string, by *Stackerfile) (place, error) {
+	switch {
+	case IsURL(name) && l.urls == nil:
+		return place{}, fmt.Errorf("read stackerfile %s: no URL is read here: download it and name the file", plain(name))
+	case IsURL(name):
+		shown := l.urls.Name(name)
+		return place{name: shown, path: shown, url: name}, nil
+	case by != nil && !filepath.IsAbs(name):
+		path := filepath.Join(by.Dir, name)
+		return place{name: nameBeside(by, path), path: path}, nil
+	}
+	path, err := filepath.Abs(name)
+	if err != nil {
+		err = fmt.Errorf("find stackerfile %s: %w", plain(name), err)
+	}
+	return place{name: name, path: path}, err
+}
+
 // A loader holds the stackerfiles of one Load.
 type loader struct {
 	requireHash bool
 	shell       string
+	urls        Fetcher
 	subs        []substitution
 	files       map[string]*Stackerfile // by absolute path
 	open        []*Stackerfile          // those whose prerequisites are being loaded, outermost first
@@ -127,15 +169,24 @@ func (l *loader) readSubstituteFile(path string, add func(name, value string) er
 	return l.errs.result()
 }
 
-// load reads the stackerfile at an absolute path and then its prerequisites, unless
-// that was done before. The error is about reading; faults in the file are added to
-// l.errs.
-func (l *loader) load(name, path string) error {
-	text, err := readFile(path)
-	if err != nil {
-		return fmt.Errorf("read stackerfile %s: %w", plain(name), err)
+// load reads a stackerfile and then its prerequisites. The error is about reading;
+// faults in the file are added to l.errs.
+func (l *loader) load(p place) error {
+	file, from := &Stackerfile{Name: p.name, Path: p.path, Dir: filepath.Dir(p.path)}, p.path
+	var err error
+	if p.url != "" {
+		if file.Dir, err = os.Getwd(); err == nil { // as with stacker
+			from, err = l.urls.Fetch(p.url)
+		}
 	}
-	l.parse(&Stackerfile{Name: name, Path: path, Dir: filepath.Dir(path)}, text)
+	var text string
+	if err == nil {
+		text, err = readFile(from)
+	}
+	if err != nil {
+		return fmt.Errorf("read stackerfile %s: %w", plain(p.name), err)
+	}
+	l.parse(file, text)
 	return nil
 }
 
@@ -147,8 +198,8 @@ func (l *loader) parse(file *Stackerfile, text string) {
 	if !p.stackerfile(text, l.subs) {
 		l.incomplete = true
 	}
-	for i, prerequisite := range file.Prerequisites {
-		l.prerequisite(file, p.prerequisites[i], prerequisite)
+	for _, prerequisite := range p.prerequisites {
+		l.prerequisite(file, prerequisite)
 	}
 	l.open = l.open[:len(l.open)-1]
 	l.order = append(l.order, file)
@@ -164,9 +215,17 @@ func (l *loader) graph() (*Graph, error) {
 	return g, nil
 }
 
-// prerequisite loads what file names at pos, by its absolute path.
-func (l *loader) prerequisite(file *Stackerfile, pos Position, path string) {
-	known := l.files[path]
+// prerequisite loads what file names, unless that was done before.
+func (l *loader) prerequisite(file *Stackerfile, named prerequisite) {
+	pos := named.pos
+	place, err := l.place(named.name, file)
+	if err != nil {
+		l.incomplete = true
+		l.errs.add(pos, "", "%v", err)
+		return
+	}
+	file.Prerequisites = append(file.Prerequisites, place.path)
+	known := l.files[place.path]
 	if at := slices.Index(l.open, known); known != nil && at >= 0 {
 		chain := ""
 		for _, f := range l.open[at:] {
@@ -178,20 +237,23 @@ func (l *loader) prerequisite(file *Stackerfile, pos Position, path string) {
 	if known != nil {
 		return
 	}
-	if err := l.load(l.nameBeside(file, path), path); err != nil {
+	if err := l.load(place); err != nil {
 		l.incomplete = true
 		l.errs.add(pos, "", "%v", err)
 	}
 }
 
 // nameBeside names path as the user would who named file so.
-func (l *loader) nameBeside(file *Stackerfile, path string) string {
+func nameBeside(file *Stackerfile, path string) string {
 	if filepath.IsAbs(file.Name) {
 		return path
 	}
 	relative, err := filepath.Rel(file.Dir, path)
 	if err != nil {
 		return path
+	}
+	if IsURL(file.Name) {
+		return relative
 	}
 	return filepath.Join(filepath.Dir(file.Name), relative)
 }
@@ -218,12 +280,12 @@ func readFile(path string) (string, error) {
 	if err := checkRegular(info); err != nil {
 		return "", err
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxText+1))
+	data, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
 	if err != nil {
 		return "", readable(err)
 	}
-	if len(data) > maxText {
-		return "", fmt.Errorf("it is larger than %d MiB", maxText>>20)
+	if len(data) > MaxSize {
+		return "", fmt.Errorf("it is larger than %d MiB", MaxSize>>20)
 	}
 	return strings.TrimPrefix(string(data), "\ufeff"), nil
 }

@@ -66,12 +66,12 @@ func TestFaultsOfSeveralFiles(t *testing.T) {
 		}, "c.yaml:3:5: prerequisites form a cycle, b/b.yaml → c.yaml → b/b.yaml: remove one of them"},
 		{"of itself", map[string]string{"s.yaml": "config: {prerequisites: ./s.yaml}\nx: " + scratch},
 			"s.yaml:1:25: prerequisites form a cycle, s.yaml → s.yaml: remove one of them"},
-		{"missing", map[string]string{"s.yaml": "config: {prerequisites: [no.yaml, d/no.yaml, ., 'http://h/s', '']}\nx: {from: {type: built, tag: there}}", "d/x": ""},
+		{"missing", map[string]string{"s.yaml": "config: {prerequisites: [no.yaml, d/no.yaml, ., 'ftp://h/s', '']}\nx: {from: {type: built, tag: there}}", "d/x": ""},
 			`s.yaml:1:26: read stackerfile no.yaml: no such file or directory
 s.yaml:1:35: read stackerfile d/no.yaml: no such file or directory
 s.yaml:1:46: read stackerfile .: it is a folder: name a regular file
-s.yaml:1:49: prerequisite "http://h/s" is no path: download it and name the file
-s.yaml:1:63: a prerequisite cannot be empty`},
+s.yaml:1:49: prerequisite "ftp://h/s" is no path, and no http or https URL
+s.yaml:1:62: a prerequisite cannot be empty`},
 		{"duplicate", map[string]string{"s.yaml": "config: {prerequisites: [a.yaml]}\nx: " + scratch, "a.yaml": "\nx: " + scratch},
 			`s.yaml:2:1: layer "x": duplicate layer name: the other one is at a.yaml:2:1, and says the same: remove one`},
 		{"duplicate that differs", map[string]string{"s.yaml": "config: {prerequisites: [a.yaml]}\nx: {from: {type: scratch}, run: a, cmd: b}", "a.yaml": "\nx: " + scratch},
@@ -177,7 +177,7 @@ func TestFilesThatAreNone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(large.Truncate(maxText+1), large.Close()); err != nil {
+	if err := errors.Join(large.Truncate(MaxSize+1), large.Close()); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]string{

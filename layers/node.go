@@ -24,7 +24,13 @@ type parser struct {
 	expanded      *expanded
 	unsubstituted map[int]bool // lines with a placeholder that has no value
 	layer         string       // whose directives are being read, for messages
-	prerequisites []Position   // of file.Prerequisites
+	prerequisites []prerequisite
+}
+
+// A prerequisite is a stackerfile that another names.
+type prerequisite struct {
+	pos  Position
+	name string // a path or URL
 }
 
 // A pair is one entry of a mapping.
@@ -208,9 +214,9 @@ func (c *checker) alias(n *yaml.Node) int {
 	case !ok:
 		c.stop = true
 		c.fail(n, "the alias *%s stands within what it is an alias for: remove it", plain(n.Value))
-	case c.gained > maxText:
+	case c.gained > MaxSize:
 		c.stop = true
-		c.fail(n, "YAML aliases up to *%s expand to more than %d MiB: use fewer", plain(n.Value), maxText>>20)
+		c.fail(n, "YAML aliases up to *%s expand to more than %d MiB: use fewer", plain(n.Value), MaxSize>>20)
 	}
 	return size
 }

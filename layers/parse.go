@@ -47,7 +47,7 @@ func (p *parser) stackerfile(text string, subs []substitution) bool {
 			p.oneLayer(e)
 		}
 	}
-	if root.Kind == yaml.MappingNode && len(p.file.Layers) == 0 && len(p.file.Prerequisites) == 0 {
+	if root.Kind == yaml.MappingNode && len(p.file.Layers) == 0 && len(p.prerequisites) == 0 {
 		p.fail(root, "the file declares no layer: add one")
 	}
 	return root.Kind == yaml.MappingNode && len(p.unsubstituted) == 0
@@ -75,12 +75,11 @@ func (p *parser) config(n *yaml.Node) {
 			if path == "" {
 				continue
 			}
-			if strings.Contains(path, "://") {
-				p.fail(item, "prerequisite %s is no path: download it and name the file", quote(path))
+			if strings.Contains(path, "://") && !IsURL(path) {
+				p.fail(item, "prerequisite %s is no path, and no http or https URL", quote(path))
 				continue
 			}
-			p.file.Prerequisites = append(p.file.Prerequisites, p.absolute(path))
-			p.prerequisites = append(p.prerequisites, p.position(item))
+			p.prerequisites = append(p.prerequisites, prerequisite{p.position(item), path})
 		}
 	}
 	if v := fields["normalize"]; v != nil {

@@ -29,9 +29,9 @@ const (
 	opening = "${{"
 	closing = "}}"
 
-	// maxText bounds a stackerfile, before and after substitution: as YAML nodes
+	// MaxSize bounds a stackerfile, before and after substitution: as YAML nodes
 	// the worst text takes a hundred times its size.
-	maxText = 4 << 20
+	MaxSize = 4 << 20
 	// maxSubstitutions bounds the work of values that refer to other values.
 	maxSubstitutions = 1 << 20
 	// maxNesting bounds defaults within defaults. It also keeps the search for
@@ -137,8 +137,8 @@ func (x *expander) placeholder(p placeholder, at int, copied bool, first int) {
 }
 
 func (x *expander) write(s string, at int, copied bool) {
-	if x.out.Len()+len(s) > maxText {
-		x.stop(at, "the stackerfile is larger than %d MiB after substitution", maxText>>20)
+	if x.out.Len()+len(s) > MaxSize {
+		x.stop(at, "the stackerfile is larger than %d MiB after substitution", MaxSize>>20)
 		return
 	}
 	x.segments = append(x.segments, segment{out: x.out.Len(), in: at, copied: copied})

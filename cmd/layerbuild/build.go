@@ -170,7 +170,7 @@ func (s *settings) build(cmd *cobra.Command, f *buildFlags) (err error) {
 			return fmt.Errorf("--max-download is %q: it should be a size such as 500MB", f.maxDownload)
 		}
 	}
-	if f.Load.Builtins, err = s.builtins(); err != nil {
+	if err = s.reading(cmd.Context(), &f.Load, f.Offline); err != nil {
 		return err
 	}
 	f.AnnotationsNamespace, f.ToolVersion = namespace(cmd, f.AnnotationsNamespace, f.Clock), buildVersion()

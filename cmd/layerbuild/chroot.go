@@ -21,7 +21,7 @@ A command of one word or text is a shell's; several words are run as they are.`,
 		Example: `  layerbuild chroot
   layerbuild chroot app 'ls -l /srv'`,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			if o.Load.Builtins, err = s.builtins(); err != nil {
+			if err = s.reading(cmd.Context(), &o.Load, false); err != nil {
 				return err
 			}
 			o.StateDir, o.RootsDir, o.OCIDir, o.Sink = s.stateDir, s.rootsDir, s.ociDir, s.sink()

@@ -21,7 +21,7 @@ between builds stays, so that the next build restores the images without running
 anything; --all removes that too.`,
 		Args: noArguments(""),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			if load.Builtins, err = s.builtins(); err != nil {
+			if err = s.reading(cmd.Context(), &load, true); err != nil {
 				return err
 			}
 			found, err := build.Clean(cmd.Context(), s.ociDir, file, load)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -46,7 +47,9 @@ redacted, and no content of a file is in it.`,
   layerbuild explain --export ci.json   # on the CI machine
   layerbuild explain --against ci.json  # on a laptop: why did CI miss?
   layerbuild explain --ignored src/__pycache__`,
-		RunE: func(cmd *cobra.Command, names []string) error { return s.explain(cmd.OutOrStdout(), &f, names) },
+		RunE: func(cmd *cobra.Command, names []string) error {
+			return s.explain(cmd.Context(), cmd.OutOrStdout(), &f, names)
+		},
 	}
 	addStackerfileFlags(cmd, &f.file, &f.load)
 	flags := cmd.Flags()
@@ -63,8 +66,8 @@ func addFormatFlag(cmd *cobra.Command, format *string) {
 	cmd.Flags().StringVar(format, "format", "text", "how to show it: `text`, markdown or json")
 }
 
-func (s *settings) explain(w io.Writer, f *explainFlags, names []string) (err error) {
-	if f.load.Builtins, err = s.builtins(); err != nil {
+func (s *settings) explain(ctx context.Context, w io.Writer, f *explainFlags, names []string) (err error) {
+	if err = s.reading(ctx, &f.load, true); err != nil {
 		return err
 	}
 	if f.ignored != "" {

@@ -20,7 +20,7 @@ find in the cache are dashed; JSON says why. Nothing is built.`,
 		Example: `  layerbuild graph | dot -Tsvg >layers.svg
   layerbuild graph --format json app`,
 		RunE: func(cmd *cobra.Command, targets []string) (err error) {
-			if o.Load.Builtins, err = s.builtins(); err != nil {
+			if err = s.reading(cmd.Context(), &o.Load, o.Offline); err != nil {
 				return err
 			}
 			if o.Clock, err = s.clock(cmd, "reproducible"); err != nil {

@@ -24,7 +24,7 @@ A tag that is of no layer of the stackerfile any more is marked as such.`,
 		Example: `  layerbuild inspect
   layerbuild inspect app --oci-dir build/oci`,
 		RunE: func(cmd *cobra.Command, tags []string) (err error) {
-			if load.Builtins, err = s.builtins(); err != nil {
+			if err = s.reading(cmd.Context(), &load, true); err != nil {
 				return err
 			}
 			found, err := build.Inspect(s.ociDir, file, load, tags...)

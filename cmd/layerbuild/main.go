@@ -15,6 +15,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/progress"
 )
 
@@ -212,6 +214,16 @@ func buildVersion() string {
 		return info.Main.Version
 	}
 	return "(devel)"
+}
+
+// reading prepares options of reading stackerfiles.
+func (s *settings) reading(ctx context.Context, load *layers.Options, offline bool) (err error) {
+	load.URLs = &build.Stackerfiles{
+		Context: ctx, StateDir: s.stateDir, Offline: offline,
+		Notice: func(text string) { fmt.Fprintf(os.Stderr, "warning: %s\n", text) },
+	}
+	load.Builtins, err = s.builtins()
+	return err
 }
 
 // builtins are the substitutions that every stackerfile may use.

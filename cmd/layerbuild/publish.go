@@ -28,7 +28,7 @@ Credentials are --username and --password, or those of podman, skopeo and docker
   layerbuild publish --url oci:release --tag 1.2 --image app`,
 		Args: noArguments(""),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			if o.Load.Builtins, err = s.builtins(); err != nil {
+			if err = s.reading(cmd.Context(), &o.Load, o.Offline); err != nil {
 				return err
 			}
 			if o.Clock, err = s.clock(cmd, timestamps); err != nil {

@@ -24,7 +24,7 @@ The exit status is the command's.`,
   layerbuild shell web -- cat /var/log/configure.log`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			if o.Load.Builtins, err = s.builtins(); err != nil {
+			if err = s.reading(cmd.Context(), &o.Load, false); err != nil {
 				return err
 			}
 			o.StateDir, o.RootsDir, o.OCIDir, o.Sink = s.stateDir, s.rootsDir, s.ociDir, s.sink()

@@ -16,11 +16,11 @@ func newValidateCommand(s *settings) *cobra.Command {
 		Use:   "validate [FILE...]",
 		Short: "Find all faults of a stackerfile; build nothing",
 		Long: `Read stackerfiles and their prerequisites, and show all faults at once, each with
-its file, line and column. Nothing is built, downloaded or written.`,
+its file, line and column. Nothing is built; what layers read is not looked at.`,
 		Example: `  layerbuild validate
   layerbuild validate images/*.yaml --substitute VERSION=1.2`,
 		RunE: func(cmd *cobra.Command, files []string) (err error) {
-			if load.Builtins, err = s.builtins(); err != nil {
+			if err = s.reading(cmd.Context(), &load, false); err != nil {
 				return err
 			}
 			if len(files) == 0 {
