@@ -26,6 +26,7 @@ import (
 	"github.com/layerbuild/layerbuild/explain"
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
+	"github.com/layerbuild/layerbuild/namespace"
 	"github.com/layerbuild/layerbuild/oci"
 	"github.com/layerbuild/layerbuild/overlay"
 	"github.com/layerbuild/layerbuild/progress"
@@ -156,14 +157,12 @@ func buildAll(ctx context.Context, o Options) error {
 			return err
 		}
 	}
-	if user := checkUser(); !user.OK() && !o.Plan {
-		return errors.New(user.Cure)
-	}
 	if !o.KeepGoing {
 		if err := present(graph); err != nil {
 			return err
 		}
 	}
+	mayCollect(o)
 	for try := 1; ; try++ {
 		err := attempt(ctx, o, graph)
 		if err == nil && !o.Plan {
@@ -195,6 +194,9 @@ func attempt(ctx context.Context, o Options, graph *layers.Graph) (err error) {
 		return b.build(ctx)
 	}
 	if b.mayMount {
+		if err := b.ready(ctx); err != nil {
+			return err
+		}
 		end := b.begin()
 		err := b.build(ctx)
 		end(err)
@@ -211,13 +213,7 @@ func attempt(ctx context.Context, o Options, graph *layers.Graph) (err error) {
 		if number, err := b.numbered(); err == nil {
 			b.cache.DropBuild(number) // the second life has its own
 		}
-		if err := overlay.Supported(o.StateDir); err != nil {
-			return err
-		}
-		if err := b.haveRuntime(ctx); err != nil {
-			return err
-		}
-		return overlay.PrivateMounts()
+		return namespace.Enter()
 	}
 	b.Sink = o.Sink
 	end := b.begin()
@@ -264,7 +260,7 @@ func open(o Options, graph *layers.Graph) (*Builder, error) {
 	b := &Builder{
 		Options:  o,
 		graph:    graph,
-		mayMount: overlay.HavePrivateMounts(),
+		mayMount: namespace.Entered(),
 		environ:  os.Environ(),
 		registry: sync.OnceValue(oci.NewRegistry),
 		layers:   map[*layers.Layer]*outcome{},
@@ -294,6 +290,14 @@ func open(o Options, graph *layers.Graph) (*Builder, error) {
 		}
 	}
 	return b, nil
+}
+
+// ready tells whether the machine can do what the build needs, before it begins.
+func (b *Builder) ready(ctx context.Context) error {
+	if err := overlay.Supported(b.StateDir); err != nil {
+		return err
+	}
+	return b.haveRuntime(ctx)
 }
 
 // writable tells whether images can be put into the OCI layout. One that is not
@@ -356,7 +360,7 @@ func (b *Builder) buildLayers(ctx context.Context) error {
 		return err
 	}
 	left, err := os.ReadDir(filepath.Join(b.StateDir, "tmp"))
-	if b.mayMount || err == nil && len(left) > 0 {
+	if b.mayMount || err == nil && len(left) > 0 && namespace.Ready() {
 		if err := errors.Join(b.snapshots.Sweep(ctx), sandbox.Sweep(ctx, filepath.Join(b.StateDir, "tmp"))); err != nil {
 			b.report(progress.Event{Kind: progress.Warning, Text: err.Error()})
 		}

@@ -4,11 +4,11 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/layerbuild/layerbuild/namespace"
 	"github.com/layerbuild/layerbuild/oci"
 	"github.com/layerbuild/layerbuild/overlay"
 	"github.com/layerbuild/layerbuild/sandbox"
@@ -26,19 +26,26 @@ type Finding struct {
 func (f Finding) OK() bool { return f.Found != "" }
 
 // Check finds out whether this machine can build, by trying. Without a rootsDir root
-// filesystems are where they were.
+// filesystems are where they were. It is called with nothing printed yet, see
+// namespace.Enter.
 func Check(ctx context.Context, stateDir, rootsDir, runtime string) ([]Finding, error) {
 	state, err := filepath.Abs(stateDir)
 	if err != nil {
 		return nil, err
 	}
-	findings := []Finding{checkKernel(), checkUser(), checkOverlay(cmp.Or(rootsDir, state))}
-	r, err := checkRuntime(ctx, state, runtime)
-	findings = append(findings, r)
+	findings := []Finding{checkKernel(), checkUser()}
+	if namespace.Entered() {
+		findings = append(findings, checkOverlay(cmp.Or(rootsDir, state)))
+		r, err := checkRuntime(ctx, state, runtime)
+		if err != nil {
+			return nil, err
+		}
+		findings = append(findings, r)
+	}
 	for _, f := range []oci.Filesystem{oci.Squashfs, oci.Erofs} {
 		findings = append(findings, checkFilesystem(ctx, f))
 	}
-	return findings, err
+	return findings, nil
 }
 
 // minKernel is the first that makes all of a bind mount read-only at once, with
@@ -66,13 +73,18 @@ func checkKernel() Finding {
 	return f
 }
 
+// checkUser finds out whether the user may mount, which the rest is tried with.
 func checkUser() Finding {
 	f := Finding{What: "user"}
-	if os.Geteuid() == 0 {
-		f.Found = "root"
-	} else {
-		f.Cure = "a build mounts file systems, which needs root: use sudo"
+	if err := namespace.Enter(); err != nil {
+		f.Cure = err.Error()
+		return f
 	}
+	if why := namespace.OneID(); why != "" {
+		f.Extra, f.Cure = true, "only images whose files all belong to root can be built: "+why
+		return f
+	}
+	f.Found = namespace.Who()
 	return f
 }
 

@@ -51,5 +51,8 @@ func Forget(ctx context.Context, stateDir string) error {
 	if err != nil {
 		return err
 	}
+	if err := os.Remove(filepath.Join(roots, ownersFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	return snapshots.Clear(ctx)
 }

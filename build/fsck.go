@@ -13,6 +13,7 @@ import (
 
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/imports"
+	"github.com/layerbuild/layerbuild/namespace"
 	"github.com/layerbuild/layerbuild/oci"
 	"github.com/layerbuild/layerbuild/overlay"
 )
@@ -50,7 +51,7 @@ func Fsck(ctx context.Context, o FsckOptions) (checked int, err error) {
 	}
 	defer r.close()
 	if o.ReadData {
-		if err := overlay.PrivateMounts(); err != nil {
+		if err := namespace.Enter(); err != nil {
 			return 0, err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/layerbuild/layerbuild/namespace"
 	"github.com/layerbuild/layerbuild/progress"
 )
 
@@ -58,9 +59,10 @@ func gcDue(state string, policy []Rule, now time.Time) bool {
 }
 
 // gc applies the policy if it is due and no other process is at it. The build has
-// gone well without it: what goes wrong is a warning.
+// gone well without it: what goes wrong is a warning. A user's build that cannot
+// remove leaves it to the next one, see mayCollect.
 func gc(ctx context.Context, o Options) {
-	if !gcDue(o.StateDir, o.Policy, time.Now()) {
+	if !namespace.Ready() || !gcDue(o.StateDir, o.Policy, time.Now()) {
 		return
 	}
 	r, err := openExisting(o.StateDir)
@@ -80,6 +82,14 @@ func gc(ctx context.Context, o Options) {
 	}
 	if err != nil && ctx.Err() == nil {
 		o.Sink.Report(progress.Event{Time: time.Now(), Kind: progress.Warning, Text: "gc: " + err.Error()})
+	}
+}
+
+// mayCollect has a build go on where it may remove snapshots, when that is due:
+// once an hour even one that finds all in the cache.
+func mayCollect(o Options) {
+	if !o.Plan && !namespace.Ready() && gcDue(o.StateDir, o.Policy, time.Now()) {
+		_ = EnterState(o.StateDir) // without it nothing is removed
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
+	"github.com/layerbuild/layerbuild/namespace"
 	"github.com/layerbuild/layerbuild/overlay"
 	"github.com/layerbuild/layerbuild/sandbox"
 )
@@ -73,13 +74,11 @@ func (o Options) unread(layer string) (*layers.Layer, error) {
 
 // openMounting opens the rooms in a process that has mounts of its own.
 func openMounting(o Options, graph *layers.Graph) (*Builder, error) {
-	if !overlay.HavePrivateMounts() {
-		if err := overlay.Supported(o.StateDir); err != nil {
-			return nil, err
-		}
-		if err := overlay.PrivateMounts(); err != nil {
-			return nil, err
-		}
+	if err := namespace.Enter(); err != nil {
+		return nil, err
+	}
+	if err := overlay.Supported(o.StateDir); err != nil {
+		return nil, err
 	}
 	return open(o, graph)
 }

@@ -78,10 +78,14 @@ func Prune(ctx context.Context, o PruneOptions) error {
 	return r.prune(ctx, o)
 }
 
-// openExisting opens a state folder; nil if there is none.
+// openExisting opens a state folder to look at all that is in it, or to remove it;
+// nil if there is none.
 func openExisting(state string) (*rooms, error) {
 	if _, err := os.Lstat(state); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
+	}
+	if err := EnterState(state); err != nil {
+		return nil, err
 	}
 	return openRooms(state, imports.Options{})
 }

@@ -40,6 +40,9 @@ func openRooms(state string, o imports.Options) (*rooms, error) {
 		r.snapshots, err = overlay.Open(state)
 	}
 	if err == nil {
+		err = checkOwners(r.roots)
+	}
+	if err == nil {
 		o.Forbidden = append(o.Forbidden, r.roots)
 		r.sources, err = imports.Open(state, o)
 	}

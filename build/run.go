@@ -162,7 +162,7 @@ func (b *Builder) copyImports(ctx context.Context, s *rootfsStep, root string) e
 	for _, imp := range s.copied {
 		o := imports.CopyOptions{Name: imp.Name, Mode: imp.Mode, UID: imp.UID, GID: imp.GID, Epoch: mtime(s.epoch)}
 		if err := imp.source.copy(ctx, imp.tree, root, imp.Dest, o); err != nil {
-			return b.failAt(ctx, s.l, imp.Pos, err)
+			return b.failAt(ctx, s.l, imp.Pos, privileged(err))
 		}
 	}
 	return nil
@@ -267,8 +267,10 @@ func (r *stepRun) failed(ctx context.Context, exit *sandbox.ExitError) error {
 			r.b.notice(r.l, progress.Warning, "--on-run-failure %q: %s", command, err)
 		}
 	}
-	if short := r.b.short(); short != "" {
-		advice = short + "; " + advice
+	for _, lack := range []string{r.b.short(), fewOwners()} {
+		if lack != "" {
+			advice = lack + "; " + advice
+		}
 	}
 	if last := r.out.last(); last != "" {
 		advice += "; its last lines were:\n" + last

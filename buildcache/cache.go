@@ -102,7 +102,8 @@ func (c *Cache) sweep() error {
 	}
 	defer lock.Close()
 	for _, e := range left {
-		if err := os.RemoveAll(c.path("tmp", e.Name())); err != nil {
+		// What a user may remove only where it is root, the next one there removes.
+		if err := os.RemoveAll(c.path("tmp", e.Name())); err != nil && !errors.Is(err, fs.ErrPermission) {
 			return err
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/moby/sys/userns"
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/umoci/oci/casext"
@@ -434,7 +435,7 @@ func born(dir, path string, publish func(from, to string) error, write func(*os.
 		return err
 	}
 	var st unix.Stat_t
-	if os.Geteuid() == 0 && unix.Stat(dir, &st) == nil {
+	if os.Geteuid() == 0 && !userns.RunningInUserNS() && unix.Stat(dir, &st) == nil {
 		if err := f.Chown(int(st.Uid), int(st.Gid)); err != nil {
 			return err
 		}

@@ -35,7 +35,8 @@ func logThrough(e *apexlog.Entry) error {
 //
 // The blob is decompressed and its DiffID checked in the same pass, on goroutines
 // of their own. After an error, also one about the DiffID, root is in no defined
-// state and is to be thrown away. A blob that turns out to be damaged is moved
+// state and is to be thrown away. In a user namespace it is a *PrivilegeError for
+// what only root can make. A blob that turns out to be damaged is moved
 // to the state's corrupt folder; the error is an ErrCorrupt. progress, if not
 // nil, is told how many bytes of the blob have been read, of how many.
 func (s *Store) Unpack(ctx context.Context, l Layer, root string, progress func(done, total int64)) error {
@@ -135,6 +136,10 @@ func (m *meteredReader) Read(p []byte) (int, error) {
 
 // extract applies the entries of a tar stream to root through umoci.
 func extract(ctx context.Context, r io.Reader, root string) error {
+	ids, err := newIDsHere()
+	if err != nil {
+		return err
+	}
 	ex := layer.NewTarExtractor(&layer.UnpackOptions{OnDiskFormat: layer.DirRootfs{}})
 	tr := tar.NewReader(r)
 	for {
@@ -156,6 +161,9 @@ func extract(ctx context.Context, r io.Reader, root string) error {
 		}
 		if err := fillXattrs(hdr); err != nil {
 			return fmt.Errorf("%q: %w", hdr.Name, err)
+		}
+		if err := ids.check(hdr); err != nil {
+			return err
 		}
 		name := hdr.Name // umoci changes it
 		if err := ex.UnpackEntry(root, hdr, ctxReader{ctx, tr}); err != nil {

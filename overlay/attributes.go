@@ -6,18 +6,28 @@ import (
 	"os"
 	"strings"
 
+	"github.com/moby/sys/userns"
 	"golang.org/x/sys/unix"
 )
 
-// Attributes that overlayfs keeps for itself in an upper folder. What a user sets
-// under this name inside a mount is stored with the word overlay twice (Linux
-// 6.7): that is content.
-const (
-	private       = "trusted.overlay."
-	privateUsers  = "trusted.overlay.overlay."
-	opaque        = "trusted.overlay.opaque"
-	maxListXattrs = 64 << 10 // XATTR_LIST_MAX
+// Attributes that overlayfs keeps for itself in an upper folder begin with private.
+// In a user namespace trusted attributes cannot be set, and it is mounted with
+// userxattr. What a user sets under this name inside a mount is stored with the
+// word overlay twice (Linux 6.7): that is content.
+var (
+	private      = privateHere()
+	privateUsers = private + "overlay."
+	opaque       = private + "opaque"
 )
+
+const maxListXattrs = 64 << 10 // XATTR_LIST_MAX
+
+func privateHere() string {
+	if userns.RunningInUserNS() {
+		return "user.overlay."
+	}
+	return "trusted.overlay."
+}
 
 func isPrivate(name string) bool {
 	return strings.HasPrefix(name, private) && !strings.HasPrefix(name, privateUsers)

@@ -22,8 +22,9 @@
 //
 // In fs a removed file is a character device 0/0, and a folder that hides what
 // the parents have of it carries the attribute trusted.overlay.opaque=y
-// (Documentation/filesystems/overlayfs.rst). Any other difference is simply the
-// new file.
+// (Documentation/filesystems/overlayfs.rst); in a user namespace, where that
+// cannot be set, it is user.overlay.opaque. Any other difference is simply the new
+// file.
 //
 // # From empty to committed
 //
@@ -75,7 +76,7 @@
 // A lock ends with its process, however it ends. What a killed process leaves in
 // tmp/ is therefore told from what a living one works on by trying to lock it:
 // that is what Sweep does. Mounts, too, should end with their process: a program
-// calls PrivateMounts before it mounts anything.
+// moves into a mount namespace of its own before it mounts anything.
 //
 // # What can go wrong
 //

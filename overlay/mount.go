@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/moby/sys/userns"
 	"golang.org/x/sys/unix"
 )
 
@@ -25,11 +26,17 @@ type stack struct {
 	upper, work string   // on one filesystem; "" to mount read-only
 }
 
-// settings are the same wherever we mount. index, redirect_dir and metacopy
-// would have overlayfs write into the upper folder what is only understood
-// together with these very lower folders: a rename of a folder would lose its
-// children and a chmod of a file its content, in the packed layer.
-var settings = [...]string{"index=off", "redirect_dir=off", "metacopy=off"}
+// settings are what we always mount with. index, redirect_dir and metacopy would
+// have overlayfs write into the upper folder what is only understood together with
+// these very lower folders: a rename of a folder would lose its children and a
+// chmod of a file its content, in the packed layer. userxattr has none of them,
+// and takes no redirect_dir=off.
+func settings() []string {
+	if userns.RunningInUserNS() {
+		return []string{"index=off", "userxattr"}
+	}
+	return []string{"index=off", "redirect_dir=off", "metacopy=off"}
+}
 
 // mount mounts the stack on the folder target.
 func (k stack) mount(target string) error {
@@ -114,9 +121,15 @@ func (k stack) configure(ctx int) error {
 			return err
 		}
 	}
-	for _, s := range append(settings[:], "source=layerbuild") {
-		name, value, _ := strings.Cut(s, "=")
-		if err := unix.FsconfigSetString(ctx, name, value); err != nil {
+	for _, s := range append(settings(), "source=layerbuild") {
+		name, value, isText := strings.Cut(s, "=")
+		var err error
+		if isText {
+			err = unix.FsconfigSetString(ctx, name, value)
+		} else {
+			err = unix.FsconfigSetFlag(ctx, name)
+		}
+		if err != nil {
 			return refused(ctx, s, err)
 		}
 	}
@@ -189,7 +202,7 @@ func (k stack) mountOptions(target string) error {
 		names[i] = fmt.Sprintf("/proc/self/fd/%d", fd)
 	}
 	n := len(k.lowers)
-	options := strings.Join(append(settings[:], "lowerdir="+strings.Join(names[:n], ":")), ",")
+	options := strings.Join(append(settings(), "lowerdir="+strings.Join(names[:n], ":")), ",")
 	flags, volatile := uintptr(unix.MS_RDONLY), ""
 	if k.upper != "" {
 		options += ",upperdir=" + names[n] + ",workdir=" + names[n+1]

@@ -264,12 +264,11 @@ func kill(t *testing.T, cmd *exec.Cmd) {
 }
 
 var helpers = map[string]func(args []string) error{
-	"mount":   helpMount,
-	"private": helpPrivate,
-	"view":    helpView,
-	"commit":  helpCommit,
-	"find":    helpFind,
-	"loop":    helpLoop,
+	"mount":  helpMount,
+	"view":   helpView,
+	"commit": helpCommit,
+	"find":   helpFind,
+	"loop":   helpLoop,
 }
 
 // helpMount STATE PARENT mounts a Mutable, writes a file, and waits.
@@ -291,19 +290,6 @@ func helpMount(args []string) error {
 	}
 	fmt.Println(root)
 	return waitForEnd()
-}
-
-// helpPrivate is helpMount in a mount namespace of its own.
-func helpPrivate(args []string) error {
-	if err := PrivateMounts(); err != nil {
-		return err
-	}
-	for _, v := range os.Environ() {
-		if strings.HasPrefix(v, privateMark) {
-			return fmt.Errorf("%s is left in the environment", v)
-		}
-	}
-	return helpMount(args)
 }
 
 // helpView STATE ID views a snapshot, and waits.

@@ -90,23 +90,6 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	ok(t, err)
 }
 
-func TestPrivateMountsEndWithTheProcess(t *testing.T) {
-	s := newStore(t)
-	process, root := start(t, "private", filepath.Dir(s.snapshots), "")
-	if _, err := os.Stat(root); err != nil {
-		t.Fatal(err)
-	}
-	if slices.Contains(ourMounts(), root) {
-		t.Error("the mount is seen by others")
-	}
-	if _, err := os.Stat(filepath.Join(root, "file")); err == nil {
-		t.Error("nothing is mounted")
-	}
-	kill(t, process)
-	ok(t, s.Sweep(t.Context()))
-	isEmpty(t, s.tmp)
-}
-
 func TestProcessesTogether(t *testing.T) {
 	s := newStore(t)
 	var all []*exec.Cmd

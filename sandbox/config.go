@@ -5,9 +5,13 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/moby/profiles/seccomp"
+	"github.com/moby/sys/mountinfo"
+	"github.com/moby/sys/user"
+	"github.com/moby/sys/userns"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -29,6 +33,10 @@ func (s Step) config(b *bundle, mounts []Mount) (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
+	kernel, hidden, err := kernelMounts(s.Network)
+	if err != nil {
+		return nil, err
+	}
 	umask := uint32(0o022)
 	caps := capabilities()
 	spec := &specs.Spec{
@@ -45,13 +53,13 @@ func (s Step) config(b *bundle, mounts []Mount) (*specs.Spec, error) {
 			Rlimits:         limits,
 			NoNewPrivileges: true,
 		},
-		Mounts: kernelMounts(),
+		Mounts: kernel,
 		Linux: &specs.Linux{
 			// Relative, so that the limits on our own cgroup hold for the step.
-			CgroupsPath:   b.id,
+			CgroupsPath:   cgroupsPath(b.id),
 			Resources:     &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
 			Namespaces:    namespaces(s.Network),
-			MaskedPaths:   maskedPaths(),
+			MaskedPaths:   append(maskedPaths(), hidden...),
 			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
 		},
 	}
@@ -71,6 +79,16 @@ func (s Step) config(b *bundle, mounts []Mount) (*specs.Spec, error) {
 		return nil, fmt.Errorf("seccomp profile: %w", err)
 	}
 	return spec, nil
+}
+
+// cgroupsPath is that of a container. In a user namespace there is none: we may
+// have no right to make a cgroup, which a runtime takes only where it is not told
+// a name. The limits on our own hold there too.
+func cgroupsPath(id string) string {
+	if userns.RunningInUserNS() {
+		return ""
+	}
+	return id
 }
 
 // environment is s.Env with what a runtime or a shell would otherwise make up, each
@@ -126,8 +144,9 @@ func namespaces(network string) []specs.LinuxNamespace {
 }
 
 // kernelMounts are the file systems that every container has, as docker mounts them.
-func kernelMounts() []specs.Mount {
-	return []specs.Mount{
+// hidden are paths of theirs to be masked.
+func kernelMounts(network string) (mounts []specs.Mount, hidden []string, err error) {
+	mounts = []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
@@ -135,6 +154,48 @@ func kernelMounts() []specs.Mount {
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
 	}
+	if !userns.RunningInUserNS() {
+		return mounts, nil, nil
+	}
+	for i, m := range mounts {
+		switch {
+		case m.Type == "devpts" && !mapped(ttyGroup):
+			m.Options = slices.DeleteFunc(m.Options, func(o string) bool { return o == "gid="+strconv.Itoa(ttyGroup) })
+			mounts[i] = m
+		case m.Type == "sysfs" && network != NetworkNone:
+			// It belongs to the network, which is not ours. The host's stands in for it,
+			// without what else is mounted in there: that is bound to it, and can be
+			// hidden but not left out.
+			mounts[i] = specs.Mount{Destination: "/sys", Type: "bind", Source: "/sys", Options: []string{"rbind", "rprivate", "nosuid", "noexec", "nodev", "ro", "rro"}}
+			if hidden, err = mountedIn("/sys"); err != nil {
+				return nil, nil, err
+			}
+		}
+	}
+	return mounts, hidden, nil
+}
+
+// ttyGroup is the group of terminals, tty, on all distributions.
+const ttyGroup = 5
+
+// mapped tells whether a group is one in this user namespace.
+func mapped(gid int64) bool {
+	maps, err := user.ParseIDMapFile("/proc/self/gid_map")
+	return err == nil && slices.ContainsFunc(maps, func(m user.IDMap) bool { return m.ID <= gid && gid < m.ID+m.Count })
+}
+
+// mountedIn lists the folders below dir, the highest, that something is mounted on.
+func mountedIn(dir string) (points []string, err error) {
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range mounts {
+		if m.Mountpoint != dir && !slices.ContainsFunc(points, func(p string) bool { return within(m.Mountpoint, p) }) {
+			points = append(points, m.Mountpoint)
+		}
+	}
+	return points, nil
 }
 
 func maskedPaths() []string {

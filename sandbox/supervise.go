@@ -15,6 +15,7 @@ import (
 	"unsafe"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/moby/sys/userns"
 	"golang.org/x/sys/unix"
 )
 
@@ -127,7 +128,11 @@ func (b *bundle) supervise(what, path string, keep []string) (int, error) {
 
 // runtime runs the runtime at path to its end and returns its status.
 func (b *bundle) runtime(path string, args ...string) (int, error) {
-	argv := append([]string{path, "--root", b.state(), "--log", b.log(), "--log-format", "json"}, args...)
+	argv := []string{path, "--root", b.state(), "--log", b.log(), "--log-format", "json"}
+	if userns.RunningInUserNS() && filepath.Base(path) == "crun" { // see cgroupsPath
+		argv = append(argv, "--cgroup-manager", "disabled")
+	}
+	argv = append(argv, args...)
 	pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 1, 2}})
 	if err != nil {
 		return 0, fmt.Errorf("exec %s: %w", path, err)

@@ -14,8 +14,8 @@ func newCheckCommand(s *settings) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Find out whether this machine can build",
-		Long: `Try what a build needs of this machine: the kernel, root, overlayfs below the
-state folder, an OCI runtime. Each is one line; what does not do comes with its
+		Long: `Try what a build needs of this machine: the kernel, root or a user namespace
+with subordinate ids, overlayfs below the state folder, an OCI runtime. Each is one line; what does not do comes with its
 cure, and makes the exit status 1. What only some builds need is marked with --.`,
 		Args: noArguments(""),
 		RunE: func(cmd *cobra.Command, _ []string) error {

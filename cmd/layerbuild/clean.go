@@ -24,6 +24,11 @@ anything; --all removes that too.`,
 			if err = s.reading(cmd.Context(), &load, true); err != nil {
 				return err
 			}
+			if all {
+				if err := build.EnterState(s.stateDir); err != nil {
+					return err
+				}
+			}
 			found, err := build.Clean(cmd.Context(), s.ociDir, file, load)
 			if err != nil {
 				return err

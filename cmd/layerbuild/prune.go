@@ -58,6 +58,9 @@ func (s *settings) prune(cmd *cobra.Command, f *pruneFlags) error {
 	if err != nil {
 		return err
 	}
+	if err := build.EnterState(s.stateDir); err != nil {
+		return err
+	}
 	if !f.dryRun && !f.force {
 		if err := confirm(cmd, rule.All); err != nil {
 			return err
