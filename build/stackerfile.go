@@ -7,7 +7,7 @@ import (
 
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
-	"github.com/layerbuild/layerbuild/overlay"
+	"github.com/layerbuild/layerbuild/namespace"
 )
 
 // Stackerfiles brings those that are named by URLs, as http(s) imports are brought:
@@ -35,7 +35,7 @@ func (s *Stackerfiles) Fetch(url string) (string, error) {
 		return "", err
 	}
 	file, err := r.sources.Fetch(s.Context, url, imports.FetchOptions{Offline: s.Offline, MaxSize: layers.MaxSize, Credentials: credentials})
-	if file.Notice != "" && !overlay.HavePrivateMounts() { // which is the second life of a build
+	if file.Notice != "" && !namespace.Entered() { // which is the second life of a build
 		s.Notice(file.Notice)
 	}
 	return file.Path, err
