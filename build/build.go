@@ -297,6 +297,9 @@ func (b *Builder) ready(ctx context.Context) error {
 	if err := overlay.Supported(b.StateDir); err != nil {
 		return err
 	}
+	shown := b.Sink
+	b.Sink = &held{} // the step that uses the runtime says which it is
+	defer func() { b.Sink = shown }()
 	return b.haveRuntime(ctx)
 }
 
