@@ -13,14 +13,12 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
-	"golang.org/x/term"
 
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/namespace"
 	"github.com/layerbuild/layerbuild/overlay"
-	"github.com/layerbuild/layerbuild/sandbox"
 )
 
 // Grab copies a file or folder out of a layer as it was last built, to dest on
@@ -69,7 +67,7 @@ func (o Options) unread(layer string) (*layers.Layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &layers.Layer{Name: layer, File: &layers.Stackerfile{Path: file}}, nil
+	return &layers.Layer{Name: layer, File: &layers.Stackerfile{Path: file}, Network: layers.NetworkHost}, nil
 }
 
 // openMounting opens the rooms in a process that has mounts of its own.
@@ -139,83 +137,4 @@ func (b *Builder) rootfsOf(latest *buildcache.Latest) (digest.Digest, error) {
 		chain = append(chain, layer.DiffID)
 	}
 	return identity.ChainID(chain), nil
-}
-
-// Chroot runs a command, or a shell, in a layer as it was last built, with the
-// environment, the network and the binds of its run; its imports are not there.
-// What it changes is thrown away. Without a layer's name it is the first of the
-// stackerfile. The error is a *CommandError when the command fails.
-func Chroot(ctx context.Context, o Options, name string, command []string) error {
-	graph, err := layers.Load(o.Stackerfile, o.Load)
-	if err != nil {
-		return err
-	}
-	main := graph.Files[len(graph.Files)-1]
-	if name == "" && len(main.Layers) > 0 {
-		name = main.Layers[0].Name
-	}
-	if graph, err = graph.Only(name); err != nil {
-		return err
-	}
-	l := graph.Layer(name)
-	b, err := openMounting(o, graph)
-	if err != nil {
-		return err
-	}
-	defer b.close()
-	id, err := b.lastBuilt(ctx, l)
-	if err != nil {
-		return err
-	}
-	return b.chroot(ctx, l, id, command)
-}
-
-func (b *Builder) chroot(ctx context.Context, l *layers.Layer, id digest.Digest, command []string) error {
-	run, err := b.newRun(&rootfsStep{l: l, env: l.BuildEnvironment(b.environ)}, script{}, nil)
-	if err != nil {
-		return err
-	}
-	defer run.close()
-	upper, err := b.snapshots.Prepare(ctx, id)
-	if err != nil {
-		return err
-	}
-	defer upper.Drop()
-	step := run.step
-	if step.Rootfs, err = upper.Mount(ctx, mountpoints(run.points)...); err != nil {
-		return err
-	}
-	step.Args = arguments(command)
-	step.Stdin, step.Stdout, step.Stderr = os.Stdin, os.Stdout, os.Stderr
-	step.Terminal = term.IsTerminal(int(os.Stdin.Fd()))
-	err = b.runner.Run(ctx, step)
-	var exit *sandbox.ExitError
-	if errors.As(err, &exit) {
-		return &CommandError{exit.Status, exit}
-	}
-	return err
-}
-
-// A CommandError says that a command in a layer failed.
-type CommandError struct {
-	Status int // 1 to 255
-	err    error
-}
-
-func (e *CommandError) Error() string { return fmt.Sprintf("the command failed with %s", e.err) }
-func (e *CommandError) Unwrap() error { return e.err }
-
-// arguments are what to run for what was asked for: an absolute path is run as
-// it is, one text by a shell, several are looked up by one.
-func arguments(command []string) []string {
-	const shell = "/bin/sh"
-	switch {
-	case len(command) == 0:
-		return []string{shell}
-	case path.IsAbs(command[0]) && !strings.ContainsAny(command[0], " \t\n"):
-		return command
-	case len(command) == 1:
-		return []string{shell, "-c", command[0]}
-	}
-	return append([]string{shell, "-c", `exec "$@"`, shell}, command...)
 }

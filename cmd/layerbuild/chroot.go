@@ -1,9 +1,12 @@
 package main
 
 import (
+	"os"
+
 	"github.com/spf13/cobra"
 
 	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/progress"
 )
 
 func newChrootCommand(s *settings) *cobra.Command {
@@ -13,9 +16,9 @@ func newChrootCommand(s *settings) *cobra.Command {
 		Aliases: []string{"exec"},
 		Short:   "Run a command in a layer; throw its changes away",
 		Long: `Run a command, or a shell, in a layer as it was last built: the first of the
-stackerfile, or the one named. It has the environment, the network and the binds
-of the layer's run, but not its imports. What it changes is thrown away, except
-in binds. The exit status is that of the command.
+stackerfile, or the one named. It has the environment, the network, the binds and
+the imports of the layer's run, as they are now. What it changes is thrown away,
+except in binds. The exit status is that of the command.
 
 A command of one word or text is a shell's; several words are run as they are.`,
 		Example: `  layerbuild chroot
@@ -24,7 +27,7 @@ A command of one word or text is a shell's; several words are run as they are.`,
 			if err = s.reading(cmd.Context(), &o.Load, false); err != nil {
 				return err
 			}
-			o.StateDir, o.RootsDir, o.OCIDir, o.Sink = s.stateDir, s.rootsDir, s.ociDir, s.sink()
+			o.StateDir, o.RootsDir, o.OCIDir, o.Sink = s.stateDir, s.rootsDir, s.ociDir, progress.NewPlain(os.Stderr, s.level()) // the rest is the command's
 			layer := ""
 			if len(args) > 0 {
 				layer, args = args[0], args[1:]
