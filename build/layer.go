@@ -30,7 +30,8 @@ type outcome struct {
 
 	image   *oci.Image            // with the blobs, which may be packed while others build on the layer
 	tagged  map[string]*oci.Image // what goes into the OCI layout, by tag; image is the one whose layers are tars
-	differs bool                  // it was built again, and came out otherwise
+	checked bool                  // it was built again only to be compared
+	differs bool                  // it was, and came out otherwise
 }
 
 // layer makes one layer: its rootfs, its labels, and its image, each from the
@@ -57,6 +58,8 @@ func (b *Builder) layer(ctx context.Context, l *layers.Layer) error {
 		return err
 	case o.hit:
 		b.report(progress.Event{Kind: progress.Hit, Layer: l.Name})
+	case o.checked:
+		b.report(progress.Event{Kind: progress.Checked, Layer: l.Name, Took: time.Since(start)})
 	default:
 		b.report(progress.Event{Kind: progress.Built, Layer: l.Name, Took: time.Since(start), Done: o.size()})
 	}
@@ -167,6 +170,7 @@ func (b *Builder) rootfs(ctx context.Context, s *rootfsStep, o *outcome, looked 
 	}
 	o.told.Outcome = explain.Built
 	if verify {
+		o.checked = true
 		o.differs, err = b.compare(ctx, s, fs, made)
 		return record, fs, err
 	}

@@ -403,9 +403,10 @@ func names(all []string) string {
 // String is the hit rate, by count and by time.
 func (c Cache) String() string {
 	text := fmt.Sprintf("%d of %s from the cache", c.Hits, plural(c.Layers, "layer"))
-	if c.Layers > 0 {
-		text += fmt.Sprintf(", %d %%", 100*c.Hits/c.Layers)
+	if c.Hits == 0 {
+		return text
 	}
+	text += fmt.Sprintf(", %d %%", 100*c.Hits/c.Layers)
 	if part := c.ByTime(); part >= 0 {
 		text += fmt.Sprintf("; %d %% of the time, %s of %s saved", int(100*part), seconds(c.Saved), seconds(c.Saved+c.Spent))
 	}

@@ -92,7 +92,7 @@ func (m *Mutable) moveTo(path string) error {
 	if err := unix.Rename(m.dir, path); err != nil {
 		return err
 	}
-	return syncFolder(m.store.failed)
+	return fsync(m.store.failed)
 }
 
 // Find returns what was kept under a name, to be mounted, and then dropped or

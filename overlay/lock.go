@@ -100,7 +100,7 @@ func (s *Store) newFolder() (string, *os.File, error) {
 	}
 }
 
-func syncFolder(path string) error {
+func fsync(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -165,11 +166,7 @@ func (m *Mutable) commit(ctx context.Context, diffID digest.Digest, label Label)
 	return m.publish(ctx, snap)
 }
 
-// seal makes the folder what a snapshot is, and brings it to the disk. One
-// syncfs does what an fsync of each file and folder would do, in one sweep over
-// the disk; for more than a handful of files it is many times faster. It writes
-// what others have pending on this filesystem as well, and it reports what
-// failed to be written (since Linux 5.8).
+// seal makes the folder what a snapshot is, and brings it to the disk.
 func (m *Mutable) seal(ctx context.Context, snap Snapshot) error {
 	if err := m.clear("mutable.json"); err != nil {
 		return err
@@ -184,10 +181,42 @@ func (m *Mutable) seal(ctx context.Context, snap Snapshot) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := unix.Syncfs(int(m.lock.Fd())); err != nil {
+	if err := m.sync(); err != nil {
 		return fmt.Errorf("write %s to disk: %w", m.dir, err)
 	}
 	return nil
+}
+
+// aHandful is how many files and folders are brought to the disk one by one.
+const aHandful = 16
+
+// sync brings the folder to the disk. One syncfs does what an fsync of each file
+// and folder would do, in one sweep over the disk; for more than a handful of
+// them it is many times faster. But it writes what others have pending on this
+// filesystem as well, which a small layer should not have to wait for. It reports
+// what failed to be written (since Linux 5.8).
+func (m *Mutable) sync() error {
+	if m.usage.inodes <= aHandful {
+		err := filepath.WalkDir(m.dir, syncEntry)
+		if !errors.Is(err, errNoFsync) {
+			return err
+		}
+	}
+	return unix.Syncfs(int(m.lock.Fd()))
+}
+
+// errNoFsync: what is neither a file nor a folder cannot be opened to be synced.
+var errNoFsync = errors.New("no file or folder")
+
+// syncEntry is a fs.WalkDirFunc.
+func syncEntry(path string, entry fs.DirEntry, err error) error {
+	if err != nil {
+		return err
+	}
+	if !entry.IsDir() && !entry.Type().IsRegular() {
+		return errNoFsync
+	}
+	return fsync(path)
 }
 
 // clear removes what only a mount needs, and more.
@@ -210,7 +239,7 @@ func (m *Mutable) publish(ctx context.Context, snap Snapshot) (Snapshot, error) 
 		err := unix.Rename(m.dir, path)
 		if err == nil {
 			m.dir, m.committed = path, true
-			return snap, syncFolder(m.store.snapshots)
+			return snap, fsync(m.store.snapshots)
 		}
 		if !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
 			return Snapshot{}, err

@@ -320,5 +320,5 @@ func moveAway(path, to, prefix string) (string, error) {
 		}
 		return "", err
 	}
-	return place, syncFolder(filepath.Dir(path))
+	return place, fsync(filepath.Dir(path))
 }

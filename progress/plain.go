@@ -78,6 +78,8 @@ func line(e Event) string {
 		return fmt.Sprintf("%s | %s", e.Layer, e.Text)
 	case Built:
 		return fmt.Sprintf("filesystem %s built successfully (%s)", e.Layer, round(e.Took))
+	case Checked:
+		return fmt.Sprintf("filesystem %s built again and compared (%s)", e.Layer, round(e.Took))
 	case Failed:
 		return fmt.Sprintf("%s: failed", e.Layer)
 	case Summary:

@@ -23,6 +23,7 @@ const (
 	Miss    Kind = "miss"    // a layer must be built; Text is one reason
 	Output  Kind = "output"  // one line that a step wrote, without its newline
 	Built   Kind = "built"   // a layer has been built, in Took; Done is the size of its blobs, in bytes
+	Checked Kind = "checked" // a layer that is in the cache has been built again, in Took, and compared
 	Failed  Kind = "failed"  // a layer could not be built; Text is why, and may have several lines
 	Notice  Kind = "notice"  // worth knowing
 	Warning Kind = "warning" // probably not what was meant
@@ -46,7 +47,7 @@ type Event struct {
 	Kind        Kind
 	Layer       string        // "" when it is about the build as a whole
 	Text        string        // one line where Kind does not say otherwise; made safe for a terminal, but for Output
-	Took        time.Duration // Built, Finished and Summary
+	Took        time.Duration // Built, Checked, Finished and Summary
 	Done, Total int64         // see Kind
 }
 

@@ -102,7 +102,7 @@ func (t *Terminal) note(e Event) {
 	switch e.Kind {
 	case Begin:
 		t.began, t.total = e.Time, int(e.Total)
-	case Hit, Built, Failed:
+	case Hit, Built, Checked, Failed:
 		t.done++
 		delete(t.tails, e.Layer)
 	case Output:
@@ -303,7 +303,7 @@ func lineColor(kind Kind) string {
 	switch kind {
 	case Hit:
 		return colorCyan
-	case Built:
+	case Built, Checked:
 		return colorGreen
 	case Warning:
 		return colorYellow

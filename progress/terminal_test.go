@@ -242,7 +242,7 @@ later
 func TestTerminalNoColor(t *testing.T) {
 	var out bytes.Buffer
 	term := newTerminal(&out, Normal, func() (int, int) { return 80, 24 }, false)
-	for _, kind := range []Kind{Begin, Started, Hit, Built, Warning, Failed, Summary} {
+	for _, kind := range []Kind{Begin, Started, Hit, Built, Checked, Warning, Failed, Summary} {
 		term.Report(Event{Kind: kind, Layer: "web", Text: "x"})
 		term.frame()
 	}

@@ -59,7 +59,7 @@ func (t *Trace) Report(e Event) {
 			t.busy[event.Track-1] = false
 			t.open[id] = began[1:]
 		}
-	case Hit, Built, Failed:
+	case Hit, Built, Checked, Failed:
 		t.events = append(t.events, traceEvent{Name: e.Layer + ": " + string(e.Kind), Phase: "i", Time: at, PID: 1, Scope: "g"})
 	}
 }

@@ -27,7 +27,7 @@ import (
 // or being killed, ends everything, whatever state the runtime is in.
 //
 // The supervisor makes a mount namespace with a /proc that shows the pid namespace,
-// lets the runtime create the step's process, which becomes its own child then, and
+// lets the runtime start the step's process, which becomes its own child then, and
 // waits for that. So the step has our pipes and no copy of them: what it writes to
 // both outputs stays in order.
 const supervisor = "layerbuild-sandbox"
@@ -108,8 +108,12 @@ func (b *bundle) supervise(what, path string, keep []string) (int, error) {
 	if what == runTerminal {
 		return b.runtime(path, "run", "--bundle", b.memory(), b.id)
 	}
-	// Between create and start no one but us can wait for the step's process.
-	if err := b.succeed(path, "create", "--pid-file", b.pidFile(), "--bundle", b.memory(), b.id); err != nil || what == createOnly {
+	if what == createOnly {
+		return 0, b.succeed(path, "create", "--bundle", b.memory(), b.id)
+	}
+	// The runtime ends when it has started the step. Only we are left to wait for that
+	// then, also if it has ended already.
+	if err := b.succeed(path, "run", "--detach", "--pid-file", b.pidFile(), "--bundle", b.memory(), b.id); err != nil {
 		return 0, err
 	}
 	text, err := os.ReadFile(b.pidFile())
@@ -118,9 +122,6 @@ func (b *bundle) supervise(what, path string, keep []string) (int, error) {
 	}
 	pid, err := strconv.Atoi(string(text))
 	if err != nil {
-		return 0, err
-	}
-	if err := b.succeed(path, "start", b.id); err != nil {
 		return 0, err
 	}
 	return waitFor(pid)
