@@ -81,7 +81,7 @@ func (s *Store) findMirror(ctx context.Context, d digest.Digest) (*Mirror, error
 	m := &Mirror{Path: filepath.Join(dir.path, "root"), dir: dir}
 	boot, err := bootID()
 	if err == nil {
-		if was, _ := os.ReadFile(filepath.Join(dir.path, "boot")); string(was) == boot {
+		if ofBoot(dir.path, boot) {
 			return m, nil
 		}
 		err = s.checkMirror(ctx, m, d, boot)
@@ -97,6 +97,12 @@ func (s *Store) findMirror(ctx context.Context, d digest.Digest) (*Mirror, error
 		return nil, err
 	}
 	return nil, dir.remove()
+}
+
+// ofBoot tells whether the mirror in dir was written or checked in this boot.
+func ofBoot(dir, boot string) bool {
+	was, _ := os.ReadFile(filepath.Join(dir, "boot"))
+	return string(was) == boot
 }
 
 // checkMirror reads a mirror of an earlier boot and notes that it is sound.

@@ -205,8 +205,9 @@ func (s *Store) Close() error {
 }
 
 // Check reads what is stored, and returns ErrCorrupt if it is not what its
-// digest says. A mirror or a download is only read if data says so. What is
-// damaged stays where it is.
+// digest says. A mirror or a download is only read if data says so, and a mirror of
+// an earlier boot is not: that is read before it is used. What is damaged stays
+// where it is.
 func (s *Store) Check(ctx context.Context, i Stored, data bool) error {
 	if i.Download {
 		if !data {
@@ -223,8 +224,9 @@ func (s *Store) Check(ctx context.Context, i Stored, data bool) error {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if _, err := os.Lstat(s.mirrorDir(i.Digest)); err != nil || !data {
-		return nil
+	boot, err := bootID()
+	if err != nil || !data || !ofBoot(s.mirrorDir(i.Digest), boot) { // one of another boot is checked before it is used
+		return err
 	}
 	t, err := s.digest(ctx, Source{Root: s.mirrorDir(i.Digest), Path: "root"}, nil)
 	if err == nil && t.Digest != i.Digest {
