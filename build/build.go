@@ -71,6 +71,12 @@ type Options struct {
 	MetadataFile string
 	IIDFile      string
 
+	// Secrets are shown to the scripts of layers that name them. The digests of those
+	// that are Keyed are keyed with SecretKey, or with the state folder's key if that
+	// is nil.
+	Secrets   []*Secret
+	SecretKey *Secret
+
 	// OnRunFailure is a command that runs in a step's container after the step
 	// failed, on the terminal; "" is none.
 	OnRunFailure string
@@ -261,7 +267,7 @@ func open(o Options, graph *layers.Graph) (*Builder, error) {
 		Options:  o,
 		graph:    graph,
 		mayMount: namespace.Entered(),
-		environ:  os.Environ(),
+		environ:  o.environWithoutSecrets(),
 		registry: sync.OnceValue(oci.NewRegistry),
 		layers:   map[*layers.Layer]*outcome{},
 		needed:   map[*layers.Layer]bool{},
@@ -329,6 +335,7 @@ func (b *Builder) build(ctx context.Context) error {
 	for _, warning := range b.graph.Warnings {
 		b.report(progress.Event{Kind: progress.Warning, Text: warning.Error()})
 	}
+	b.checkSecrets()
 	err := b.buildLayers(ctx)
 	if errors.Is(err, errMounts) || b.Shell != nil {
 		return err

@@ -19,8 +19,8 @@ import (
 )
 
 // Chroot runs a command, or a shell, in a layer as it was last built, with the
-// environment, the network, the binds and the imports of its run. What it changes is
-// thrown away. Without a layer's name it is the first of the stackerfile; without a
+// environment, the network, the binds and the imports of its run, but not its secrets
+// and caches. What it changes is thrown away. Without a layer's name it is the first of the stackerfile; without a
 // stackerfile there are only the layer's files. The error is a *CommandError when
 // the command fails.
 func Chroot(ctx context.Context, o Options, name string, command []string) error {
@@ -74,7 +74,10 @@ func (b *Builder) chroot(ctx context.Context, l *layers.Layer, id digest.Digest,
 		return err
 	}
 	defer release()
-	run, err := b.newRun(s, script{"run", l.Run, l.RunPos}, mirrors)
+	bare := *l
+	bare.Secrets, bare.Caches = nil, nil
+	s.l = &bare
+	run, err := b.newRun(ctx, s, script{"run", l.Run, l.RunPos}, mirrors)
 	if err != nil {
 		return err
 	}

@@ -56,7 +56,7 @@ func Fsck(ctx context.Context, o FsckOptions) (checked int, err error) {
 		}
 	}
 	f := &fsck{FsckOptions: o, rooms: r}
-	for _, check := range []func(context.Context) error{f.files, f.snapshots, f.blobs, f.sources, f.records} {
+	for _, check := range []func(context.Context) error{f.files, f.snapshots, f.blobs, f.sources, f.caches, f.records} {
 		if err := check(ctx); err != nil {
 			return f.checked, err
 		}
@@ -243,6 +243,21 @@ func (f *fsck) sources(ctx context.Context) error {
 				kind = KindDownload
 			}
 			f.fault(kind, string(s.Digest), err, func() error { return f.rooms.sources.Remove(ctx, s) })
+		}
+	}
+	return nil
+}
+
+// caches checks that each is one. What is in them is their steps'.
+func (f *fsck) caches(context.Context) error {
+	stored, err := f.rooms.caches.List()
+	if err != nil {
+		return err
+	}
+	for _, c := range stored {
+		f.checked++
+		if c.Err != nil {
+			f.fault(KindCache, c.Name, c.Err, func() error { return f.rooms.caches.PutAside(c.Name) })
 		}
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -28,13 +29,14 @@ const (
 	KindTree      = "tree"       // the manifest of an import, and the copy that runs see
 	KindDownload  = "download"   // a file behind a URL
 	KindRecord    = "record"     // what a step read and gave
+	KindCache     = "cache"      // a folder that steps keep between builds
 	KindFailed    = "failed"     // what a failed step left, kept by --keep-failed
 	KindCorrupt   = "corrupt"    // what was found damaged and put aside
 )
 
 // Kinds lists them.
 func Kinds() []string {
-	return []string{KindBase, KindLayer, KindBuildOnly, KindTree, KindDownload, KindRecord, KindFailed, KindCorrupt}
+	return []string{KindBase, KindLayer, KindBuildOnly, KindTree, KindDownload, KindRecord, KindCache, KindFailed, KindCorrupt}
 }
 
 // An Item is one thing that a state folder keeps, and that can be removed by itself.
@@ -102,7 +104,7 @@ func (r *rooms) take(ctx context.Context) (*inventory, error) {
 		return nil, err
 	}
 	for _, add := range []func(context.Context) error{
-		v.addBlobs, v.addSnapshots, v.addLooseBlobs, v.addImports, v.addRecords, v.addCorrupt,
+		v.addBlobs, v.addSnapshots, v.addLooseBlobs, v.addImports, v.addRecords, v.addCaches, v.addCorrupt,
 	} {
 		if err := add(ctx); err != nil {
 			return nil, err
@@ -328,6 +330,37 @@ func (v *inventory) addRecords(ctx context.Context) error {
 	return nil
 }
 
+// addCaches adds the caches of steps. They change as steps run, so they are measured.
+func (v *inventory) addCaches(ctx context.Context) error {
+	stored, err := v.caches.List()
+	if err != nil {
+		return err
+	}
+	for _, c := range stored {
+		i := &Item{
+			ID: c.Name, Type: KindCache, Description: "cache mount " + c.ID, Created: c.Created, Mut: true, locks: []uint64{c.Inode},
+			inUse:  func() bool { return v.caches.InUse(c.Name) },
+			remove: func(context.Context) error { return v.caches.Remove(c.Name) },
+		}
+		switch {
+		case c.Err != nil:
+			i.Type, i.Description = KindCorrupt, c.Err.Error()
+		case c.Copy > 0:
+			i.Description += ", copy " + strconv.Itoa(c.Copy)
+		}
+		size, err := measureTree(ctx, c.Path, nil)
+		if err != nil {
+			return err
+		}
+		i.Size, i.Inodes = size.Size, size.Inodes
+		v.add(i, c.Name)
+		if c.Used.After(i.LastUsed) {
+			i.LastUsed = c.Used
+		}
+	}
+	return nil
+}
+
 // addCorrupt adds what was put aside. Nobody uses it.
 func (v *inventory) addCorrupt(ctx context.Context) error {
 	var paths []string
@@ -380,7 +413,7 @@ func (v *inventory) measureOther(ctx context.Context) error {
 	items := func(rel string, e fs.DirEntry) bool {
 		parts := strings.Split(rel, "/")
 		switch parts[0] {
-		case "snapshots", "failed", "corrupt":
+		case "snapshots", "failed", "corrupt", "caches":
 			return len(parts) > 1
 		case "mirrors":
 			return len(parts) > 1 && parts[1] != "latest"

@@ -24,6 +24,9 @@ func (b *Builder) labels(ctx context.Context, s *rootfsStep, o *outcome) (map[st
 	c := o.chain
 	s.env = s.l.BuildEnvironment(b.environ)
 	in := labelsInputs(s, c)
+	if err := b.addMounts(&in, s.l); err != nil {
+		return nil, "", err
+	}
 	key := in.Key(buildcache.Labels)
 	var labels map[string]string
 	if _, err := b.lookup(buildcache.Labels, in, &labels); err == nil {
@@ -78,7 +81,7 @@ func (b *Builder) generateLabels(ctx context.Context, s *rootfsStep, c *chain) (
 		return nil, snapshotDamage(err)
 	}
 	defer upper.Drop()
-	run, err := b.newRun(s, script{"generate_labels", s.l.GenerateLabels, s.l.GenerateLabelsPos}, nil)
+	run, err := b.newRun(ctx, s, script{"generate_labels", s.l.GenerateLabels, s.l.GenerateLabelsPos}, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -139,6 +139,9 @@ func (b *Builder) rootfs(ctx context.Context, s *rootfsStep, o *outcome, looked 
 		return nil, fs, err
 	}
 	looked()
+	if err := b.haveSecrets(s.l); err != nil {
+		return nil, fs, err
+	}
 	if err := b.ensure(ctx, s.l, s.base.chain); err != nil {
 		return nil, fs, err
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/caches"
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/oci"
 	"github.com/layerbuild/layerbuild/overlay"
@@ -213,7 +214,7 @@ func (p *pruner) removeItem(ctx context.Context, i *Item, why string) (bool, err
 			return false, nil
 		}
 		switch err := p.takeAway(ctx, i, why); {
-		case errors.Is(err, overlay.ErrLocked), errors.Is(err, oci.ErrInUse), errors.Is(err, imports.ErrInUse):
+		case errors.Is(err, overlay.ErrLocked), errors.Is(err, oci.ErrInUse), errors.Is(err, imports.ErrInUse), errors.Is(err, caches.ErrInUse):
 			return false, nil // somebody came first
 		case err != nil && !errors.Is(err, overlay.ErrNotFound):
 			return false, fmt.Errorf("removing %s: %w", i.ID, err)

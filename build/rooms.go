@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/caches"
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/oci"
 	"github.com/layerbuild/layerbuild/overlay"
@@ -23,6 +24,7 @@ type rooms struct {
 	sources   *imports.Store
 	snapshots *overlay.Store
 	blobs     *oci.Store
+	caches    *caches.Store
 }
 
 // openRooms opens a state folder, and makes it if need be. Until close nobody
@@ -52,6 +54,7 @@ func openRooms(state string, o imports.Options) (*rooms, error) {
 	if err != nil {
 		return nil, errors.Join(err, r.cache.Close())
 	}
+	r.caches = caches.Open(state)
 	return r, nil
 }
 

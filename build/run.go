@@ -14,6 +14,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/caches"
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/oci"
@@ -56,7 +57,7 @@ func (b *Builder) makeRootfs(ctx context.Context, s *rootfsStep) (rootfs, error)
 		return fs, err
 	}
 	defer release()
-	run, err := b.newRun(s, script{"run", s.l.Run, s.l.RunPos}, mirrors)
+	run, err := b.newRun(ctx, s, script{"run", s.l.Run, s.l.RunPos}, mirrors)
 	if err != nil {
 		return fs, err
 	}
@@ -184,24 +185,26 @@ type stepRun struct {
 	step   sandbox.Step
 	points []sandbox.Mountpoint // what must be there to mount on
 	out    *lines
+	caches []*caches.Cache
 }
 
-// newRun prepares a script to run with the layer's environment and binds. It
-// sees the mirrors of the layer's imports, or none if there are none.
-func (b *Builder) newRun(s *rootfsStep, script script, mirrors []*imports.Mirror) (*stepRun, error) {
+// newRun prepares a script to run with the layer's environment, binds, secrets and
+// caches, which it waits for. It sees the mirrors of the layer's imports, or none if
+// there are none.
+func (b *Builder) newRun(ctx context.Context, s *rootfsStep, script script, mirrors []*imports.Mirror) (*stepRun, error) {
 	dir, err := os.MkdirTemp(filepath.Join(b.StateDir, "tmp"), "step-")
 	if err != nil {
 		return nil, err
 	}
 	r := &stepRun{b: b, l: s.l, script: script, dir: dir}
-	if err := r.prepare(s, mirrors); err != nil {
+	if err := r.prepare(ctx, s, mirrors); err != nil {
 		r.close()
 		return nil, err
 	}
 	return r, nil
 }
 
-func (r *stepRun) prepare(s *rootfsStep, mirrors []*imports.Mirror) error {
+func (r *stepRun) prepare(ctx context.Context, s *rootfsStep, mirrors []*imports.Mirror) error {
 	place := stackerFolder{dir: r.dir, labels: r.script.directive == "generate_labels"}
 	if err := place.fill(r.script.text, s.shown[:len(mirrors)], mirrors); err != nil {
 		return err
@@ -213,23 +216,34 @@ func (r *stepRun) prepare(s *rootfsStep, mirrors []*imports.Mirror) error {
 		}
 		mounts = append(mounts, sandbox.Mount{Source: bind.Source, Dest: bind.Dest, ReadOnly: bind.Track})
 	}
-	r.out = &lines{emit: func(text string) {
-		r.b.report(progress.Event{Kind: progress.Output, Layer: s.l.Name, Text: text})
-	}}
+	cached, err := r.takeCaches(ctx)
+	if err != nil {
+		return err
+	}
 	r.step = sandbox.Step{
 		Args:    []string{stackerDir + "/" + scriptName},
 		Env:     environment(s.env),
 		Network: s.l.Network,
-		Mounts:  mounts,
-		Stdout:  r.out,
-		Stderr:  r.out,
+		Mounts:  append(mounts, cached...),
 	}
-	var err error
+	hidden, err := r.b.addSecrets(&r.step, s.l)
+	if err != nil {
+		return err
+	}
+	r.out = &lines{hidden: hidden, emit: func(text string) {
+		r.b.report(progress.Event{Kind: progress.Output, Layer: s.l.Name, Text: text})
+	}}
+	r.step.Stdout, r.step.Stderr = r.out, r.out
 	r.points, err = r.step.Mountpoints()
 	return err
 }
 
-func (r *stepRun) close() { _ = os.RemoveAll(r.dir) }
+func (r *stepRun) close() {
+	for _, c := range r.caches {
+		c.Release()
+	}
+	_ = os.RemoveAll(r.dir)
+}
 
 // in runs the script in a rootfs.
 func (r *stepRun) in(ctx context.Context, root string) error {
@@ -295,11 +309,13 @@ func environment(vars []layers.EnvVar) []string {
 	return env
 }
 
-// lines cuts what a step writes into lines, and keeps the last ones.
+// lines cuts what a step writes into lines without its secrets, and keeps the last
+// ones.
 type lines struct {
-	emit func(string)
-	part []byte
-	kept []string
+	emit   func(string)
+	hidden *mask
+	part   []byte
+	kept   []string
 }
 
 // Bounds of what is kept of a step's output, in lines and bytes.
@@ -320,14 +336,24 @@ func (w *lines) Write(p []byte) (int, error) {
 		w.line()
 		p = p[end+1:]
 	}
-	if len(w.part) > maxLine {
-		w.line()
+	if len(w.part) > maxLine+w.hidden.longest {
+		w.cut()
 	}
 	return n, nil
 }
 
+// cut makes a line of the beginning of one that is too long, but of nothing that may
+// be the beginning of a secret.
+func (w *lines) cut() {
+	text := w.hidden.hide(string(w.part))
+	rest := text[max(0, len(text)-w.hidden.longest):]
+	w.part = []byte(strings.TrimSuffix(text, rest))
+	w.line()
+	w.part = []byte(rest)
+}
+
 func (w *lines) line() {
-	text := strings.TrimSuffix(string(w.part), "\r")
+	text := w.hidden.hide(strings.TrimSuffix(string(w.part), "\r"))
 	w.part = w.part[:0]
 	w.emit(text)
 	if len(w.kept) == keptLines {

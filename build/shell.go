@@ -76,7 +76,7 @@ func (b *Builder) shellIn(ctx context.Context, s *rootfsStep, upper *overlay.Mut
 		return err
 	}
 	defer release()
-	run, err := b.newRun(s, script{"run", s.l.Run, s.l.RunPos}, mirrors)
+	run, err := b.newRun(ctx, s, script{"run", s.l.Run, s.l.RunPos}, mirrors)
 	if err != nil {
 		return err
 	}

@@ -95,6 +95,9 @@ func (b *Builder) newRootfsStep(ctx context.Context, l *layers.Layer, base *base
 			in.Add(buildcache.Env, "env "+v.Name, v.Value)
 		}
 	}
+	if err := b.addMounts(in, l); err != nil {
+		return nil, err
+	}
 	return s, b.addBinds(ctx, s)
 }
 

@@ -41,6 +41,7 @@ const (
 	Overlay    Code = "OVERLAY"    // content, attributes or place of an overlay dir
 	Bind       Code = "BIND"       // a tracked bind
 	Env        Code = "ENV"        // a variable of the build environment
+	Secret     Code = "SECRET"     // a secret whose value counts
 	Epoch      Code = "EPOCH"      // the time that files are clamped to
 	Platform   Code = "PLATFORM"   // os and architecture
 	Format     Code = "FORMAT"     // a version of layerbuild's own
@@ -64,7 +65,8 @@ type Input struct {
 	Value string `json:"value"` // a digest, or the text itself
 
 	// Redacted tells that keyed digests stand in Value for what looks like a
-	// secret. Only a record's inputs are redacted; a key is of the values themselves.
+	// secret. Only a record's inputs are redacted; a key is of the values themselves,
+	// but for SecretInput.
 	Redacted bool `json:"redacted,omitempty"`
 }
 

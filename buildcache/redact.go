@@ -80,6 +80,20 @@ func (c *Cache) redact(in Inputs) (Inputs, error) {
 	return out, nil
 }
 
+// SecretInput returns the input that a secret is: a digest of its value that is keyed
+// with key or, if that is empty, with the state folder's own. Who has the key and a
+// record can try values; who has the record alone, or only its name, cannot.
+func (c *Cache) SecretInput(key []byte, id string, value []byte) (Input, error) {
+	if len(key) == 0 {
+		var err error
+		if key, err = c.redaction(); err != nil {
+			return Input{}, fmt.Errorf("redacting a secret: %w", err)
+		}
+	}
+	name := "secret " + id
+	return Input{Code: Secret, Name: name, Value: redacted(key, name, string(value)), Redacted: true}, nil
+}
+
 // redacted is what stands for a secret: which key redacted it, and its keyed digest.
 func redacted(key []byte, name, secret string) string {
 	id := sha256.Sum256(key)

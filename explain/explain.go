@@ -97,6 +97,7 @@ const (
 	Overlay    = "OVERLAY"
 	Bind       = "BIND"
 	Env        = "ENV"
+	Secret     = "SECRET"
 	Epoch      = "EPOCH"
 	Platform   = "PLATFORM"
 	Format     = "FORMAT"

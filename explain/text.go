@@ -244,7 +244,7 @@ func (r *Reason) label() string {
 	if parts := numbered.FindStringSubmatch(r.Name); parts != nil {
 		return map[string]string{"copy": "import", "overlay": "overlay dir"}[parts[1]] + " at " + parts[2]
 	}
-	for _, prefix := range []string{"env ", "bind "} {
+	for _, prefix := range []string{"env ", "bind ", "secret "} {
 		if rest, ok := strings.CutPrefix(r.Name, prefix); ok {
 			return rest
 		}

@@ -82,6 +82,22 @@ func bindTexts(l *Layer) []string {
 	return texts
 }
 
+func secretTexts(l *Layer) []string {
+	var texts []string
+	for _, s := range l.Secrets {
+		texts = append(texts, fmt.Sprintf("%q %q %q %t", s.ID, s.Target, s.Env, s.Optional))
+	}
+	return texts
+}
+
+func cacheTexts(l *Layer) []string {
+	var texts []string
+	for _, c := range l.Caches {
+		texts = append(texts, fmt.Sprintf("%q %q %s", c.Path, c.ID, c.Sharing))
+	}
+	return texts
+}
+
 func commandText(words []string) string {
 	if words == nil {
 		return ""

@@ -26,7 +26,8 @@ func (v EnvVar) String() string { return v.Name + "=" + v.Value }
 // BuildEnvironment returns the variables, sorted by name, that the layer's run and
 // generate_labels see of environ (K=V each, the last of a name counts): those that
 // build_env_passthrough lets through, or proxy variables and SOURCE_DATE_EPOCH when
-// it is missing; over these build_env; over these STACKER_LAYER_NAME.
+// it is missing; over these build_env; over these STACKER_LAYER_NAME. A variable that
+// a secret sets is not among them.
 //
 // It panics when l.BuildEnvPassthrough has an invalid expression, which Load refuses.
 func (l *Layer) BuildEnvironment(environ []string) []EnvVar {
@@ -39,6 +40,9 @@ func (l *Layer) BuildEnvironment(environ []string) []EnvVar {
 	}
 	for name, value := range l.BuildEnv {
 		vars[name] = EnvVar{name, value, true}
+	}
+	for _, s := range l.Secrets {
+		delete(vars, s.Env)
 	}
 	vars[LayerNameVariable] = EnvVar{LayerNameVariable, l.Name, true}
 	sorted := make([]EnvVar, 0, len(vars))

@@ -129,6 +129,32 @@ type Bind struct {
 	Track  bool   // its tree is an input of the step, and it is mounted read-only
 }
 
+// A Secret is a value that the layer's scripts see, and that nothing keeps: not the
+// image, not a record, not a log.
+type Secret struct {
+	Pos      Position
+	ID       string // what --secret calls it
+	Target   string // absolute path of the file that holds it; "" when only Env does
+	Env      string // the variable that holds it, or ""
+	Optional bool   // the scripts run without it, too
+}
+
+// A CacheMount is a folder that the layer's scripts see, and that is kept between
+// builds instead of becoming part of the image.
+type CacheMount struct {
+	Pos     Position
+	Path    string // absolute, in the rootfs
+	ID      string // which cache it is; Path when none is given
+	Sharing string // one of the Sharing constants
+}
+
+// What happens to a CacheMount that two scripts want at one time.
+const (
+	SharingShared  = "shared"  // both have it; the default, as BuildKit's
+	SharingPrivate = "private" // the second has another one
+	SharingLocked  = "locked"  // the second waits
+)
+
 // A Layer is one named entry of a stackerfile: a node of the Graph.
 type Layer struct {
 	Name string
@@ -139,6 +165,8 @@ type Layer struct {
 	Imports     []Import
 	OverlayDirs []OverlayDir
 	Binds       []Bind
+	Secrets     []Secret
+	Caches      []CacheMount
 
 	// Run and GenerateLabels are whole scripts, beginning with their `#!` line;
 	// "" when the directive is missing.

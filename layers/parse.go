@@ -123,6 +123,7 @@ func (p *parser) oneLayer(e pair) {
 		p.fail(e.key, "from is missing: say what the layer starts from, such as from: {type: scratch}")
 	}
 	p.checkNames(l)
+	p.checkMounts(l)
 }
 
 func (p *parser) directive(l *Layer, e pair) {
@@ -169,6 +170,8 @@ var directives = []directive{
 	mapDirective("build_env", "=", func(l *Layer) *map[string]string { return &l.BuildEnv }),
 	{"build_env_passthrough", (*parser).passthrough, func(l *Layer) any { return l.BuildEnvPassthrough }, oneOrMore(textSchema())},
 	{"binds", (*parser).binds, func(l *Layer) any { return bindTexts(l) }, oneOrMore(bindSchema())},
+	{"secrets", (*parser).secrets, func(l *Layer) any { return secretTexts(l) }, oneOrMore(secretSchema())},
+	{"caches", (*parser).caches, func(l *Layer) any { return cacheTexts(l) }, oneOrMore(cacheSchema())},
 	textDirective("network", (*parser).network, func(l *Layer) *string { return &l.Network }, choice(NetworkHost, NetworkNone)),
 	scriptDirective("generate_labels", func(l *Layer) *string { return &l.GenerateLabels }),
 	mapDirective("environment", "=", func(l *Layer) *map[string]string { return &l.Environment }),

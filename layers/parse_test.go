@@ -190,6 +190,44 @@ func TestBinds(t *testing.T) {
 	}
 }
 
+func TestSecretForms(t *testing.T) {
+	for directives, want := range map[string]string{
+		"secrets: token":                             "token /run/secrets/token  false",
+		"secrets: [a, {id: b}]":                      "a /run/secrets/a  false, b /run/secrets/b  false",
+		"secrets: {id: a, target: /root//.npmrc}":    "a /root/.npmrc  false",
+		"secrets: {id: a, env: TOKEN}":               "a  TOKEN false",
+		"secrets: {id: a, env: A_1, target: /t}":     "a /t A_1 false",
+		"secrets: [{id: a, required: false, env: }]": "a /run/secrets/a  true",
+		"secrets: [{id: a}, {id: a, env: A}]":        "a /run/secrets/a  false, a  A false",
+		"secrets:":                                   "",
+	} {
+		var seen []string
+		for _, s := range layer(t, directives).Secrets {
+			seen = append(seen, fmt.Sprint(s.ID, " ", s.Target, " ", s.Env, " ", s.Optional))
+		}
+		if got := strings.Join(seen, ", "); got != want {
+			t.Errorf("%s: got %q, want %q", directives, got, want)
+		}
+	}
+}
+
+func TestCacheForms(t *testing.T) {
+	for directives, want := range map[string]string{
+		"caches: /root/.cache/":                              "/root/.cache /root/.cache shared",
+		"caches: [/a, {path: /b, id: x}]":                    "/a /a shared, /b x shared",
+		"caches: {path: /var/cache/apt, sharing: locked}":    "/var/cache/apt /var/cache/apt locked",
+		"caches: {path: /b, id: go build, sharing: private}": "/b go build private",
+	} {
+		var seen []string
+		for _, c := range layer(t, directives).Caches {
+			seen = append(seen, fmt.Sprint(c.Path, " ", c.ID, " ", c.Sharing))
+		}
+		if got := strings.Join(seen, ", "); got != want {
+			t.Errorf("%s: got %q, want %q", directives, got, want)
+		}
+	}
+}
+
 func TestImportForms(t *testing.T) {
 	for directives, want := range map[string]string{
 		"imports: a":                            "/stacker/imports/a",
@@ -279,7 +317,20 @@ func TestFaults(t *testing.T) {
 		{"layer is text", "x: y", `1:4: layer "x": a layer must be a mapping of directives, not "y"`},
 		{"second document", "x: {" + scratch + "}\n---\ny: 1", `2:1: a second YAML document begins here: keep one, without ---`},
 		{"unknown directive", "x:\n  " + scratch + "\n  rnu: a", `3:3: layer "x": unknown directive "rnu": did you mean "run"?`},
-		{"directive of no kin", "x:\n  " + scratch + "\n  zzzzzz: a", `3:3: layer "x": unknown directive "zzzzzz": it can be from, imports, import, overlay_dirs, run, build_env, build_env_passthrough, binds, network, generate_labels, environment, labels, annotations, volumes, working_dir, runtime_user, cmd, entrypoint, full_command, os, arch, build_only`},
+		{"directive of no kin", "x:\n  " + scratch + "\n  zzzzzz: a", `3:3: layer "x": unknown directive "zzzzzz": it can be from, imports, import, overlay_dirs, run, build_env, build_env_passthrough, binds, secrets, caches, network, generate_labels, environment, labels, annotations, volumes, working_dir, runtime_user, cmd, entrypoint, full_command, os, arch, build_only`},
+		{"secret without id", "x:\n  " + scratch + "\n  secrets: {target: /a}", `3:12: layer "x": the secret has no id: give what --secret id=… calls it`},
+		{"secret's id", "x:\n  " + scratch + "\n  secrets: [a/b]", `3:13: layer "x": secret "a/b" is no id: it has up to 128 letters, digits and any of _ . - and begins with a letter, a digit or _`},
+		{"secret's target", "x:\n  " + scratch + "\n  secrets: {id: a, target: b}", `3:28: layer "x": target "b" must be absolute: write "/b"`},
+		{"secret in proc", "x:\n  " + scratch + "\n  secrets: {id: a, target: /proc/x}", `3:28: layer "x": target "/proc/x" is layerbuild's own in each run: choose another place`},
+		{"secret's variable", "x:\n  " + scratch + "\n  secrets: {id: a, env: A-B}", `3:25: layer "x": env "A-B" is no name of a variable: it has letters, digits and _, and does not begin with a digit`},
+		{"secret's variable in build_env", "x:\n  " + scratch + "\n  build_env: {A: b}\n  secrets: {id: a, env: A}", `4:12: layer "x": the variable "A" is in build_env, too: remove one`},
+		{"two secrets at one place", "x:\n  " + scratch + "\n  secrets:\n  - a\n  - {id: b, target: /run/secrets/a}", `5:5: layer "x": the mount at "/run/secrets/a" is given twice, first at line 4: remove one`},
+		{"cache without path", "x:\n  " + scratch + "\n  caches: {id: a}", `3:11: layer "x": the cache has no path: name the folder that is kept between builds`},
+		{"cache at the root", "x:\n  " + scratch + "\n  caches: /", `3:11: layer "x": path "/" is layerbuild's own in each run: choose another place`},
+		{"cache that climbs", "x:\n  " + scratch + "\n  caches: /a/../b", `3:11: layer "x": path "/a/../b" climbs: write a path without ..`},
+		{"cache's sharing", "x:\n  " + scratch + "\n  caches: {path: /a, sharing: public}", `3:31: layer "x": sharing must be shared, private or locked, not "public"`},
+		{"cache over a bind", "x:\n  " + scratch + "\n  binds: [a -> /a]\n  caches: /a", `4:11: layer "x": the mount at "/a" is given twice, first at line 3: remove one`},
+		{"one cache at two places", "x:\n  " + scratch + "\n  caches: [{path: /a, id: i}, {path: /b, id: i}]", `3:31: layer "x": the cache "i" is given twice, first at line 3: remove one`},
 		{"network", "x:\n  " + scratch + "\n  network: bridge", `3:12: layer "x": network must be host or none, not "bridge"`},
 		{"user", "x:\n  " + scratch + "\n  user: a", `3:3: layer "x": unknown directive "user": did you mean "runtime_user"?`},
 		{"unknown key", "x:\n  " + scratch + "\n  imports: {path: a, perms: 0644}", `3:22: layer "x": unknown key "perms" in an import: did you mean "mode"?`},
@@ -363,7 +414,7 @@ func TestFaults(t *testing.T) {
 		{"YAML indentation", "x:\n  " + scratch + "\n run: a\n", `3:2: the YAML is not valid: did not find expected key`},
 		{"tab", "x:\n\tfrom: y", `2:1: the YAML is not valid: found character that cannot start any token`},
 		{"control character", "x:\n  run: \"\x1b[31m\"", `2:3: the YAML is not valid: control characters are not allowed`},
-		{"escapes", "x:\n  " + scratch + "\n  \"\\e[31mred\": a\n  imports: \"ftp://\\e[0m\\u202e\"", `3:3: layer "x": unknown directive "\x1b[31mred": it can be from, imports, import, overlay_dirs, run, build_env, build_env_passthrough, binds, network, generate_labels, environment, labels, annotations, volumes, working_dir, runtime_user, cmd, entrypoint, full_command, os, arch, build_only
+		{"escapes", "x:\n  " + scratch + "\n  \"\\e[31mred\": a\n  imports: \"ftp://\\e[0m\\u202e\"", `3:3: layer "x": unknown directive "\x1b[31mred": it can be from, imports, import, overlay_dirs, run, build_env, build_env_passthrough, binds, secrets, caches, network, generate_labels, environment, labels, annotations, volumes, working_dir, runtime_user, cmd, entrypoint, full_command, os, arch, build_only
 4:12: layer "x": unknown scheme in "ftp://\x1b[0m\u202e": write a path, or a URL that begins with http://, https:// or stacker://`},
 		{"NUL", "x:\n  " + scratch + "\n  run: \"a\\0b\"", `3:8: text must not contain a NUL character, as "a\x00b" does`},
 		{"UTF-8", "x:\n  # é \xff", `2:7: the byte 0xff is not UTF-8: save the file as UTF-8`},

@@ -136,3 +136,22 @@ func bindSchema() schema {
 		"track":  either(schema{"type": "null"}, truthSchema()),
 	}, "source"))
 }
+
+func secretSchema() schema {
+	null := schema{"type": "null"}
+	return either(patterns(secretID.String()), object(schema{
+		"id":       patterns(secretID.String()),
+		"target":   destSchema(),
+		"env":      either(null, patterns(variableName.String(), "^$")),
+		"required": either(null, truthSchema()),
+	}, "id"))
+}
+
+func cacheSchema() schema {
+	null := schema{"type": "null"}
+	return either(patterns("^/"), object(schema{
+		"path":    patterns("^/"),
+		"id":      either(null, textSchema()),
+		"sharing": either(null, choice(SharingShared, SharingPrivate, SharingLocked)),
+	}, "path"))
+}

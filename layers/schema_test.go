@@ -91,6 +91,8 @@ func TestSchemaAgreesWithLoad(t *testing.T) {
 		"build_env":             {"{A: 1.10}": true, "{A: [b]}": false, "{A=B: c}": false, "[a]": false},
 		"build_env_passthrough": {"[a.*]": true, "{a: b}": false},
 		"binds":                 {"[a]": true, "[a -> /b]": true, "[{source: a, dest: /b, track: true}]": true, "[{dest: /b}]": false, "[{source: a, dest: b}]": false, "[{source: a, track: 7}]": false},
+		"secrets":               {"a": true, "[a, {id: b}]": true, "{id: a, env: A, target: /a, required: no}": true, "{env: A}": false, "{id: a b}": false, "{id: a, target: b}": false, "{id: a, env: 1}": false},
+		"caches":                {"/a": true, "[/a, {path: /b, id: 1, sharing: locked}]": true, "a": false, "{id: a}": false, "{path: /a, sharing: x}": false},
 		"network":               {"host": true, "none": true, "bridge": false},
 		"labels":                {"{a: b}": true, "a": false},
 		"volumes":               {"a": true, "[a]": true, "{a: b}": false},

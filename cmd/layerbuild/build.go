@@ -22,6 +22,7 @@ type buildFlags struct {
 	timestamps string
 	orderOnly  bool
 
+	secrets     secretFlags
 	maxDownload string
 	progress    string
 	trace       string
@@ -145,6 +146,7 @@ func (f *buildFlags) addCommon(cmd *cobra.Command, s *settings) {
 	flags.StringVar((*string)(&f.Pull), "pull", "", "when to ask registries for bases: `always`, missing or never (default: ask what a tag stands for, and pull when it is new; without a connection use what is here)")
 	flags.BoolVar(&f.NoStatIndex, "no-stat-index", false, "read every file of an import, even if it looks unchanged")
 	flags.StringVar(&f.maxDownload, "max-download", "", "refuse http(s) imports larger than this `SIZE`, such as 500MB")
+	f.secrets.add(cmd)
 	flags.StringVar(&f.Runtime, "runtime", "", "the OCI runtime that steps run in, by `name` or path (default: crun or runc, whichever starts)")
 	flags.StringVar(&f.OnRunFailure, "on-run-failure", "", "a `command` to run in the container where a run failed")
 	flags.BoolVar(&f.shellFail, "shell-fail", false, "open a shell where a run failed: --on-run-failure /bin/sh")
@@ -169,6 +171,9 @@ func (s *settings) build(cmd *cobra.Command, f *buildFlags) (err error) {
 		if f.MaxDownload, err = units.RAMInBytes(f.maxDownload); err != nil || f.MaxDownload <= 0 {
 			return fmt.Errorf("--max-download is %q: it should be a size such as 500MB", f.maxDownload)
 		}
+	}
+	if err := f.secrets.parse(&f.Options); err != nil {
+		return err
 	}
 	if err = s.reading(cmd.Context(), &f.Load, f.Offline); err != nil {
 		return err

@@ -17,8 +17,9 @@ func newChrootCommand(s *settings) *cobra.Command {
 		Short:   "Run a command in a layer; throw its changes away",
 		Long: `Run a command, or a shell, in a layer as it was last built: the first of the
 stackerfile, or the one named. It has the environment, the network, the binds and
-the imports of the layer's run, as they are now. What it changes is thrown away,
-except in binds. The exit status is that of the command.
+the imports of the layer's run, as they are now, but not its secrets and caches.
+What it changes is thrown away, except in binds. The exit status is that of the
+command.
 
 A command of one word or text is a shell's; several words are run as they are.`,
 		Example: `  layerbuild chroot

@@ -26,7 +26,7 @@ they are, and how much of it nobody uses right now, so that prune may remove it.
 
 Items have these types: base (layers and documents of images from outside),
 layer and build-only (what steps made), tree (imports), download, record (what a
-step read and gave), failed (see build --keep-failed), corrupt (put aside).
+step read and gave), cache (folders that steps keep between builds), failed (see build --keep-failed), corrupt (put aside).
 
 Filters are KEY=VALUE, KEY!=VALUE or KEY~=EXPRESSION of id, parent, description,
 type, inuse, mutable, immutable, shared, private and until: 24h is what has not

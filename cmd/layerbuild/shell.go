@@ -10,12 +10,13 @@ import (
 
 func newShellCommand(s *settings) *cobra.Command {
 	var o build.Options
+	var secrets secretFlags
 	cmd := &cobra.Command{
 		Use:   "shell LAYER [-- COMMAND...]",
 		Short: "Look around where a run failed",
 		Long: `Run a shell, or a command, in the root filesystem that a failed run has left, if
-it was kept with "layerbuild build --keep-failed". It has the environment, imports
-and binds of that run, whose script lies at /stacker/.stacker-run.sh to be run
+it was kept with "layerbuild build --keep-failed". It has the environment, imports,
+binds, caches and secrets of that run, whose script lies at /stacker/.stacker-run.sh to be run
 again. What is changed stays until the layer is built.
 
 The exit status is the command's.`,
@@ -25,6 +26,9 @@ The exit status is the command's.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if err = s.reading(cmd.Context(), &o.Load, false); err != nil {
+				return err
+			}
+			if err := secrets.parse(&o); err != nil {
 				return err
 			}
 			o.StateDir, o.RootsDir, o.OCIDir, o.Sink = s.stateDir, s.rootsDir, s.ociDir, s.sink()
@@ -38,6 +42,7 @@ The exit status is the command's.`,
 		},
 	}
 	addStackerfileFlags(cmd, &o.Stackerfile, &o.Load)
+	secrets.add(cmd)
 	cmd.Flags().StringVar(&o.Runtime, "runtime", "", "the OCI runtime to run it in, by `name` or path")
 	return cmd
 }

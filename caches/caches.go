@@ -1,0 +1,340 @@
+// Package caches keeps the folders that steps share with later builds: those of
+// compilers and package managers. They belong to no image, and what is in them is
+// never an input of anything.
+//
+// On disk, readable by their owner only:
+//
+//	caches/<sha256 of the id, 32 digits>-<copy>/data        what steps see
+//	caches/<sha256 of the id, 32 digits>-<copy>/cache.json  the id
+//	caches/<sha256 of the id, 32 digits>-<copy>/holder.json who took it last
+//
+// Any number of processes may use one Store. They agree by flock(2) on the folder of a
+// copy, which ends with the process: who was killed leaves the cache as it was then, and
+// the next one goes on with that. Copy 0 is the cache; others are for those who want it
+// for themselves while it is taken.
+package caches
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/layers"
+)
+
+var (
+	// ErrInUse says that some step has the cache.
+	ErrInUse = errors.New("in use")
+	// ErrInvalid says that what is there is no cache.
+	ErrInvalid = errors.New("damaged cache")
+)
+
+// A Store is the caches of one state folder.
+type Store struct{ state string }
+
+// Open returns the store in a state folder that exists. Nothing is made before a
+// cache is taken.
+func Open(state string) *Store { return &Store{state} }
+
+// A Holder is who took a cache last.
+type Holder struct {
+	PID   int       `json:"pid"`
+	Layer string    `json:"layer"`
+	Since time.Time `json:"since"`
+}
+
+// A Cache is one that was taken. It is given back by Release, or the process's end.
+type Cache struct {
+	Name string // of the copy
+	Path string // of the folder that a step sees
+	lock *os.File
+}
+
+// Release gives the cache back.
+func (c *Cache) Release() { _ = c.lock.Close() }
+
+// Take takes the cache of an id for a layer, and makes it when there is none: an empty
+// folder, root's, of mode 0755. By sharing, one of layers' words, it may be others' at
+// the same time, or is waited for, or is a copy that nobody else has. Waiting is called
+// once, with who is waited for.
+func (s *Store) Take(ctx context.Context, id, sharing, layer string, waiting func(Holder)) (*Cache, error) {
+	how := map[string]int{
+		layers.SharingShared:  unix.LOCK_SH,
+		layers.SharingLocked:  unix.LOCK_EX,
+		layers.SharingPrivate: unix.LOCK_EX,
+	}[sharing]
+	for n := 0; ; {
+		name := copyName(id, n)
+		dir, err := s.open(name, id)
+		if err != nil {
+			return nil, fmt.Errorf("cache %q: %w", id, err)
+		}
+		err = unix.Flock(int(dir.Fd()), how|unix.LOCK_NB)
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			if sharing == layers.SharingPrivate {
+				dir.Close()
+				n++
+				continue
+			}
+			err = wait(ctx, dir, how, func() {
+				if waiting != nil {
+					waiting(holder(dir.Name()))
+					waiting = nil
+				}
+			})
+		}
+		if err != nil {
+			dir.Close()
+			return nil, err
+		}
+		if !current(dir) {
+			dir.Close() // it was removed before it was locked
+			continue
+		}
+		sign(dir.Name(), Holder{os.Getpid(), layer, time.Now().UTC()})
+		return &Cache{name, filepath.Join(dir.Name(), "data"), dir}, nil
+	}
+}
+
+// copyName is the name of a folder: 32 digits of the id's digest, and which copy it is.
+func copyName(id string, n int) string {
+	sum := sha256.Sum256([]byte(id))
+	return fmt.Sprintf("%x-%d", sum[:16], n)
+}
+
+// pollInterval is how soon somebody who waits notices that a cache is free.
+const pollInterval = 20 * time.Millisecond
+
+// wait locks dir as soon as that is possible.
+func wait(ctx context.Context, dir *os.File, how int, waiting func()) error {
+	for {
+		waiting()
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(pollInterval):
+		}
+		if err := unix.Flock(int(dir.Fd()), how|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+			return err
+		}
+	}
+}
+
+// current tells whether the locked folder is still the one that its name stands for.
+func current(dir *os.File) bool {
+	locked, err1 := dir.Stat()
+	named, err2 := os.Stat(dir.Name())
+	return err1 == nil && err2 == nil && os.SameFile(locked, named)
+}
+
+func (s *Store) path(name string) string { return filepath.Join(s.state, "caches", name) }
+
+// open opens the folder of a copy, and makes it if need be.
+func (s *Store) open(name, id string) (*os.File, error) {
+	for {
+		dir, err := os.Open(s.path(name))
+		if !errors.Is(err, fs.ErrNotExist) {
+			return dir, err
+		}
+		if err := s.create(name, id); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// cacheFile says of what id a cache is.
+type cacheFile struct {
+	ID string `json:"id"`
+}
+
+// create makes an empty cache at once, unless another process is faster.
+func (s *Store) create(name, id string) error {
+	if err := os.MkdirAll(s.path(""), 0o700); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(filepath.Join(s.state, "tmp"), "cache-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	data := filepath.Join(dir, "data")
+	if err := os.Mkdir(data, 0o755); err != nil {
+		return err
+	}
+	if err := os.Chmod(data, 0o755); err != nil { // whatever the umask
+		return err
+	}
+	text, err := json.Marshal(cacheFile{id})
+	if err == nil {
+		err = renameio.WriteFile(filepath.Join(dir, "cache.json"), append(text, '\n'), 0o600)
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(dir, s.path(name)); !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	return nil
+}
+
+func holderFile(dir string) string { return filepath.Join(dir, "holder.json") }
+
+// sign notes who has a cache. Those who wait do without, if it fails.
+func sign(dir string, h Holder) {
+	if text, err := json.Marshal(h); err == nil {
+		_ = os.WriteFile(holderFile(dir), append(text, '\n'), 0o600)
+	}
+}
+
+// holder reads who took a cache last; the zero Holder has not signed yet.
+func holder(dir string) (h Holder) {
+	if text, err := os.ReadFile(holderFile(dir)); err == nil {
+		_ = json.Unmarshal(text, &h)
+	}
+	return h
+}
+
+// A Stored cache is one of those that List found.
+type Stored struct {
+	Name    string
+	ID      string
+	Copy    int // 0 is the cache itself
+	Path    string
+	Created time.Time
+	Used    time.Time // when it was taken last
+	Inode   uint64    // of what is locked while it is in use
+	Err     error     // ErrInvalid
+}
+
+// List returns all caches and their copies.
+func (s *Store) List() ([]Stored, error) {
+	entries, err := os.ReadDir(s.path(""))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var all []Stored
+	for _, e := range entries {
+		c := s.look(e.Name())
+		if !errors.Is(c.Err, fs.ErrNotExist) { // removed just now
+			all = append(all, c)
+		}
+	}
+	return all, nil
+}
+
+// look reads what is known of a cache.
+func (s *Store) look(name string) Stored {
+	c := Stored{Name: name, Path: s.path(name)}
+	var st unix.Stat_t
+	if c.Err = unix.Lstat(c.Path, &st); c.Err != nil {
+		return c
+	}
+	c.Inode = st.Ino
+	info, err := os.Stat(filepath.Join(c.Path, "cache.json"))
+	if err == nil {
+		c.Created = info.ModTime()
+		c.ID, c.Copy, err = s.parse(name)
+	}
+	if info, err := os.Stat(holderFile(c.Path)); err == nil {
+		c.Used = info.ModTime()
+	}
+	if data, dataErr := os.Lstat(filepath.Join(c.Path, "data")); err == nil && (dataErr != nil || !data.IsDir()) {
+		err = errors.New("it has no folder data")
+	}
+	if _, gone := os.Lstat(c.Path); gone != nil {
+		err = gone
+	} else if err != nil {
+		err = fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	c.Err = err
+	return c
+}
+
+// parse reads the id of a cache, and which copy it is.
+func (s *Store) parse(name string) (id string, n int, err error) {
+	text, err := os.ReadFile(filepath.Join(s.path(name), "cache.json"))
+	if err != nil {
+		return "", 0, err
+	}
+	var c cacheFile
+	if err := json.Unmarshal(text, &c); err != nil {
+		return "", 0, err
+	}
+	if len(name) < 34 {
+		return "", 0, errors.New("its name is none of a cache")
+	}
+	if n, err = strconv.Atoi(name[33:]); err != nil || name != copyName(c.ID, n) {
+		return "", 0, fmt.Errorf("its name is not that of %q", c.ID)
+	}
+	return c.ID, n, nil
+}
+
+// InUse tells whether some step has the cache.
+func (s *Store) InUse(name string) bool {
+	dir, err := s.lock(name)
+	if err == nil {
+		dir.Close()
+	}
+	return errors.Is(err, ErrInUse)
+}
+
+// lock locks a cache for oneself.
+func (s *Store) lock(name string) (*os.File, error) {
+	dir, err := os.Open(s.path(name))
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		dir.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = ErrInUse
+		}
+		return nil, err
+	}
+	return dir, nil
+}
+
+// Remove removes a cache, unless it is in use: ErrInUse.
+func (s *Store) Remove(name string) error {
+	grave := filepath.Join(s.state, "tmp", "cache-"+rand.Text())
+	if err := s.move(name, grave); err != nil {
+		return err
+	}
+	return os.RemoveAll(grave)
+}
+
+// PutAside moves a cache that is not in use to the state folder's corrupt, for inspection.
+func (s *Store) PutAside(name string) error {
+	corrupt := filepath.Join(s.state, "corrupt")
+	if err := os.MkdirAll(corrupt, 0o700); err != nil {
+		return err
+	}
+	return s.move(name, filepath.Join(corrupt, "cache-"+rand.Text()))
+}
+
+// move renames a cache. It is no error if it is gone.
+func (s *Store) move(name, to string) error {
+	dir, err := s.lock(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return os.Rename(s.path(name), to)
+}
