@@ -3,6 +3,7 @@ module github.com/layerbuild/layerbuild
 go 1.26.0
 
 require (
+	github.com/BurntSushi/toml v1.6.0
 	github.com/apex/log v1.9.0
 	github.com/cyphar/filepath-securejoin v0.6.1
 	github.com/docker/go-units v0.5.0

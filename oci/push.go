@@ -39,28 +39,46 @@ func NewPublisher(username, password string, insecure bool) *Publisher {
 
 // Check says whether ref can name an image in a registry.
 func (p *Publisher) Check(ref string) error {
-	_, err := p.reference(ref)
+	_, err := p.place(ref)
 	return err
 }
 
-func (p *Publisher) reference(ref string) (name.Reference, error) {
-	return ImageRef{Name: ref, Insecure: p.insecure}.parse()
+// place is where ref is pushed to. As with podman that is the registry that it
+// names: locations and mirrors of registries.conf are for pulling.
+func (p *Publisher) place(ref string) (endpoint, error) {
+	image := ImageRef{Name: ref, Insecure: p.insecure}
+	to, err := image.parse()
+	if err != nil {
+		return endpoint{}, err
+	}
+	conf, err := p.registry.conf()
+	if err != nil {
+		return endpoint{}, err
+	}
+	if r := conf.find(to); r != nil && r.Blocked {
+		return endpoint{}, r.blocked(image, to)
+	} else if r != nil && r.Insecure {
+		image.Insecure = true
+		to, err = image.parse()
+	}
+	return endpoint{to, image.Insecure}, err
 }
 
 // Push makes ref stand for an image of the layout, and reports whether it did so
 // before. Bases name images in registries of whose blobs some may be the image's.
 // The tag is written last, so that it never stands for something incomplete.
 func (p *Publisher) Push(ctx context.Context, l *Layout, manifest Descriptor, ref string, bases ...string) (there bool, err error) {
-	to, err := p.reference(ref)
+	place, err := p.place(ref)
 	if err != nil {
 		return false, err
 	}
+	to := place.ref
 	image, err := l.image(manifest)
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", ref, err)
 	}
 	s := &session{repo: to.Context(), allow: p.registry.allow}
-	options, err := p.options(ctx, s)
+	options, err := p.options(ctx, s, place.insecure)
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", ref, err)
 	}
@@ -73,7 +91,7 @@ func (p *Publisher) Push(ctx context.Context, l *Layout, manifest Descriptor, re
 	return false, p.remember(to.Context(), image)
 }
 
-func (p *Publisher) options(ctx context.Context, s *session) ([]remote.Option, error) {
+func (p *Publisher) options(ctx context.Context, s *session, insecure bool) ([]remote.Option, error) {
 	var auth authn.Authenticator
 	if p.login != nil {
 		auth, s.login = authn.FromConfig(*p.login), "--username"
@@ -83,10 +101,14 @@ func (p *Publisher) options(ctx context.Context, s *session) ([]remote.Option, e
 			return nil, err
 		}
 	}
+	certs, err := p.registry.certs.lookup(s.repo.Registry)
+	if err != nil {
+		return nil, err
+	}
 	return []remote.Option{
 		remote.WithContext(ctx),
 		remote.WithAuth(auth),
-		remote.WithTransport(newTransport(p.insecure, p.registry.pause)),
+		remote.WithTransport(newTransport(certs, insecure, p.registry.pause)),
 	}, nil
 }
 
@@ -112,8 +134,8 @@ func (p *Publisher) remember(repo name.Repository, image v1.Image) error {
 func (p *Publisher) origins(to name.Repository, bases []string) func(v1.Hash) (name.Repository, bool) {
 	var based []name.Repository
 	for _, base := range bases {
-		if ref, err := p.reference(base); err == nil {
-			based = append(based, ref.Context())
+		if at, err := p.place(base); err == nil {
+			based = append(based, at.ref.Context())
 		}
 	}
 	return func(h v1.Hash) (name.Repository, bool) {

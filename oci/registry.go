@@ -24,10 +24,13 @@ import (
 //
 // Requests that fail for the moment (429, 5xx, a cut connection) are tried again,
 // after the time that the registry asks for. Proxies are those of HTTPS_PROXY,
-// HTTP_PROXY and NO_PROXY. Credentials are those of podman, skopeo and docker, see
-// credentials.
+// HTTP_PROXY and NO_PROXY. Credentials, certificates, and where images are really
+// taken from are those of podman, skopeo and docker, see credentials, certFolders and
+// registriesConf.
 type Registry struct {
 	credentials credentials
+	certs       certFolders
+	conf        func() (registriesConf, error)
 	pause       time.Duration // before the second attempt; longer before each further one
 	stall       time.Duration // how long a body may bring nothing
 	allow       string        // how a user allows what is insecure
@@ -40,6 +43,8 @@ type Registry struct {
 func NewRegistry() *Registry {
 	return &Registry{
 		credentials: defaultCredentials(),
+		certs:       defaultCertFolders(),
+		conf:        sync.OnceValues(readRegistriesConf),
 		pause:       300 * time.Millisecond,
 		stall:       time.Minute,
 		allow:       "`insecure: true`",
@@ -98,27 +103,22 @@ func (r ImageRef) Pinned() digest.Digest {
 // HEAD request, and a GET for each index on the way. The error is ErrNotFound,
 // ErrUnauthorized or ErrUnreachable where it is one of these.
 func (r *Registry) Resolve(ctx context.Context, ref ImageRef, p ispec.Platform) (Descriptor, error) {
-	named, err := ref.parse()
+	src, err := r.source(ref)
 	if err != nil {
 		return Descriptor{}, err
 	}
-	d, err := r.resolve(ctx, named, ref.Insecure, p)
+	var found Descriptor
+	err = src.try(ctx, func(s *session, identifier string) error {
+		root, err := s.head(ctx, identifier)
+		if err == nil {
+			found, err = resolve(ctx, s, []Descriptor{root}, p)
+		}
+		return err
+	})
 	if err != nil {
 		return Descriptor{}, fmt.Errorf("%s: %w", ref.Name, err)
 	}
-	return d, nil
-}
-
-func (r *Registry) resolve(ctx context.Context, ref name.Reference, insecure bool, p ispec.Platform) (Descriptor, error) {
-	src, err := r.session(ctx, ref.Context(), insecure)
-	if err != nil {
-		return Descriptor{}, err
-	}
-	root, err := src.head(ctx, ref.Identifier())
-	if err != nil {
-		return Descriptor{}, err
-	}
-	return resolve(ctx, src, []Descriptor{root}, p)
+	return found, nil
 }
 
 // BaseFromRegistry takes in the image that ref names and whose manifest Resolve
@@ -127,13 +127,9 @@ func (r *Registry) resolve(ctx context.Context, ref name.Reference, insecure boo
 // continued. progress, if not nil, is told how many bytes of the layers that are
 // fetched have come; it is called by several goroutines at once.
 func (s *Store) BaseFromRegistry(ctx context.Context, r *Registry, ref ImageRef, manifest digest.Digest, progress func(done, total int64)) (*Base, error) {
-	named, err := ref.parse()
+	src, err := r.source(ref)
 	if err != nil {
 		return nil, err
-	}
-	src, err := r.session(ctx, named.Context(), ref.Insecure)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", ref.Name, err)
 	}
 	return s.takeIn(ctx, src, ref.Name, Descriptor{Digest: manifest}, progress)
 }
@@ -173,7 +169,11 @@ func (r *Registry) session(ctx context.Context, repo name.Repository, insecure b
 	scopes := []string{repo.Scope(transport.PullScope)}
 	limited, cancel := context.WithTimeout(ctx, 3*maxWait)
 	defer cancel()
-	t, err := transport.NewWithContext(limited, repo.Registry, auth, newTransport(insecure, r.pause), scopes)
+	certs, err := r.certs.lookup(repo.Registry)
+	if err != nil {
+		return nil, err
+	}
+	t, err := transport.NewWithContext(limited, repo.Registry, auth, newTransport(certs, insecure, r.pause), scopes)
 	if err != nil {
 		return nil, s.explain(ctx, err)
 	}

@@ -115,11 +115,15 @@ func (f *authFile) lookup(ctx context.Context, repo name.Repository) (*authn.Aut
 // hostNames are the names of a registry in files of credentials: old versions of
 // docker wrote URLs.
 func hostNames(host string) []string {
-	names := []string{host}
+	return append(plainHostNames(host), "https://"+host, "https://"+host+"/v1/", "https://"+host+"/v2/")
+}
+
+// plainHostNames are the names that people call a registry by.
+func plainHostNames(host string) []string {
 	if host == name.DefaultRegistry {
-		names = append(names, "docker.io")
+		return []string{host, "docker.io"}
 	}
-	return append(names, "https://"+host, "https://"+host+"/v1/", "https://"+host+"/v2/")
+	return []string{host}
 }
 
 func serverName(repo name.Repository) string {

@@ -31,8 +31,10 @@ const maxAttempts = 4
 // maxWait is the longest time that a registry may ask us to wait.
 const maxWait = time.Minute
 
-// newTransport returns a transport that tries again.
-func newTransport(insecure bool, pause time.Duration) http.RoundTripper {
+// newTransport returns a transport that tries again. What is insecure needs no
+// certificate.
+func newTransport(certs *tls.Config, insecure bool, pause time.Duration) http.RoundTripper {
+	certs.InsecureSkipVerify = insecure
 	t := &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 30 * time.Second}).DialContext,
@@ -43,7 +45,7 @@ func newTransport(insecure bool, pause time.Duration) http.RoundTripper {
 		ResponseHeaderTimeout: time.Minute,
 		// A length and a range must be those of the blob.
 		DisableCompression: true,
-		TLSClientConfig:    &tls.Config{InsecureSkipVerify: insecure},
+		TLSClientConfig:    certs,
 	}
 	return &patient{next: t, insecure: insecure, pause: pause}
 }
@@ -172,7 +174,7 @@ func (s *session) explain(ctx context.Context, err error) error {
 	)
 	switch {
 	case errors.As(err, &certificate): // before the answer of plain http, where that was tried too
-		return fmt.Errorf("%w: %w: install the certificate of its authority, or set %s", ErrUnreachable, certificate, s.allow)
+		return fmt.Errorf("%w: %w: put the certificate of its authority into /etc/containers/certs.d/%s/ca.crt, or set %s", ErrUnreachable, certificate, s.repo.RegistryStr(), s.allow)
 	case errors.As(err, &answer):
 		return s.explainAnswer(answer)
 	case errors.As(err, &broken):

@@ -3,6 +3,7 @@ package oci
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -111,7 +112,8 @@ func digestOf(t *testing.T, what interface{ Digest() (v1.Hash, error) }) digest.
 // impatient returns a Registry that waits for no one, with logins of a test.
 func impatient(files ...string) *Registry {
 	r := NewRegistry()
-	r.pause, r.credentials = time.Microsecond, files
+	r.pause, r.credentials, r.certs = time.Microsecond, files, nil
+	r.conf = func() (registriesConf, error) { return nil, nil }
 	return r
 }
 
@@ -548,7 +550,7 @@ func TestErrorsOfRegistries(t *testing.T) {
 		{plain.host + "/other:1", ErrNotFound, "check the repository and the tag"},
 		{strings.TrimPrefix(gone.URL, "http://") + "/app", ErrUnreachable, "connection refused: check the name, the network, and HTTPS_PROXY"},
 		{"0.0.0.0:" + port + "/app:1", ErrUnreachable, "speaks plain http: set `insecure: true` if that is meant"},
-		{secure.host + "/app", ErrUnreachable, "install the certificate of its authority, or set `insecure: true`"},
+		{secure.host + "/app", ErrUnreachable, "put the certificate of its authority into /etc/containers/certs.d/" + secure.host + "/ca.crt, or set `insecure: true`"},
 	} {
 		_, err := impatient().Resolve(t.Context(), ImageRef{Name: c.ref}, amd64)
 		if !errors.Is(err, c.is) || !strings.HasPrefix(err.Error(), c.ref+": ") || !strings.Contains(err.Error(), c.want) ||
@@ -568,7 +570,7 @@ func TestInsecure(t *testing.T) {
 		server, s := serve(t, start), newStore(t)
 		server.host = strings.TrimPrefix(server.host, "https://")
 		img := image(t, 100)
-		ref := server.push("app", img, remote.WithTransport(newTransport(true, time.Microsecond)))
+		ref := server.push("app", img, remote.WithTransport(newTransport(&tls.Config{}, true, time.Microsecond)))
 		ref.Insecure = true
 		base, err := take(t, s, impatient(), ref)
 		if err != nil || base.Manifest != digestOf(t, img) {
