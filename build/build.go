@@ -77,6 +77,9 @@ type Options struct {
 	Secrets   []*Secret
 	SecretKey *Secret
 
+	Limits  sandbox.Limits // of each script; they change no key
+	Timeout time.Duration  // of each script; 0 is none; it changes no key
+
 	// OnRunFailure is a command that runs in a step's container after the step
 	// failed, on the terminal; "" is none.
 	OnRunFailure string

@@ -224,6 +224,7 @@ func (r *stepRun) prepare(ctx context.Context, s *rootfsStep, mirrors []*imports
 		Args:    []string{stackerDir + "/" + scriptName},
 		Env:     environment(s.env),
 		Network: s.l.Network,
+		Limits:  r.b.Limits,
 		Mounts:  append(mounts, cached...),
 	}
 	hidden, err := r.b.addSecrets(&r.step, s.l)
@@ -249,7 +250,9 @@ func (r *stepRun) close() {
 func (r *stepRun) in(ctx context.Context, root string) error {
 	r.step.Rootfs = root
 	done := r.b.doing(r.l, "running")
-	err := r.b.runner.Run(ctx, r.step)
+	limited, end := r.limited(ctx)
+	err := r.b.runner.Run(limited, r.step)
+	end()
 	r.out.flush()
 	done()
 	var exit *sandbox.ExitError
@@ -257,6 +260,14 @@ func (r *stepRun) in(ctx context.Context, root string) error {
 		return r.failed(ctx, exit)
 	}
 	return r.b.failAt(ctx, r.l, r.script.pos, err)
+}
+
+// limited is a context for a script, with the time that it may take.
+func (r *stepRun) limited(ctx context.Context) (context.Context, context.CancelFunc) {
+	if r.b.Timeout == 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeoutCause(ctx, r.b.Timeout, fmt.Errorf("%s was ended after %s, its --timeout", r.script.directive, r.b.Timeout))
 }
 
 // failed makes the error of a failed run, after giving its user a look around
@@ -281,7 +292,11 @@ func (r *stepRun) failed(ctx context.Context, exit *sandbox.ExitError) error {
 			r.b.notice(r.l, progress.Warning, "--on-run-failure %q: %s", command, err)
 		}
 	}
-	for _, lack := range []string{r.b.short(), fewOwners()} {
+	memory := ""
+	if exit.OutOfMemory {
+		memory = "it needs more than the " + bytesText(r.b.Limits.Memory) + " of --memory"
+	}
+	for _, lack := range []string{r.b.short(), fewOwners(), memory} {
 		if lack != "" {
 			advice = lack + "; " + advice
 		}

@@ -2,6 +2,7 @@ package build
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"sync"
 
@@ -60,6 +61,9 @@ func (r *lazyRuntime) find(ctx context.Context) (*sandbox.Runtime, error) {
 func (b *Builder) haveRuntime(ctx context.Context) error {
 	for _, l := range b.graph.Layers {
 		if l.Run != "" || l.GenerateLabels != "" {
+			if err := b.Limits.Check(); err != nil {
+				return fmt.Errorf("%w: leave out the limit", err)
+			}
 			_, err := (&lazyRuntime{b: b}).find(ctx)
 			return err
 		}

@@ -25,6 +25,9 @@ type Options struct {
 	// Builtins are the values that the command line always gives, by name:
 	// STACKER_STACKER_DIR, STACKER_ROOTFS_DIR, STACKER_OCI_DIR.
 	Builtins map[string]string
+	// Network is that of layers that name none; "" is NetworkHost. With NetworkNone a
+	// layer that names NetworkHost is refused.
+	Network string
 	// RequireHash refuses http and https imports that have no hash.
 	RequireHash bool
 	// URLs brings stackerfiles from http and https URLs; without it there are none.
@@ -50,7 +53,7 @@ func Load(path string, o Options) (*Graph, error) {
 // LoadAll reads several stackerfiles and their prerequisites into one graph, each
 // once. Layers of one may name those of another only if that is a prerequisite.
 func LoadAll(paths []string, o Options) (*Graph, error) {
-	l := loader{requireHash: o.RequireHash, shell: cmp.Or(o.Shell, defaultShell), urls: o.URLs, files: map[string]*Stackerfile{}}
+	l := loader{network: o.Network, requireHash: o.RequireHash, shell: cmp.Or(o.Shell, defaultShell), urls: o.URLs, files: map[string]*Stackerfile{}}
 	if !shellPath.MatchString(l.shell) {
 		return nil, fmt.Errorf("shell %s is no absolute path without spaces: give one such as /bin/bash", quote(l.shell))
 	}
@@ -105,6 +108,7 @@ func (l *loader) place(name string, by *Stackerfile) (place, error) {
 
 // A loader holds the stackerfiles of one Load.
 type loader struct {
+	network     string
 	requireHash bool
 	shell       string
 	urls        Fetcher
@@ -194,7 +198,7 @@ func (l *loader) load(p place) error {
 func (l *loader) parse(file *Stackerfile, text string) {
 	l.files[file.Path] = file
 	l.open = append(l.open, file)
-	p := parser{file: file, errs: &l.errs, warnings: &l.warnings, requireHash: l.requireHash, shell: l.shell}
+	p := parser{file: file, errs: &l.errs, warnings: &l.warnings, network: l.network, requireHash: l.requireHash, shell: l.shell}
 	if !p.stackerfile(text, l.subs) {
 		l.incomplete = true
 	}

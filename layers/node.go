@@ -18,6 +18,7 @@ type parser struct {
 	file        *Stackerfile
 	errs        *Errors
 	warnings    *Errors
+	network     string // what Options say
 	requireHash bool
 	shell       string
 

@@ -1,6 +1,7 @@
 package layers
 
 import (
+	"cmp"
 	"io/fs"
 	"path/filepath"
 	"regexp"
@@ -105,7 +106,7 @@ var layerName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,127}$`)
 func (p *parser) oneLayer(e pair) {
 	p.layer = e.name
 	defer func() { p.layer = "" }()
-	l := &Layer{Name: e.name, Pos: p.position(e.key), File: p.file, Network: NetworkHost, OS: runtime.GOOS, Arch: runtime.GOARCH}
+	l := &Layer{Name: e.name, Pos: p.position(e.key), File: p.file, Network: cmp.Or(p.network, NetworkHost), OS: runtime.GOOS, Arch: runtime.GOARCH}
 	p.file.Layers = append(p.file.Layers, l)
 	if !layerName.MatchString(e.name) {
 		p.fail(e.key, "a layer's name is 1 to 128 letters, digits and any of _ . @ + - (others are forbidden), and begins with a letter, a digit or _: rename it")
@@ -172,7 +173,7 @@ var directives = []directive{
 	{"binds", (*parser).binds, func(l *Layer) any { return bindTexts(l) }, oneOrMore(bindSchema())},
 	{"secrets", (*parser).secrets, func(l *Layer) any { return secretTexts(l) }, oneOrMore(secretSchema())},
 	{"caches", (*parser).caches, func(l *Layer) any { return cacheTexts(l) }, oneOrMore(cacheSchema())},
-	textDirective("network", (*parser).network, func(l *Layer) *string { return &l.Network }, choice(NetworkHost, NetworkNone)),
+	textDirective("network", (*parser).networkName, func(l *Layer) *string { return &l.Network }, choice(NetworkHost, NetworkNone)),
 	scriptDirective("generate_labels", func(l *Layer) *string { return &l.GenerateLabels }),
 	mapDirective("environment", "=", func(l *Layer) *map[string]string { return &l.Environment }),
 	mapDirective("labels", "", func(l *Layer) *map[string]string { return &l.Labels }),
@@ -251,9 +252,12 @@ func (p *parser) script(n *yaml.Node, what string) string {
 	return text
 }
 
-func (p *parser) network(n *yaml.Node, what string) string {
-	if n.Value != NetworkHost && n.Value != NetworkNone {
+func (p *parser) networkName(n *yaml.Node, what string) string {
+	switch {
+	case n.Value != NetworkHost && n.Value != NetworkNone:
 		p.wrong(n, what, "host or none")
+	case n.Value == NetworkHost && p.network == NetworkNone:
+		p.fail(n, "it wants the host's network, and --network none gives none: leave out one of them")
 	}
 	return n.Value
 }

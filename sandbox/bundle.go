@@ -27,6 +27,8 @@ type bundle struct {
 	dir  string
 	id   string // of the container, the name of dir
 	lock *os.File
+
+	noCgroup bool // see cgroupsPath; only the supervisor knows
 }
 
 const bundlePrefix = "sandbox-"
@@ -142,13 +144,29 @@ func (b *bundle) fill(c contents) error {
 // the bundle. To ask the runtime for it takes longer, and crun 1.8.1 does not know of a
 // container whose start failed early.
 func (b *bundle) removeCgroups(ctx context.Context) error {
-	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
+	dirs, err := b.cgroupDirs()
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	for _, dir := range dirs {
+		if err := removeCgroup(ctx, dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cgroupDirs returns where the container's cgroups may be.
+func (b *bundle) cgroupDirs() (dirs []string, err error) {
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
+	if err != nil {
+		return nil, err
+	}
 	own, err := os.ReadFile(b.cgroups())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	// A relative CgroupsPath is below the maker's cgroup, beside it, or below the root:
 	// that differs between runtimes and hierarchies.
@@ -158,16 +176,12 @@ func (b *bundle) removeCgroups(ctx context.Context) error {
 			places[fields[2]], places[filepath.Dir(fields[2])] = true, true
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-	defer cancel()
 	for _, m := range mounts {
 		for place := range places {
-			if err := removeCgroup(ctx, filepath.Join(m.Mountpoint, place, b.id)); err != nil {
-				return err
-			}
+			dirs = append(dirs, filepath.Join(m.Mountpoint, place, b.id))
 		}
 	}
-	return nil
+	return dirs, nil
 }
 
 // removeCgroup waits until the kernel has taken the last process out of the cgroup.

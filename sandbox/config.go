@@ -56,13 +56,14 @@ func (s Step) config(b *bundle, mounts []Mount) (*specs.Spec, error) {
 		Mounts: kernel,
 		Linux: &specs.Linux{
 			// Relative, so that the limits on our own cgroup hold for the step.
-			CgroupsPath:   cgroupsPath(b.id),
+			CgroupsPath:   s.cgroupsPath(b.id),
 			Resources:     &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
 			Namespaces:    namespaces(s.Network),
 			MaskedPaths:   append(maskedPaths(), hidden...),
 			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
 		},
 	}
+	s.Limits.limit(spec.Linux.Resources)
 	for _, m := range mounts {
 		bind, err := m.spec()
 		if err != nil {
@@ -81,11 +82,11 @@ func (s Step) config(b *bundle, mounts []Mount) (*specs.Spec, error) {
 	return spec, nil
 }
 
-// cgroupsPath is that of a container. In a user namespace there is none: we may
-// have no right to make a cgroup, which a runtime takes only where it is not told
-// a name. The limits on our own hold there too.
-func cgroupsPath(id string) string {
-	if userns.RunningInUserNS() {
+// cgroupsPath is that of a container. In a user namespace there is none, unless it is
+// needed for limits: we may have no right to make a cgroup, which a runtime takes only
+// where it is not told a name. The limits on our own hold there too.
+func (s Step) cgroupsPath(id string) string {
+	if userns.RunningInUserNS() && s.Limits == (Limits{}) {
 		return ""
 	}
 	return id

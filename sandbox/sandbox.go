@@ -66,6 +66,7 @@ type Step struct {
 	Cwd      string   // "/" when empty
 	Hostname string   // DefaultHostname when empty
 	Network  string   // NetworkHost when empty
+	Limits   Limits   // they must pass Check
 	Mounts   []Mount  // in this order
 	Files    []File   // over the Mounts
 
@@ -87,6 +88,8 @@ type ExitError struct {
 	// Signal is what ended the command, by the convention of shells and runtimes that
 	// a status of 128+n means signal n; 0 for other statuses.
 	Signal syscall.Signal
+
+	OutOfMemory bool // a process of the step was killed since Limits.Memory was used up
 }
 
 func (e *ExitError) Error() string {
@@ -288,8 +291,12 @@ func (r *Runtime) run(ctx context.Context, s Step, b *bundle, mounts []Mount) er
 		cmd.Stdin = s.Stdin
 	}
 	err = b.explain(wait(cmd, in), r.Name)
-	if ctx.Err() != nil {
+	var exit *ExitError
+	switch {
+	case ctx.Err() != nil:
 		err = context.Cause(ctx)
+	case s.Limits.Memory > 0 && errors.As(err, &exit):
+		exit.OutOfMemory = b.outOfMemory()
 	}
 	if left := b.removeCgroups(ctx); err == nil {
 		err = left

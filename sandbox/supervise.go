@@ -15,7 +15,6 @@ import (
 	"unsafe"
 
 	"github.com/moby/sys/mountinfo"
-	"github.com/moby/sys/userns"
 	"golang.org/x/sys/unix"
 )
 
@@ -87,6 +86,7 @@ func (b *bundle) supervise(what, path string, keep []string) (int, error) {
 	if err := json.NewDecoder(os.NewFile(4, "contents")).Decode(&in); err != nil {
 		return 0, fmt.Errorf("read the step's configuration: %w", err)
 	}
+	b.noCgroup = in.Config.Linux.CgroupsPath == ""
 	if err := b.mountMemory(); err != nil {
 		return 0, err
 	}
@@ -130,7 +130,7 @@ func (b *bundle) supervise(what, path string, keep []string) (int, error) {
 // runtime runs the runtime at path to its end and returns its status.
 func (b *bundle) runtime(path string, args ...string) (int, error) {
 	argv := []string{path, "--root", b.state(), "--log", b.log(), "--log-format", "json"}
-	if userns.RunningInUserNS() && filepath.Base(path) == "crun" { // see cgroupsPath
+	if b.noCgroup && filepath.Base(path) == "crun" {
 		argv = append(argv, "--cgroup-manager", "disabled")
 	}
 	argv = append(argv, args...)
