@@ -1,10 +1,12 @@
 package build
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/layerbuild/layerbuild/buildcache"
@@ -41,7 +43,8 @@ func (b *Builder) openLog() (*os.File, error) {
 	return b.cache.CreateLog(number)
 }
 
-// Log copies the log of a build to w: of the last one when number is 0.
+// Log copies the log of a build to w, with no more than colours for a terminal to obey:
+// of the last one when number is 0.
 func Log(stateDir string, number int, w io.Writer) error {
 	cache, err := buildcache.Open(stateDir)
 	if err != nil {
@@ -67,6 +70,19 @@ func Log(stateDir string, number int, w io.Writer) error {
 		return err
 	}
 	defer file.Close()
-	_, err = io.Copy(w, file)
-	return err
+	lines := bufio.NewReader(file)
+	for {
+		text, err := lines.ReadString('\n')
+		if text != "" {
+			if _, err := fmt.Fprintln(w, progress.ColoredText(strings.TrimSuffix(text, "\n"))); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
 }

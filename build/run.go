@@ -374,7 +374,7 @@ func (w *lines) line() {
 	if len(w.kept) == keptLines {
 		w.kept = w.kept[1:]
 	}
-	w.kept = append(w.kept, text)
+	w.kept = append(w.kept, progress.PlainText(text))
 }
 
 func (w *lines) flush() {

@@ -14,7 +14,7 @@ type JSON struct {
 
 // NewJSON returns a sink that writes to w.
 func NewJSON(w io.Writer) *JSON {
-	enc := json.NewEncoder(w)
+	enc := json.NewEncoder(NewSafeWriter(w))
 	enc.SetEscapeHTML(false)
 	return &JSON{enc: enc}
 }

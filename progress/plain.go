@@ -47,7 +47,7 @@ func (p *Plain) Report(e Event) {
 	if p.stamp {
 		fmt.Fprintf(p.w, "%s ", e.Time.Format(time.RFC3339))
 	}
-	fmt.Fprintln(p.w, line(e))
+	fmt.Fprintln(p.w, line(e, true))
 }
 
 // Close does nothing: every line has been written.
@@ -68,14 +68,21 @@ func (level Level) shows(kind Kind) bool {
 	}
 }
 
-func line(e Event) string {
+// line is what is shown of an event, safe for a terminal: of what steps write,
+// perhaps the colours are kept, of all else nothing but text.
+func line(e Event, colors bool) string {
+	if e.Kind == Output {
+		return Safe(e.Layer) + " | " + stripped(e.Text, colors)
+	}
+	return Safe(words(e))
+}
+
+func words(e Event) string {
 	switch e.Kind {
 	case Hit:
 		return "found cached layer " + e.Layer
 	case Miss:
 		return fmt.Sprintf("%s: cache miss because %s", e.Layer, e.Text)
-	case Output:
-		return fmt.Sprintf("%s | %s", e.Layer, e.Text)
 	case Built:
 		return fmt.Sprintf("filesystem %s built successfully (%s)", e.Layer, round(e.Took))
 	case Checked:
@@ -130,7 +137,7 @@ func (l *Log) Report(e Event) {
 	var text string
 	switch e.Kind {
 	case Failed, Error:
-		text = fmt.Sprintf("%s: %s", e.Kind, e.Text)
+		text = fmt.Sprintf("%s: %s", e.Kind, Safe(e.Text))
 		if e.Layer != "" {
 			text = e.Layer + ": " + text
 		}
@@ -138,7 +145,7 @@ func (l *Log) Report(e Event) {
 		if !Verbose.shows(e.Kind) {
 			return
 		}
-		text = line(e)
+		text = line(e, true)
 	}
 	fmt.Fprintf(l.w, "%9.3f %s\n", e.Time.Sub(l.began).Seconds(), text)
 }

@@ -46,7 +46,7 @@ type Event struct {
 	Time        time.Time
 	Kind        Kind
 	Layer       string        // "" when it is about the build as a whole
-	Text        string        // one line where Kind does not say otherwise; made safe for a terminal, but for Output
+	Text        string        // one line where Kind does not say otherwise; sinks make it safe for a terminal
 	Took        time.Duration // Built, Checked, Finished and Summary
 	Done, Total int64         // see Kind
 }

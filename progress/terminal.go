@@ -106,7 +106,7 @@ func (t *Terminal) note(e Event) {
 		t.done++
 		delete(t.tails, e.Layer)
 	case Output:
-		t.tails[e.Layer] = append(t.tails[e.Layer], plainText(e.Text))
+		t.tails[e.Layer] = append(t.tails[e.Layer], PlainText(e.Text))
 		if lines := t.tails[e.Layer]; len(lines) > mostTail {
 			t.tails[e.Layer] = lines[len(lines)-mostTail:]
 		}
@@ -184,7 +184,7 @@ func (t *Terminal) draw(picture []shownLine, width int) {
 		out.WriteString(eraseBelow)
 	}
 	for _, e := range t.lines {
-		text := plainText(line(e))
+		text := line(e, t.color)
 		out.WriteString(t.paint(lineColor(e.Kind), text) + "\r\n")
 	}
 	t.lines, t.drawn = nil, nil
@@ -261,9 +261,9 @@ func (t *Terminal) picture(height int) []shownLine {
 func (t *Terminal) workText(w *shownWork) string {
 	text := fmt.Sprintf("%6s  ", elapsed(t.now().Sub(w.began)))
 	if w.layer != "" {
-		text += plainText(w.layer) + ": "
+		text += PlainText(w.layer) + ": "
 	}
-	text += plainText(w.text)
+	text += PlainText(w.text)
 	switch {
 	case w.total > 0:
 		text += fmt.Sprintf(" %s / %s", bytesText(w.done), bytesText(w.total))

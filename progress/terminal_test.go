@@ -271,8 +271,8 @@ func TestPlainText(t *testing.T) {
 		"日本":                                   "日本",
 		"\u009b31m":                            "31m",
 	} {
-		if got := plainText(in); got != want {
-			t.Errorf("plainText(%q) = %q, not %q", in, got, want)
+		if got := PlainText(in); got != want {
+			t.Errorf("PlainText(%q) = %q, not %q", in, got, want)
 		}
 	}
 	if got := cut("日本語", 4); got != "日…" {
@@ -280,12 +280,53 @@ func TestPlainText(t *testing.T) {
 	}
 }
 
+func TestColoredText(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain":                               "plain",
+		"\x1b[1;31mred\x1b[0m":                "\x1b[1;31mred\x1b[0m\x1b[0m",
+		"\x1b[38:2:1:2:3mtrue":                "\x1b[38:2:1:2:3mtrue\x1b[0m",
+		"\x1b[2Jwipe\x1b[1A\x1b[Hhome":        "wipehome",
+		"\x1b]0;title\a\x1b]52;c;eA==\x1b\\x": "x",
+		"\x1b[31\x1b[mx":                      "mx",
+		"\x1b[?25lx\x1b[>4;1mx":               "xx",
+		"50%\r100%\r":                         "100%",
+		"a\tb\x9b2J\u009b\u202e":              "a    b\ufffd2J",
+	} {
+		if got := ColoredText(in); got != want {
+			t.Errorf("ColoredText(%q) = %q, not %q", in, got, want)
+		}
+	}
+}
+
+func TestSafe(t *testing.T) {
+	for in, want := range map[string]string{
+		"a\tb\nü 日本":               "a\tb\nü 日本",
+		"\x1b]0;x\a\r\x00":         `\u001b]0;x\u0007\u000d\u0000`,
+		"\u009b2J\u202e\U000e0001": `\u009b2J\u202e\udb40\udc01`,
+		"\xff":                     `\ufffd`,
+	} {
+		if got := Safe(in); got != want {
+			t.Errorf("Safe(%q) = %q, not %q", in, got, want)
+		}
+		var out strings.Builder
+		w := NewSafeWriter(&out)
+		for i := range len(in) {
+			if n, err := w.Write([]byte{in[i]}); n != 1 || err != nil {
+				t.Fatal(n, err)
+			}
+		}
+		if got := out.String(); got != want && in != "\xff" { // which could go on
+			t.Errorf("byte by byte %q is %q, not %q", in, got, want)
+		}
+	}
+}
+
 func FuzzPlainText(f *testing.F) {
 	f.Add("\x1b[31mred\x1b]0;x\a\r\xff\u202e")
 	f.Fuzz(func(t *testing.T, s string) {
-		got := plainText(s)
+		got := PlainText(s)
 		if strings.ContainsAny(got, "\x1b\r\n\a\b\x00") && !strings.Contains(s, "\n") {
-			t.Errorf("plainText(%q) = %q", s, got)
+			t.Errorf("PlainText(%q) = %q", s, got)
 		}
 		if n := textWidth(cut(got, 20)); n > 20 {
 			t.Errorf("cut to %d columns", n)

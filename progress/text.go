@@ -1,25 +1,42 @@
 package progress
 
 import (
+	"bytes"
+	"fmt"
+	"io"
+	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
-// plainText is a text without anything that a terminal obeys: escape sequences are
-// left out with their parameters, a tab is spaces, and of what was overwritten
-// after a carriage return the last is left, as a terminal would show it.
-func plainText(s string) string {
+// PlainText is a line that a step wrote without anything that a terminal obeys: escape
+// sequences are left out with their parameters, a tab is spaces, and of what was
+// overwritten after a carriage return the last is left, as a terminal would show it.
+func PlainText(s string) string { return stripped(s, false) }
+
+// ColoredText is PlainText with the colours and styles that the line has; they end with
+// it. Nothing in it moves the cursor, sets a title, or reaches the clipboard.
+func ColoredText(s string) string { return stripped(s, true) }
+
+func stripped(s string, colors bool) string {
 	s = strings.TrimRight(s, "\r")
 	s = s[strings.LastIndexByte(s, '\r')+1:]
-	clean := func(r rune) bool { return r == utf8.RuneError || !unicode.IsGraphic(r) }
-	if strings.IndexFunc(s, clean) < 0 {
+	unsafe := func(r rune) bool { return r == utf8.RuneError || !unicode.IsGraphic(r) }
+	if strings.IndexFunc(s, unsafe) < 0 {
 		return s
 	}
 	var out strings.Builder
+	colored := false
 	for len(s) > 0 {
 		if s[0] == '\x1b' {
-			s = s[escapeLen(s):]
+			n := escapeLen(s)
+			if colors && isStyle(s[:n]) {
+				out.WriteString(s[:n])
+				colored = true
+			}
+			s = s[n:]
 			continue
 		}
 		r, n := utf8.DecodeRuneInString(s)
@@ -31,7 +48,68 @@ func plainText(s string) string {
 			out.WriteRune(r)
 		}
 	}
+	if colored {
+		out.WriteString(styleReset)
+	}
 	return out.String()
+}
+
+const styleReset = "\x1b[0m"
+
+// isStyle tells whether an escape sequence selects a colour or style: ECMA-48 8.3.117.
+func isStyle(sequence string) bool {
+	parameters, ok := strings.CutPrefix(sequence, "\x1b[")
+	parameters, end := strings.CutSuffix(parameters, "m")
+	return ok && end && strings.Trim(parameters, "0123456789:;") == ""
+}
+
+// Safe is a text in which all that is not printable is spelled out, as \u001b, but for
+// newlines and tabs. JSON stays the same JSON.
+func Safe(s string) string {
+	if strings.IndexFunc(s, unprintable) < 0 {
+		return s
+	}
+	var out strings.Builder
+	for _, r := range s {
+		switch {
+		case !unprintable(r):
+			out.WriteRune(r)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			fmt.Fprintf(&out, "\\u%04x\\u%04x", high, low)
+		default:
+			fmt.Fprintf(&out, "\\u%04x", r)
+		}
+	}
+	return out.String()
+}
+
+func unprintable(r rune) bool {
+	return r != '\n' && r != '\t' && (r == utf8.RuneError || !strconv.IsPrint(r))
+}
+
+// NewSafeWriter returns a writer of Safe text to w. What is no whole character when a
+// Write ends waits for the next one.
+func NewSafeWriter(w io.Writer) io.Writer { return &safeWriter{w: w} }
+
+type safeWriter struct {
+	w    io.Writer
+	part []byte
+}
+
+func (s *safeWriter) Write(p []byte) (int, error) {
+	text := append(s.part, p...)
+	whole := len(text)
+	for n := 1; n < utf8.UTFMax && n <= len(text); n++ {
+		if start := len(text) - n; utf8.RuneStart(text[start]) && !utf8.FullRune(text[start:]) {
+			whole = start
+		}
+	}
+	s.part = bytes.Clone(text[whole:])
+	if _, err := io.WriteString(s.w, Safe(string(text[:whole]))); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 // escapeLen is the length of the escape sequence that s begins with: ECMA-48 5.4

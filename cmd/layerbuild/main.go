@@ -30,7 +30,10 @@ func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(patience, abandon) })()
-	err := newCommand().ExecuteContext(ctx)
+	cmd := newCommand()
+	cmd.SetOut(progress.NewSafeWriter(os.Stdout))
+	cmd.SetErr(progress.NewSafeWriter(os.Stderr))
+	err := cmd.ExecuteContext(ctx)
 	switch {
 	case err == nil:
 		return 0
@@ -38,7 +41,7 @@ func run() int {
 		fmt.Fprintln(os.Stderr, "interrupted")
 		return 130
 	}
-	fmt.Fprintf(os.Stderr, "error: %s\n", err)
+	fmt.Fprintf(os.Stderr, "error: %s\n", progress.Safe(err.Error()))
 	var status *exitStatus
 	if errors.As(err, &status) {
 		return status.code
@@ -221,7 +224,7 @@ func buildVersion() string {
 func (s *settings) reading(ctx context.Context, load *layers.Options, offline bool) (err error) {
 	load.URLs = &build.Stackerfiles{
 		Context: ctx, StateDir: s.stateDir, Offline: offline,
-		Notice: func(text string) { fmt.Fprintf(os.Stderr, "warning: %s\n", text) },
+		Notice: func(text string) { fmt.Fprintf(os.Stderr, "warning: %s\n", progress.Safe(text)) },
 	}
 	load.Builtins, err = s.builtins()
 	return err
