@@ -39,23 +39,15 @@ func Convert(o ConvertOptions) (notes []string, err error) {
 	}
 	result, err := dockerfile.Convert(f, dockerfile.Options{
 		Name:    o.Name,
+		File:    filepath.Base(o.Dockerfile),
+		Files:   os.DirFS(context),
 		Context: from,
-		IsDir: func(path string) (bool, error) {
-			info, err := os.Stat(filepath.Join(context, path))
-			if errors.Is(err, fs.ErrNotExist) {
-				return false, errors.New("it is not in the build context")
-			}
-			return err == nil && info.IsDir(), err
-		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", o.Dockerfile, err)
 	}
 	for _, note := range result.Notes {
 		notes = append(notes, fmt.Sprintf("%s:%d: %s", o.Dockerfile, note.Line, note.Text))
-	}
-	if _, err := os.Stat(filepath.Join(context, ".dockerignore")); err == nil {
-		notes = append(notes, "the .dockerignore is left out: write its patterns to .layerbuildignore, by gitignore's rules")
 	}
 	if err := os.WriteFile(o.Stackerfile, result.Stackerfile, 0o644); err != nil {
 		return notes, err

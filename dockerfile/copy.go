@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -17,26 +18,21 @@ type transfer struct {
 	from         string // --from: "" for the build context
 	chown, chmod string
 	hash         string
-	unpack       bool // archives are unpacked
+	unpack       bool // archives of the build context are unpacked
+	unpackURL    bool // those behind URLs, too
 }
 
 func (s *stage) copy(c *instructions.CopyCommand) error {
-	at := line(c.Location())
-	if c.Parents || len(c.ExcludePatterns) > 0 {
-		s.c.note(at, "--parents and --exclude of a COPY are left out")
-	}
-	return s.transfer(c.SourcesAndDest, transfer{at: at, what: "COPY", from: c.From, chown: c.Chown, chmod: c.Chmod})
+	return s.transfer(c.SourcesAndDest, transfer{
+		at: line(c.Location()), what: "COPY", from: c.From, chown: c.Chown, chmod: c.Chmod,
+	})
 }
 
 func (s *stage) add(c *instructions.AddCommand) error {
-	at := line(c.Location())
-	if len(c.ExcludePatterns) > 0 {
-		s.c.note(at, "--exclude of an ADD is left out")
-	}
 	return s.transfer(c.SourcesAndDest, transfer{
-		at: at, what: "ADD", chown: c.Chown, chmod: c.Chmod,
+		at: line(c.Location()), what: "ADD", chown: c.Chown, chmod: c.Chmod,
 		hash:   strings.TrimPrefix(c.Checksum, "sha256:"),
-		unpack: c.Unpack == nil || *c.Unpack,
+		unpack: c.Unpack == nil || *c.Unpack, unpackURL: c.Unpack != nil && *c.Unpack,
 	})
 }
 
@@ -49,7 +45,7 @@ func (s *stage) transfer(c instructions.SourcesAndDest, t transfer) error {
 		s.importing()
 	}
 	for _, source := range c.SourcePaths {
-		if err := s.transferOne(source, dest, t); err != nil {
+		if err := s.transferAll(source, dest, t); err != nil {
 			return err
 		}
 	}
@@ -61,24 +57,53 @@ func (s *stage) transfer(c instructions.SourcesAndDest, t transfer) error {
 
 var archive = regexp.MustCompile(`\.(tar|tar\.(gz|bz2|xz)|tgz|tbz2|txz)$`)
 
-// transferOne makes an import of one source.
-func (s *stage) transferOne(source, dest string, t transfer) error {
-	isURL := strings.HasPrefix(source, "http://") || strings.HasPrefix(source, "https://")
+func isURL(source string) bool {
+	return strings.HasPrefix(source, "http://") || strings.HasPrefix(source, "https://")
+}
+
+// transferAll transfers what a source stands for: one that has wildcards, what
+// matches it now.
+func (s *stage) transferAll(source, dest string, t transfer) error {
 	switch {
-	case strings.ContainsAny(source, "*?["):
-		s.c.note(t.at, "%s %s is left out: an import names one file or folder", t.what, source)
-		return nil
-	case strings.HasPrefix(source, "git@") || isURL && strings.HasSuffix(strings.SplitN(source, "#", 2)[0], ".git"):
+	case strings.HasPrefix(source, "git@") || isURL(source) && strings.HasSuffix(strings.SplitN(source, "#", 2)[0], ".git"):
 		s.c.note(t.at, "%s %s is left out: a stackerfile imports no git repositories", t.what, source)
 		return nil
-	case t.unpack && t.what == "ADD" && !isURL && archive.MatchString(source):
+	case isURL(source) || !strings.ContainsAny(source, "*?["):
+		return s.transferOne(source, dest, t)
+	case t.from != "":
+		s.copyMatches(source, dest, t)
+		return nil
+	}
+	found, err := s.c.files.glob(source)
+	if err != nil {
+		return err
+	}
+	if len(found) == 0 {
+		s.c.note(t.at, "%s %s is left out: nothing in the build context matches it", t.what, source)
+		return nil
+	}
+	s.c.note(t.at, "%s %s: an import names one file or folder, so it is what matches now: %s", t.what, source, strings.Join(found, ", "))
+	if !strings.HasSuffix(dest, "/") && len(found) > 1 {
+		dest += "/"
+	}
+	for _, file := range found {
+		if err := s.transferOne(file, dest, t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// transferOne makes an import of one source.
+func (s *stage) transferOne(source, dest string, t transfer) error {
+	if archive.MatchString(source) && (t.unpack && t.what == "ADD" && !isURL(source) || t.unpackURL) {
 		return s.unpack(source, dest, t)
 	}
 	var i mapping
 	target := dest
 	switch {
 	case t.from != "":
-		i.put("path", "stacker://"+s.c.layerFor(t)+path.Join("/", source))
+		i.put("path", "stacker://"+s.c.layerFor(t.from)+path.Join("/", source))
 		if strings.HasSuffix(dest, "/") {
 			target = path.Join(dest, path.Base(source))
 			if strings.HasSuffix(source, "/") || path.Clean("/"+source) == "/" {
@@ -87,7 +112,7 @@ func (s *stage) transferOne(source, dest string, t transfer) error {
 				s.c.note(t.at, "%s is taken to be a file: if it is a folder, its content belongs in %s", source, dest)
 			}
 		}
-	case isURL:
+	case isURL(source):
 		i.put("path", source)
 		if t.chmod == "" {
 			t.chmod = "600" // ADD's
@@ -100,6 +125,15 @@ func (s *stage) transferOne(source, dest string, t transfer) error {
 			target = path.Join(dest, path.Base(source))
 		}
 		i.put("path", s.c.inContext(file))
+		if folder {
+			patterns, lost := s.c.files.ignoreIn(file)
+			for _, kept := range lost {
+				s.c.note(t.at, "!%s of .dockerignore is left out: what is in a folder that is ignored cannot be kept", kept)
+			}
+			if len(patterns) > 0 {
+				i.put("ignore", patterns)
+			}
+		}
 	}
 	if target == "" {
 		target = "/"
@@ -113,13 +147,40 @@ func (s *stage) transferOne(source, dest string, t transfer) error {
 	return nil
 }
 
+// copyMatches has a run copy what matches in another stage: only there the wildcards
+// mean something.
+func (s *stage) copyMatches(source, dest string, t transfer) {
+	parts := split(source)
+	wild := slices.IndexFunc(parts, func(part string) bool { return strings.ContainsAny(part, "*?[") })
+	folder := path.Join("/", path.Join(parts[:wild]...))
+	seen := "/stacker/imports"
+	if folder != "/" {
+		seen = path.Join(seen, path.Base(folder))
+	}
+	s.layer.imports = append(s.layer.imports, mapping{{"path", "stacker://" + s.c.layerFor(t.from) + folder}})
+	copying := "cp -R " + seen + "/" + path.Join(parts[wild:]...) + " " + quote(dest)
+	if t.chown == "" && t.chmod == "" {
+		s.running("mkdir -p "+quote(dest), copying)
+		return
+	}
+	// Elsewhere first, so that only these files change hands.
+	s.running("mkdir -p "+quote(dest)+" /.copied", strings.TrimSuffix(copying, quote(dest))+"/.copied")
+	if t.chmod != "" {
+		s.running(quoteAll([]string{"chmod", "-R", t.chmod, "/.copied"}))
+	}
+	if t.chown != "" {
+		s.running(quoteAll([]string{"chown", "-R", t.chown, "/.copied"}))
+	}
+	s.running("cp -a /.copied/. "+quote(dest), "rm -r /.copied")
+}
+
 // local is a path of the build context, and whether it is a folder.
 func (s *stage) local(source string, t transfer) (file string, folder bool) {
 	file = strings.TrimPrefix(path.Join("/", source), "/")
 	if file == "" {
 		file = "."
 	}
-	folder, err := s.c.IsDir(file)
+	folder, err := s.c.files.isDir(s.c.byDefault(file))
 	if err != nil {
 		s.c.note(t.at, "%s %s: %v: it is taken to be a file", t.what, source, err)
 	}
@@ -160,14 +221,43 @@ func (s *stage) dress(i *mapping, target string, t transfer) {
 	s.running(quoteAll([]string{"chown", "-R", t.chown, target}))
 }
 
-// unpack imports an archive for the run to see, which unpacks it.
+// unpack unpacks an archive: as the base of a stage that had none, or by a run that
+// sees it as an import. Without a base there is no tar to do that: then it is the
+// base of a layer to import from.
 func (s *stage) unpack(source, dest string, t transfer) error {
-	file, folder := s.local(source, t)
-	if folder {
-		return fmt.Errorf("%s is a folder", source)
+	place := source
+	if !isURL(source) {
+		file, folder := s.local(source, t)
+		if folder {
+			return fmt.Errorf("%s is a folder", source)
+		}
+		place = s.c.inContext(file)
 	}
-	s.layer.imports = append(s.layer.imports, mapping{{"path", s.c.inContext(file)}})
-	s.running("mkdir -p "+quote(dest), quoteAll([]string{"tar", unpackFlags(source), "/stacker/imports/" + path.Base(file), "-C", dest}))
+	base := mapping{{"type", "tar"}, {"url", place}}
+	scratch := s.layer.from[0].value == "scratch"
+	switch {
+	case scratch && t.hash != "":
+		s.c.note(t.at, "--checksum of %s is left out: the base of a layer has no hash", source)
+	case scratch && t.chown != "":
+		s.c.note(t.at, "--chown of an archive is left out")
+	}
+	switch {
+	case scratch && dest == "/" && len(s.layer.imports) == 0:
+		s.layer.from = base
+		return nil
+	case scratch:
+		l := &layer{name: s.c.free(s.name + "-" + notInFrom.ReplaceAllString(path.Base(source), "-")), from: base, buildOnly: true}
+		s.c.layers = append(s.c.layers, l)
+		s.layer.imports = append(s.layer.imports, mapping{{"path", "stacker://" + l.name + "/"}, {"dest", strings.TrimSuffix(dest, "/")}})
+		s.c.note(t.at, "what %s holds is root's", source)
+		return nil
+	}
+	imported := mapping{{"path", place}}
+	if t.hash != "" {
+		imported.put("hash", t.hash)
+	}
+	s.layer.imports = append(s.layer.imports, imported)
+	s.running("mkdir -p "+quote(dest), quoteAll([]string{"tar", unpackFlags(source), "/stacker/imports/" + path.Base(source), "-C", dest}))
 	if t.chown != "" {
 		s.c.note(t.at, "--chown of an archive is left out")
 	}
@@ -217,8 +307,7 @@ func (s *stage) write(content instructions.SourceContent, dest string, t transfe
 
 // layerFor returns the layer that a --from names: that of a stage, or one made of
 // an image.
-func (c *converter) layerFor(t transfer) string {
-	name := t.from
+func (c *converter) layerFor(name string) string {
 	if n, err := strconv.Atoi(name); err == nil && n < len(c.stageNames) {
 		name = c.stageNames[n]
 	}
@@ -226,7 +315,7 @@ func (c *converter) layerFor(t transfer) string {
 	if built := base.built(); built != "" {
 		return built
 	}
-	layer := &layer{name: "from-" + strings.Trim(notInName.ReplaceAllString(name, "-"), "-"), from: base, buildOnly: true}
+	layer := &layer{name: c.free("from-" + strings.Trim(notInFrom.ReplaceAllString(name, "-"), "-")), from: base, buildOnly: true}
 	c.layers = append(c.layers, layer)
 	c.finals[name] = layer.name
 	return layer.name

@@ -10,6 +10,7 @@ package dockerfile
 import (
 	"fmt"
 	"io"
+	"io/fs"
 	"runtime"
 	"slices"
 
@@ -22,9 +23,10 @@ import (
 type Options struct {
 	// Name is that of the layer that the last stage becomes, when it has none.
 	Name string
-	// IsDir tells whether a path of the build context is a folder, whose content a
-	// COPY means; an error when it is not there.
-	IsDir func(path string) (bool, error)
+	// File is the Dockerfile's name, which may have a .dockerignore of its own.
+	File string
+	// Files are those of the build context.
+	Files fs.FS
 	// Context is the build context's path from the stackerfile's folder.
 	Context string
 }
@@ -54,15 +56,22 @@ func Convert(r io.Reader, o Options) (*Result, error) {
 	}
 	c := &converter{
 		Options:    o,
+		files:      &context{files: o.Files},
 		lex:        shell.NewLex(parsed.EscapeToken),
 		global:     variables{},
-		values:     map[string]string{},
 		finals:     map[string]string{},
 		stages:     map[string]*stage{},
 		stageNames: make([]string, len(stages)),
+		taken:      map[string]bool{"config": true}, // which is no layer
+	}
+	if err := c.files.readIgnore(o.File); err != nil {
+		return nil, err
 	}
 	for _, arg := range metaArgs {
 		c.arguments(&arg, c.global, nil)
+	}
+	for i, stage := range stages {
+		c.stageNames[i] = c.name(stage.Name, i, len(stages))
 	}
 	for i, stage := range stages {
 		if err := c.stage(i, len(stages), stage); err != nil {
@@ -91,12 +100,14 @@ func (v variables) Keys() []string {
 
 type converter struct {
 	Options
+	files      *context
 	lex        *shell.Lex
 	global     variables
-	values     map[string]string // of substitutions
+	values     mapping // of substitutions, as they were defined: a value may use those before
 	layers     []*layer
 	finals     map[string]string // the last layer of a stage or image, by name
 	stageNames []string
+	taken      map[string]bool   // names of layers
 	stages     map[string]*stage // by the layer they became
 	notes      []Note
 }
@@ -140,16 +151,16 @@ func (c *converter) arguments(arg *instructions.ArgCommand, v variables, set fun
 			if err != nil {
 				c.note(line(arg.Location()), "ARG %s: %v", a.Key, err)
 			}
-			if before, ok := c.values[name]; ok && before != value {
-				c.note(line(arg.Location()), "ARG %s has several defaults: %q counts in all stages", a.Key, before)
+			if before, ok := c.values.get(name); ok && before != value {
+				c.note(line(arg.Location()), "ARG %s has several defaults: the first counts in all stages", a.Key)
 			} else {
-				c.values[name] = value
+				c.values.put(name, value)
 			}
 		case isGlobal:
 			placeholder = known
 		default:
-			if _, ok := c.values[name]; !ok {
-				c.values[name] = platformArguments()[a.Key]
+			if _, ok := c.values.get(name); !ok {
+				c.values.put(name, platformArguments()[a.Key])
 			}
 		}
 		v[a.Key] = placeholder

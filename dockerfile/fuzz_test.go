@@ -1,9 +1,9 @@
 package dockerfile
 
 import (
-	"errors"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"gopkg.in/yaml.v3"
 )
@@ -15,6 +15,7 @@ func FuzzConvert(f *testing.F) {
 		"FROM scratch",
 		"ARG A=1\nFROM a:$A AS b\nARG A\nENV P=$PATH:/x Q=\"$A b\"\nRUN echo $A\nCOPY --from=b --chown=u:g --chmod=755 /a /b/\nFROM b\nCOPY --from=0 / /\nCOPY --from=img:1 /a b c/\n",
 		"FROM --platform=linux/arm64 a\nRUN <<A cat <<B\na\nA\nb\nB\nCOPY <<F /f\nx\nF\nSHELL [\"bash\",\"-c\"]\nRUN a\nUSER 1:2\nRUN [\"a\",\"b c\"]\nCMD a\nONBUILD RUN a\n",
+		"FROM a AS b\nFROM c\nCOPY b/* /d/\nCOPY --from=b /x/*.so y\nCOPY b/** /p\nADD b /e\nRUN --mount=type=bind,target=/m --mount=type=bind,from=b,source=/s,target=/t --mount=type=cache,target=/c --network=none x\nRUN y",
 		"FROM a\nWORKDIR ..\nADD http://h/a.tar /\nADD a.tgz b\nADD git@h:r.git c\nCOPY * .\nVOLUME a b\nSTOPSIGNAL 9\nMAINTAINER m\nEXPOSE 1\nLABEL a=b 'c d'=\"e\nf\"\n",
 	} {
 		f.Add(seed)
@@ -22,11 +23,10 @@ func FuzzConvert(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		result, err := Convert(strings.NewReader(text), Options{
 			Name: "app",
-			IsDir: func(path string) (bool, error) {
-				if len(path)%3 == 0 {
-					return false, errors.New("it is not there")
-				}
-				return len(path)%2 == 0, nil
+			File: "Dockerfile",
+			Files: fstest.MapFS{
+				"a": {}, "b/c": {}, "b/d/e.tar": {}, "x.tar.gz": {},
+				".dockerignore": {Data: []byte("b/d\n!b/d/e.tar\n**/x*\n")},
 			},
 		})
 		if err != nil {

@@ -1,6 +1,7 @@
 package dockerfile
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"path"
@@ -31,17 +32,32 @@ type stage struct {
 // defaultPath is the PATH that an image most likely has.
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-var notInName = regexp.MustCompile(`[^A-Za-z0-9_.@+-]+`)
+// notInFrom is what the name of a layer does not have that is made of an image.
+var notInFrom = regexp.MustCompile(`[^A-Za-z0-9_.]+`)
+
+// name is what the layer of a stage is called, the i-th of n.
+func (c *converter) name(stage string, i, n int) string {
+	switch {
+	case stage != "":
+		return c.free(stage)
+	case i == n-1:
+		return c.free(c.Name)
+	}
+	return c.free("stage-" + strconv.Itoa(i))
+}
+
+// free is a name that no other layer has.
+func (c *converter) free(name string) string {
+	for free, n := name, 2; ; free, n = fmt.Sprintf("%s-%d", name, n), n+1 {
+		if !c.taken[free] {
+			c.taken[free] = true
+			return free
+		}
+	}
+}
 
 func (c *converter) stage(i, n int, from instructions.Stage) error {
-	name := from.Name
-	switch {
-	case name == "" && i == n-1:
-		name = c.Name
-	case name == "":
-		name = "stage-" + strconv.Itoa(i)
-	}
-	c.stageNames[i] = name
+	name := c.stageNames[i]
 	s := &stage{c: c, name: name, vars: variables{"PATH": defaultPath}, known: variables{}, dir: "/", shell: []string{"/bin/sh", "-c"}}
 	if err := s.from(from); err != nil {
 		return err
@@ -54,27 +70,35 @@ func (c *converter) stage(i, n int, from instructions.Stage) error {
 	}
 	s.layer.name = name
 	s.layer.buildOnly = i < n-1
-	c.finals[name] = name
+	c.finals[cmp.Or(from.Name, name)] = name
 	return nil
 }
 
 // from begins the stage's first layer.
 func (s *stage) from(from instructions.Stage) error {
-	base, err := s.c.word(from.BaseName, s.c.global)
+	known := variables{}
+	maps.Copy(known, platformArguments())
+	maps.Copy(known, s.c.global)
+	base, err := s.c.word(from.BaseName, known)
 	if err != nil {
 		return fmt.Errorf("line %d: %w", line(from.Location), err)
 	}
+	if meant := s.c.byDefault(base); meant != base && s.c.isStage(meant) {
+		s.c.note(line(from.Location), "FROM %s is taken to be the stage %s, whatever the build says", from.BaseName, meant)
+		base = meant
+	}
+	s.c.require(line(from.Location), base)
 	s.begin(baseOf(s.c, base))
 	if below := s.c.stages[s.layer.from.built()]; below != nil {
 		s.dir, s.user, s.shell, s.env, s.known = below.dir, below.user, below.shell, slices.Clone(below.env), maps.Clone(below.known)
 		maps.Copy(s.vars, s.known)
 	}
-	if from.Platform == "" {
-		return nil
-	}
-	platform, err := s.c.word(from.Platform, s.c.global)
+	platform, err := s.c.word(from.Platform, known)
 	if err != nil {
 		return fmt.Errorf("line %d: %w", line(from.Location), err)
+	}
+	if platform == "" || platform == known["BUILDPLATFORM"] {
+		return nil
 	}
 	os, arch, ok := strings.Cut(platform, "/")
 	if !ok || strings.Contains(platform, "$") {
@@ -83,6 +107,30 @@ func (s *stage) from(from instructions.Stage) error {
 	}
 	s.layer.os, s.layer.arch = os, arch
 	return nil
+}
+
+// byDefault is a text with the values that arguments have unless the build says
+// otherwise.
+func (c *converter) byDefault(text string) string {
+	for _, arg := range slices.Backward(c.values) {
+		text = strings.ReplaceAll(text, "${{"+arg.key+"}}", arg.value.(string))
+	}
+	return text
+}
+
+func (c *converter) isStage(name string) bool { return baseOf(c, name).built() != "" }
+
+// require leaves out the empty values of arguments that a FROM cannot do without: who
+// builds is asked for them.
+func (c *converter) require(at int, base string) {
+	c.values = slices.DeleteFunc(c.values, func(arg pair) bool {
+		without := strings.ReplaceAll(base, "${{"+arg.key+"}}", "")
+		needed := arg.value == "" && without != base && (without == "" || strings.HasPrefix(without, ":") || strings.ContainsAny(without[len(without)-1:], ":/@"))
+		if needed {
+			c.note(at, "%s has no default: the build needs --substitute %s=VALUE", strings.TrimPrefix(arg.key, "ARG_"), arg.key)
+		}
+		return needed
+	})
 }
 
 // baseOf is what a FROM, or a --from, names: a stage before, or an image.
@@ -102,7 +150,7 @@ func baseOf(c *converter, name string) mapping {
 func (s *stage) begin(from mapping) {
 	l := &layer{from: from, buildOnly: true}
 	if s.layer != nil {
-		s.layer.name = fmt.Sprintf("%s-%d", s.name, s.count)
+		s.layer.name = s.c.free(fmt.Sprintf("%s-%d", s.name, s.count))
 		l.os, l.arch, l.buildEnv = s.layer.os, s.layer.arch, slices.Clone(s.layer.buildEnv)
 		l.from = mapping{{"type", "built"}, {"tag", s.layer.name}}
 	}
@@ -113,7 +161,7 @@ func (s *stage) begin(from mapping) {
 
 // importing is called before an import: what ran before must be in a layer below.
 func (s *stage) importing() {
-	if len(s.layer.run) > 0 {
+	if len(s.layer.run) > 0 || s.layer.closed {
 		s.begin(nil)
 	}
 }
@@ -121,6 +169,9 @@ func (s *stage) importing() {
 // running adds lines to the layer's run. The first that runs finds what was set
 // before.
 func (s *stage) running(lines ...string) {
+	if s.layer.closed {
+		s.begin(nil)
+	}
 	if len(s.layer.run) == 0 {
 		s.layer.run = append(s.layer.run, s.env...)
 	}
@@ -219,14 +270,22 @@ func (s *stage) arguments(c instructions.ShellDependantCmdLine) []string {
 // run converts a RUN: each has a shell of its own, as in Docker.
 func (s *stage) run(c *instructions.RunCommand) error {
 	at := line(c.Location())
-	for _, mount := range instructions.GetMounts(c) {
-		s.c.note(at, "--mount=type=%s,target=%s is left out: import what it holds, or bind a folder", mount.Type, mount.Target)
-	}
-	if network := instructions.GetNetwork(c); network != "" && network != instructions.NetworkDefault {
-		s.c.note(at, "--network=%s is left out: `network` is of a whole layer", network)
-	}
 	if len(c.CmdLine) == 0 {
 		return nil
+	}
+	mounts := instructions.GetMounts(c)
+	offline := instructions.GetNetwork(c) == instructions.NetworkNone
+	if len(mounts) > 0 || offline { // they are of a whole layer
+		s.importing()
+		defer func() { s.layer.closed = true }()
+	}
+	if offline {
+		s.layer.network = "none"
+	}
+	for _, mount := range mounts {
+		if unmount := s.mount(at, mount); unmount != "" {
+			defer func() { s.layer.run = append(s.layer.run, unmount) }()
+		}
 	}
 	words := s.arguments(c.ShellDependantCmdLine)
 	if c.PrependShell && len(c.Files) > 0 {

@@ -13,6 +13,11 @@ type layer struct {
 	name        string
 	from        mapping
 	imports     []mapping
+	binds       []mapping
+	caches      []mapping
+	secrets     []mapping
+	network     string
+	closed      bool // what follows belongs to another layer
 	run         []string
 	buildEnv    mapping
 	environment mapping
@@ -47,6 +52,15 @@ func (m *mapping) put(key string, value any) {
 	*m = append(slices.Clip(slices.Clone(*m)), pair{key, value})
 }
 
+func (m mapping) get(key string) (any, bool) {
+	for _, p := range m {
+		if p.key == key {
+			return p.value, true
+		}
+	}
+	return nil, false
+}
+
 // built is the layer that a base names, or "".
 func (m mapping) built() string {
 	if len(m) == 2 && m[0].value == "built" {
@@ -66,6 +80,14 @@ func (l *layer) directives() mapping {
 	}
 	if len(l.imports) > 0 {
 		m = append(m, pair{"imports", l.imports})
+	}
+	for _, mounts := range []pair{{"binds", l.binds}, {"caches", l.caches}, {"secrets", l.secrets}} {
+		if len(mounts.value.([]mapping)) > 0 {
+			m = append(m, mounts)
+		}
+	}
+	if l.network != "" {
+		m = append(m, pair{"network", l.network})
 	}
 	if len(l.buildEnv) > 0 && len(l.run) > 0 {
 		m = append(m, pair{"build_env", l.buildEnv})
@@ -140,19 +162,17 @@ func encode(m mapping) ([]byte, error) {
 
 // result writes what was converted.
 func (c *converter) result() (*Result, error) {
-	var layers, values mapping
+	var layers mapping
 	for _, l := range c.layers {
 		layers = append(layers, pair{l.name, l.directives()})
-	}
-	for _, name := range variables(c.values).Keys() {
-		values = append(values, pair{name, c.values[name]})
 	}
 	slices.SortStableFunc(c.notes, func(a, b Note) int { return a.Line - b.Line })
 	r := &Result{Notes: c.notes}
 	var err error
-	if r.Stackerfile, err = encode(layers); err != nil || len(values) == 0 {
+	if r.Stackerfile, err = encode(layers); err != nil || len(c.values) == 0 {
 		return r, err
 	}
-	r.Substitutions, err = encode(values)
+	slices.Reverse(c.values) // in a stackerfile, a value may use those after it
+	r.Substitutions, err = encode(c.values)
 	return r, err
 }

@@ -409,7 +409,7 @@ func (p *parser) importSource(i *Import, n *yaml.Node) bool {
 	if i.Source.Content && i.Dest == "" {
 		return true // seen without a name of its own
 	}
-	if i.Name = i.Source.base(); i.Name == "" {
+	if i.Name = i.Source.base(); i.Name == "" && !i.Source.Content {
 		p.fail(n, "import %s has no file name: name a file or folder", quote(i.Source.Raw))
 		return false
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/layerbuild/layerbuild/build"
 )
 
-func newConvertCommand() *cobra.Command {
+func newConvertCommand(s *settings) *cobra.Command {
 	var o build.ConvertOptions
 	cmd := &cobra.Command{
 		Use:   "convert",
@@ -31,6 +31,10 @@ What a stackerfile cannot say is told by line, and left out.`,
 	flags.StringVarP(&o.Dockerfile, "docker-file", "i", "Dockerfile", "the `file` to read")
 	flags.StringVarP(&o.Stackerfile, "output-file", "o", "stacker.yaml", "the stackerfile to write")
 	flags.StringVarP(&o.SubstituteFile, "substitute-file", "s", "stacker-subs.yaml", "the `file` of substitutions to write")
-	flags.StringVar(&o.Name, "name", "app", "the name of the layer that the last stage becomes, when it has none")
+	name := "app"
+	if s.stacker {
+		name = "${{IMAGE:app}}" // its users give --substitute IMAGE=NAME
+	}
+	flags.StringVar(&o.Name, "name", name, "the name of the layer that the last stage becomes, when it has none")
 	return cmd
 }
