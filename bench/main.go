@@ -43,6 +43,7 @@ var groups = []struct {
 }{
 	{"noop", noop},
 	{"records", records},
+	{"state", state},
 	{"imports", importing},
 	{"parallel", parallel},
 	{"steps", steps},

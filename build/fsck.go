@@ -101,7 +101,7 @@ func (f *fsck) files(ctx context.Context) error {
 // snapshots checks what is known of each snapshot, that its parent is there, and
 // perhaps its files.
 func (f *fsck) snapshots(ctx context.Context) error {
-	listing, err := f.rooms.snapshots.List(ctx)
+	listing, err := f.rooms.snapshots.List(ctx, nil)
 	if err != nil {
 		return err
 	}
@@ -150,7 +150,7 @@ func (f *fsck) snapshotFiles(ctx context.Context, snap overlay.Snapshot) (proble
 	if snap.Kind != KindBase {
 		return different, ctx.Err()
 	}
-	layer, ok := f.baseLayer(snap.DiffID)
+	layer, ok := f.baseLayer(ctx, snap.DiffID)
 	if !ok {
 		return nil, nil // nothing to compare with
 	}
@@ -172,14 +172,14 @@ func (f *fsck) diffID(ctx context.Context, snap overlay.Snapshot) (digest.Digest
 }
 
 // baseLayer finds the packed form of a base's layer.
-func (f *fsck) baseLayer(diff digest.Digest) (oci.Layer, bool) {
-	stored, err := f.rooms.blobs.Blobs()
+func (f *fsck) baseLayer(ctx context.Context, diff digest.Digest) (oci.Layer, bool) {
+	stored, err := f.rooms.blobs.Blobs(ctx)
 	if err != nil {
 		return oci.Layer{}, false
 	}
 	for _, base := range f.rooms.blobs.Bases(stored) {
 		for _, layer := range base.Layers {
-			if layer.DiffID == diff && f.rooms.blobs.Check(context.Background(), layer.Digest) == nil {
+			if layer.DiffID == diff && f.rooms.blobs.Check(ctx, layer.Digest) == nil {
 				return layer, true
 			}
 		}
@@ -209,7 +209,7 @@ func (f *fsck) unpackedAgain(ctx context.Context, snap overlay.Snapshot, layer o
 
 // blobs compares packed layers and documents with their digests.
 func (f *fsck) blobs(ctx context.Context) error {
-	stored, err := f.rooms.blobs.Blobs()
+	stored, err := f.rooms.blobs.Blobs(ctx)
 	if err != nil || !f.ReadData {
 		return err
 	}
@@ -265,14 +265,14 @@ func (f *fsck) caches(context.Context) error {
 
 // records checks that what records name is there, or was removed on purpose.
 func (f *fsck) records(ctx context.Context) error {
-	entries, err := f.cache.Entries(ctx, buildcache.Rootfs, buildcache.Pack)
+	entries, err := f.cache.Records(ctx, buildcache.Rootfs, buildcache.Pack)
 	if err != nil {
 		return err
 	}
 	var mu sync.Mutex
 	packed := map[digest.Digest]bool{}
 	var steps []*buildcache.Record
-	err = f.cache.Each(ctx, entries, func(r *buildcache.Record) {
+	err = f.cache.Each(ctx, entries, func(_ buildcache.Entry, r *buildcache.Record) {
 		mu.Lock()
 		defer mu.Unlock()
 		if r.Kind == buildcache.Rootfs {

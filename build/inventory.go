@@ -1,22 +1,24 @@
 package build
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/oci"
 	"github.com/layerbuild/layerbuild/overlay"
 )
@@ -62,7 +64,7 @@ type Item struct {
 	current bool          // the last build of some layer has it: see markCurrent
 	diff    digest.Digest // DiffID of a snapshot
 	top     digest.Digest // the highest layer of the base that this is the manifest of
-	blobs   []digest.Digest
+	blobs   []*blob
 	remove  func(ctx context.Context) error // all but the blobs
 	inUse   func() bool
 	locks   []uint64    // the inodes of all that is locked when it is in use, if that is known
@@ -79,12 +81,25 @@ type inventory struct {
 	items []*Item
 	other Other
 
+	// What the rooms say.
+	facts   *facts
+	records []*record
+	last    []lastBuild
+	imports []imports.Stored
 	listing *overlay.Listing
-	disk    map[digest.Digest]oci.Stored
-	users   map[digest.Digest]int // how many items have a blob
-	shared  map[digest.Digest]bool
-	packed  map[digest.Digest][]digest.Digest // DiffID → blobs
+	stored  []oci.Stored
+	shared  map[digest.Digest]bool // the blobs of all OCI layouts that builds wrote to
 	usage   map[string]buildcache.Usage
+
+	byDigest map[digest.Digest]*blob
+	forms    map[digest.Digest][]*blob // DiffID → packed forms
+}
+
+// A blob is the packed form of a layer, or a document of a base.
+type blob struct {
+	oci.Stored
+	isLayer bool
+	users   int // the items that have it
 }
 
 // Other is what a state folder needs for itself: it is no item, and not removed.
@@ -95,22 +110,39 @@ type Other struct {
 
 // take lists all that the rooms hold, without waiting for those who use it.
 func (r *rooms) take(ctx context.Context) (*inventory, error) {
-	v := &inventory{rooms: r, disk: map[digest.Digest]oci.Stored{}, users: map[digest.Digest]int{}, packed: map[digest.Digest][]digest.Digest{}}
-	var err error
-	if v.usage, err = r.cache.Usage(); err != nil {
+	v := &inventory{rooms: r, facts: openFacts(r.state)}
+	if err := v.read(ctx); err != nil {
 		return nil, err
 	}
-	if v.shared, err = r.sharedBlobs(); err != nil {
-		return nil, err
-	}
-	for _, add := range []func(context.Context) error{
-		v.addBlobs, v.addSnapshots, v.addLooseBlobs, v.addImports, v.addRecords, v.addCaches, v.addCorrupt,
-	} {
+	v.facts.store()
+	v.addBlobs()
+	v.addSnapshots()
+	v.addLooseBlobs()
+	v.addImports()
+	v.addRecords()
+	for _, add := range []func(context.Context) error{v.addCaches, v.addCorrupt} {
 		if err := add(ctx); err != nil {
 			return nil, err
 		}
 	}
 	return v, v.measureOther(ctx)
+}
+
+// read reads what each room has, all at the same time.
+func (v *inventory) read(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return v.readRecords(ctx) })
+	group.Go(func() (err error) { v.stored, err = v.blobs.Blobs(ctx); return err })
+	group.Go(func() (err error) { v.listing, err = v.snapshots.List(ctx, v.knownSnapshot); return err })
+	group.Go(func() (err error) { v.imports, err = v.sources.List(ctx); return err })
+	group.Go(func() error { return v.readLastBuilds(ctx) })
+	group.Go(func() (err error) { v.usage, err = v.cache.Usage(); return err })
+	group.Go(func() (err error) { v.shared, err = v.sharedBlobs(); return err })
+	err := group.Wait()
+	if err == nil {
+		v.noteSnapshots()
+	}
+	return err
 }
 
 // sharedBlobs are the blobs of all OCI layouts that builds wrote to.
@@ -138,44 +170,33 @@ func (r *rooms) sharedBlobs() (map[digest.Digest]bool, error) {
 
 // addBlobs finds out which blob is the packed form of which DiffID, and adds the
 // documents of bases.
-func (v *inventory) addBlobs(ctx context.Context) error {
-	stored, err := v.blobs.Blobs()
-	if err != nil {
-		return err
+func (v *inventory) addBlobs() {
+	v.byDigest = make(map[digest.Digest]*blob, len(v.stored))
+	v.forms = make(map[digest.Digest][]*blob, len(v.stored))
+	for _, b := range v.stored {
+		v.byDigest[b.Digest] = &blob{Stored: b}
 	}
-	for _, b := range stored {
-		v.disk[b.Digest] = b
-	}
-	records, err := v.cache.Entries(ctx, buildcache.Pack)
-	if err != nil {
-		return err
-	}
-	var mu sync.Mutex
-	err = v.cache.Each(ctx, records, func(r *buildcache.Record) {
-		var d oci.Descriptor
-		if json.Unmarshal(r.Result, &d) != nil {
-			return
+	for _, r := range v.records {
+		if r.kind != buildcache.Pack {
+			continue
 		}
-		mu.Lock()
-		defer mu.Unlock()
-		v.pair(digest.Digest(diffOf(r)), d.Digest)
-	})
-	if err != nil {
-		return err
+		for _, diff := range r.inputs {
+			for _, blob := range r.results {
+				v.pair(digest.Digest(diff), digest.Digest(blob))
+			}
+		}
 	}
-	loose := slices.DeleteFunc(stored, func(b oci.Stored) bool { return v.users[b.Digest] == -1 })
+	loose := slices.DeleteFunc(v.stored, func(b oci.Stored) bool { return v.byDigest[b.Digest].isLayer })
 	for _, base := range v.blobs.Bases(loose) {
 		v.addBase(base)
 	}
-	return nil
 }
 
-// pair notes that a blob is the packed form of a DiffID; users is -1 for a blob
-// that is one, until an item has it.
-func (v *inventory) pair(diff, blob digest.Digest) {
-	if _, there := v.disk[blob]; there && !slices.Contains(v.packed[diff], blob) {
-		v.packed[diff] = append(v.packed[diff], blob)
-		v.users[blob] = -1
+// pair notes that a blob is the packed form of a DiffID.
+func (v *inventory) pair(diff, packed digest.Digest) {
+	if b := v.byDigest[packed]; b != nil && !slices.Contains(v.forms[diff], b) {
+		v.forms[diff] = append(v.forms[diff], b)
+		b.isLayer = true
 	}
 }
 
@@ -183,32 +204,32 @@ func (v *inventory) addBase(base oci.StoredBase) {
 	for _, layer := range base.Layers {
 		v.pair(layer.DiffID, layer.Digest)
 	}
+	documents := []*blob{v.byDigest[base.Manifest.Digest]}
+	if config := v.byDigest[base.Config.Digest]; config != nil {
+		documents = append(documents, config)
+	}
 	i := &Item{
 		ID: base.Manifest.Digest.String(), Type: KindBase, Description: "manifest and config of a base image",
-		Created: time.Unix(v.disk[base.Manifest.Digest].Time, 0),
+		Created: time.Unix(documents[0].Time, 0),
 		graves:  [][2]string{{buildcache.BuryBlob, base.Manifest.Digest.Encoded()}},
 	}
 	if n := len(base.Layers); n > 0 {
 		i.top = base.Layers[n-1].Digest
 	}
-	v.add(i, base.Manifest.Digest.Encoded(), base.Manifest.Digest, base.Config.Digest)
+	v.add(i, base.Manifest.Digest.Encoded(), documents...)
 }
 
 // add adds an item that has these blobs, and counts it by the id that builds use.
-func (v *inventory) add(i *Item, hex string, blobs ...digest.Digest) {
-	for _, d := range blobs {
-		b, there := v.disk[d]
-		if !there {
-			continue
-		}
-		i.blobs, i.locks = append(i.blobs, d), append(i.locks, b.Inode)
-		i.Shared = i.Shared || v.shared[d]
-		if v.users[d] <= 0 {
-			v.users[d] = 0
+func (v *inventory) add(i *Item, hex string, blobs ...*blob) {
+	i.blobs = blobs
+	for _, b := range blobs {
+		i.locks = append(i.locks, b.Inode)
+		i.Shared = i.Shared || v.shared[b.Digest]
+		if b.users == 0 {
 			i.Blob += b.Disk
 			i.Inodes++
 		}
-		v.users[d]++
+		b.users++
 	}
 	i.usageID, i.LastUsed = hex, i.Created
 	if u, ok := v.usage[hex]; ok {
@@ -220,18 +241,11 @@ func (v *inventory) add(i *Item, hex string, blobs ...digest.Digest) {
 	v.items = append(v.items, i)
 }
 
-func (v *inventory) addSnapshots(ctx context.Context) (err error) {
-	if v.listing, err = v.snapshots.List(ctx); err != nil {
-		return err
-	}
-	byID := make(map[digest.Digest]*Item, len(v.listing.Snapshots))
-	ids := make([]digest.Digest, 0, len(v.listing.Snapshots))
-	for id := range v.listing.Snapshots {
-		ids = append(ids, id)
-	}
-	slices.Sort(ids)
-	for _, id := range ids {
-		snap := v.listing.Snapshots[id]
+func (v *inventory) addSnapshots() {
+	snaps := slices.SortedFunc(maps.Values(v.listing.Snapshots), func(a, b *overlay.Listed) int { return cmp.Compare(a.ID, b.ID) })
+	byID := make(map[digest.Digest]*Item, len(snaps))
+	for _, snap := range snaps {
+		id := snap.ID
 		i := &Item{
 			ID: id.String(), Type: snap.Kind, Description: snap.Description, Parent: snap.Parent.String(),
 			Created: snap.Created, Size: snap.Disk, Inodes: snap.DiskInodes, Holds: snap.Children, diff: snap.DiffID,
@@ -246,11 +260,11 @@ func (v *inventory) addSnapshots(ctx context.Context) (err error) {
 		case !slices.Contains(Kinds(), i.Type): // of an earlier layerbuild
 			i.Type = KindLayer
 		}
-		v.add(i, id.Encoded(), v.packed[snap.DiffID]...)
+		v.add(i, id.Encoded(), v.forms[snap.DiffID]...)
 		byID[id] = i
 	}
-	for _, id := range ids {
-		byID[id].parent = byID[v.listing.Snapshots[id].Parent]
+	for _, snap := range snaps {
+		byID[snap.ID].parent = byID[snap.Parent]
 	}
 	for _, kept := range v.listing.Kept {
 		v.add(&Item{
@@ -266,40 +280,35 @@ func (v *inventory) addSnapshots(ctx context.Context) (err error) {
 			},
 		}, kept.Name)
 	}
-	return nil
 }
 
 // addLooseBlobs adds the layers that are packed, but not on disk.
-func (v *inventory) addLooseBlobs(context.Context) error {
-	var loose []digest.Digest
-	for d := range v.disk {
-		if v.users[d] <= 0 {
-			loose = append(loose, d)
+func (v *inventory) addLooseBlobs() {
+	var loose []*blob
+	for _, b := range v.byDigest {
+		if b.users == 0 {
+			loose = append(loose, b)
 		}
 	}
-	slices.Sort(loose)
-	for _, d := range loose {
+	slices.SortFunc(loose, func(a, b *blob) int { return cmp.Compare(a.Digest, b.Digest) })
+	for _, b := range loose {
 		kind := KindBase
-		if v.users[d] == -1 {
+		if b.isLayer {
 			kind = KindLayer
 		}
 		v.add(&Item{
-			ID: d.String(), Type: kind, Description: "packed layer", Created: time.Unix(v.disk[d].Time, 0),
-			graves: [][2]string{{buildcache.BuryBlob, d.Encoded()}},
-		}, d.Encoded(), d)
+			ID: b.Digest.String(), Type: kind, Description: "packed layer", Created: time.Unix(b.Time, 0),
+			graves: [][2]string{{buildcache.BuryBlob, b.Digest.Encoded()}},
+		}, b.Digest.Encoded(), b)
 	}
-	return nil
 }
 
-func (v *inventory) addImports(ctx context.Context) error {
-	stored, err := v.sources.List(ctx)
-	if err != nil {
-		return err
-	}
-	for _, s := range stored {
+func (v *inventory) addImports() {
+	for _, s := range v.imports {
 		i := &Item{
 			ID: s.Digest.String(), Type: KindTree, Created: time.Unix(s.Time, 0), Size: s.Disk, Inodes: s.Inodes,
-			inUse:  func() bool { return v.sources.InUse(ctx, s) },
+			locks:  s.Locks,
+			inUse:  func() bool { return v.sources.InUse(s) },
 			remove: func(ctx context.Context) error { return v.sources.Remove(ctx, s) },
 		}
 		if s.Download {
@@ -307,27 +316,21 @@ func (v *inventory) addImports(ctx context.Context) error {
 		}
 		v.add(i, s.Digest.Encoded())
 	}
-	return nil
 }
 
-func (v *inventory) addRecords(ctx context.Context) error {
-	entries, err := v.cache.Entries(ctx, buildcache.Kinds()...)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
+func (v *inventory) addRecords() {
+	for _, r := range v.records {
 		var graves [][2]string
-		if e.Kind == buildcache.Rootfs || e.Kind == buildcache.Labels { // whose misses are explained
-			graves = [][2]string{{string(e.Kind), string(e.Key)}}
+		if r.kind == buildcache.Rootfs || r.kind == buildcache.Labels { // whose misses are explained
+			graves = [][2]string{{string(r.kind), string(r.key)}}
 		}
 		v.add(&Item{
-			ID: string(e.Kind) + "/" + string(e.Key), Type: KindRecord, Description: string(e.Kind) + " step",
-			Created: time.Unix(e.Time, 0), Size: e.Disk, Inodes: 1,
-			remove: func(context.Context) error { return v.cache.RemoveRecord(e.Kind, e.Key) },
+			ID: r.id(), Type: KindRecord, Description: string(r.kind) + " step",
+			Created: time.Unix(r.time, 0), Size: r.disk, Inodes: 1,
+			remove: func(context.Context) error { return v.cache.RemoveRecord(r.kind, r.key) },
 			graves: graves,
-		}, string(e.Key))
+		}, string(r.key))
 	}
-	return nil
 }
 
 // addCaches adds the caches of steps. They change as steps run, so they are measured.
@@ -405,29 +408,30 @@ func (v *inventory) lookInUse(ctx context.Context) error {
 
 // isInUse tells whether some process uses an item itself.
 func (v *inventory) isInUse(i *Item) bool {
-	return i.inUse != nil && i.inUse() || slices.ContainsFunc(i.blobs, v.blobs.InUse)
+	return i.inUse != nil && i.inUse() || slices.ContainsFunc(i.blobs, func(b *blob) bool { return v.blobs.InUse(b.Digest) })
 }
 
 // measureOther measures what is no item.
 func (v *inventory) measureOther(ctx context.Context) error {
-	items := func(rel string, e fs.DirEntry) bool {
+	counts := func(rel string) (own, below bool) {
 		parts := strings.Split(rel, "/")
 		switch parts[0] {
 		case "snapshots", "failed", "corrupt", "caches":
-			return len(parts) > 1
+			return true, false
 		case "mirrors":
-			return len(parts) > 1 && parts[1] != "latest"
-		case "layout":
-			return len(parts) == 4
-		case "records", "trees":
-			return !e.IsDir()
+			own = len(parts) == 1 || parts[1] == "latest"
+			return own, own
+		case "trees":
+			return true, len(parts) == 1
 		case "downloads":
-			return !e.IsDir() && parts[1] != "urls"
+			return true, len(parts) == 1 || parts[1] == "urls"
+		case "layout", "records":
+			return true, len(parts) < 3
 		}
-		return false
+		return true, true
 	}
 	for _, dir := range v.folders() {
-		other, err := measureTree(ctx, dir, items)
+		other, err := measureTree(ctx, dir, counts)
 		if err != nil {
 			return err
 		}
@@ -437,9 +441,10 @@ func (v *inventory) measureOther(ctx context.Context) error {
 	return nil
 }
 
-// measureTree measures a file, or a folder with all that is in it but what leave
-// says, by its path in the folder.
-func measureTree(ctx context.Context, root string, leave func(rel string, e fs.DirEntry) bool) (Other, error) {
+// measureTree measures a file, or a folder with all that is in it. By its path in
+// the folder, counts says of each file or folder whether it counts itself, and
+// whether what is in it does; nil says yes.
+func measureTree(ctx context.Context, root string, counts func(rel string) (own, below bool)) (Other, error) {
 	var sum Other
 	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -448,16 +453,17 @@ func measureTree(ctx context.Context, root string, leave func(rel string, e fs.D
 		if err != nil {
 			return err
 		}
-		if leave != nil && path != root && leave(path[len(root)+1:], e) {
-			if e.IsDir() {
-				return fs.SkipDir
-			}
-			return nil
+		own, below := true, true
+		if counts != nil && path != root {
+			own, below = counts(path[len(root)+1:])
 		}
 		var st unix.Stat_t
-		if unix.Lstat(path, &st) == nil {
+		if own && unix.Lstat(path, &st) == nil {
 			sum.Size += st.Blocks * 512
 			sum.Inodes++
+		}
+		if !below && e.IsDir() {
+			return fs.SkipDir
 		}
 		return ctx.Err()
 	})

@@ -1,7 +1,6 @@
 package build
 
 import (
-	"cmp"
 	"container/heap"
 	"context"
 	"errors"
@@ -101,9 +100,7 @@ func (r *rooms) prune(ctx context.Context, o PruneOptions) error {
 		return err
 	}
 	if slices.ContainsFunc(o.Rules, func(r Rule) bool { return !r.All }) {
-		if err := v.markCurrent(ctx); err != nil {
-			return err
-		}
+		v.markCurrent()
 	}
 	p := &pruner{PruneOptions: o, inventory: v, disk: d, now: time.Now()}
 	p.total, p.inodes = v.total()
@@ -223,8 +220,8 @@ func (p *pruner) removeItem(ctx context.Context, i *Item, why string) (bool, err
 	i.gone = true
 	freed := i.Size
 	for _, b := range i.blobs {
-		if p.users[b]--; p.users[b] == 0 {
-			freed += p.inventory.disk[b].Disk
+		if b.users--; b.users == 0 {
+			freed += b.Disk
 		}
 	}
 	p.total, p.inodes, p.disk.free = p.total-freed, p.inodes-i.Inodes, p.disk.free+freed
@@ -249,10 +246,10 @@ func (p *pruner) takeAway(ctx context.Context, i *Item, why string) error {
 		}
 	}
 	for _, b := range i.blobs {
-		if p.users[b] > 1 {
+		if b.users > 1 {
 			continue // another item has it, too
 		}
-		if err := p.blobs.Remove(b); err != nil && !errors.Is(err, oci.ErrInUse) {
+		if err := p.blobs.Remove(b.Digest); err != nil && !errors.Is(err, oci.ErrInUse) {
 			return err
 		}
 	}
@@ -279,7 +276,10 @@ type queue struct {
 
 func (q *queue) Len() int { return len(q.ready) }
 func (q *queue) Less(a, b int) bool {
-	return cmp.Or(cmp.Compare(q.ready[a].rank, q.ready[b].rank), cmp.Compare(q.ready[a].ID, q.ready[b].ID)) < 0
+	if x, y := q.ready[a].rank, q.ready[b].rank; x != y {
+		return x < y
+	}
+	return q.ready[a].ID < q.ready[b].ID
 }
 func (q *queue) Swap(a, b int) { q.ready[a], q.ready[b] = q.ready[b], q.ready[a] }
 func (q *queue) Push(c any)    { q.ready = append(q.ready, c.(*candidate)) }
@@ -322,17 +322,17 @@ func (p *pruner) candidates(r Rule) *queue {
 }
 
 func addRanks(list []*candidate, by func(*candidate) int64) {
-	slices.SortFunc(list, func(a, b *candidate) int { return cmp.Compare(by(a), by(b)) })
-	ranks := make([]int, len(list))
-	for n := 1; n < len(list); n++ {
-		ranks[n] = ranks[n-1]
-		if by(list[n]) != by(list[n-1]) {
-			ranks[n]++
-		}
-	}
+	values := make([]int64, len(list))
 	for n, c := range list {
-		if most := ranks[len(ranks)-1]; most > 0 {
-			c.rank += float64(ranks[n]) / float64(most)
+		values[n] = by(c)
+	}
+	places := slices.Clone(values)
+	slices.Sort(places)
+	places = slices.Compact(places)
+	for n, c := range list {
+		if len(places) > 1 {
+			place, _ := slices.BinarySearch(places, values[n])
+			c.rank += float64(place) / float64(len(places)-1)
 		}
 	}
 }

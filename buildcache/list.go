@@ -1,6 +1,7 @@
 package buildcache
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,46 +15,129 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An Entry is one record as a listing shows it.
-type Entry struct {
-	Kind Kind
-	Key  Key
-	Disk int64 // bytes allocated on disk
-	Time int64 // when it was written, in seconds since 1970
+// A Folder is one of those that records, or last builds, are spread over.
+type Folder struct {
+	Name string // in the state folder
+	Stamp
 }
 
-// Entries lists the records of some kinds, without reading them.
-func (c *Cache) Entries(ctx context.Context, kinds ...Kind) ([]Entry, error) {
-	var all []Entry
+// A Stamp tells a file from any other that was or will be at its place. That of a
+// folder is another one whenever a file came, went or was replaced in it.
+type Stamp struct {
+	Inode   uint64
+	Changed int64 // ctime, in nanoseconds since 1970
+}
+
+func stampOf(st *unix.Stat_t) Stamp { return Stamp{st.Ino, unix.TimespecToNsec(st.Ctim)} }
+
+// An Entry is one file of a Folder. It is written once.
+type Entry struct {
+	Name string // in the state folder
+	Disk int64  // bytes allocated on disk
+	Time int64  // when it was written, in seconds since 1970
+	Stamp
+}
+
+// Record returns which record the file of an Entry holds; false if it holds none.
+func (e Entry) Record() (kind Kind, key Key, ok bool) {
+	folder, file := filepath.Split(e.Name)
+	name, json := strings.CutSuffix(file, ".json")
+	kind = Kind(filepath.Base(filepath.Dir(filepath.Clean(folder))))
+	return kind, Key(name), json && len(name) == 64
+}
+
+// RecordFolders returns the folders of the records of some kinds.
+func (c *Cache) RecordFolders(kinds ...Kind) ([]Folder, error) {
+	var all []Folder
 	for _, kind := range kinds {
-		err := c.walk(filepath.Join("records", string(kind)), func(name string) error {
-			key, ok := strings.CutSuffix(filepath.Base(name), ".json")
-			var st unix.Stat_t
-			if !ok || len(key) != 64 || unix.Lstat(c.path(name), &st) != nil {
-				return ctx.Err()
-			}
-			all = append(all, Entry{kind, Key(key), st.Blocks * 512, st.Mtim.Sec})
-			return ctx.Err()
-		})
+		folders, err := c.folders(filepath.Join("records", string(kind)))
 		if err != nil {
 			return nil, err
 		}
+		all = append(all, folders...)
 	}
 	return all, nil
 }
 
+// LatestFolders returns the folders of the last builds of all stackerfiles.
+func (c *Cache) LatestFolders() ([]Folder, error) { return c.folders("latest") }
+
+// folders returns the folders in a folder.
+func (c *Cache) folders(name string) ([]Folder, error) {
+	var all []Folder
+	err := c.each(name, func(name string, st *unix.Stat_t) {
+		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			all = append(all, Folder{name, stampOf(st)})
+		}
+	})
+	return all, err
+}
+
+// Files lists the files in a folder, without reading them.
+func (c *Cache) Files(f Folder) ([]Entry, error) {
+	var all []Entry
+	err := c.each(f.Name, func(name string, st *unix.Stat_t) {
+		if st.Mode&unix.S_IFMT == unix.S_IFREG {
+			all = append(all, Entry{name, st.Blocks * 512, st.Mtim.Sec, stampOf(st)})
+		}
+	})
+	return all, err
+}
+
+// each looks at all that is in a folder. One that is not there is empty.
+func (c *Cache) each(folder string, do func(name string, st *unix.Stat_t)) error {
+	dir, err := os.Open(c.path(folder))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	for _, name := range names {
+		var st unix.Stat_t
+		if unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
+			do(folder+"/"+name, &st)
+		}
+	}
+	return err
+}
+
+// Records lists the records of some kinds, without reading them.
+func (c *Cache) Records(ctx context.Context, kinds ...Kind) ([]Entry, error) {
+	folders, err := c.RecordFolders(kinds...)
+	var all []Entry
+	for _, folder := range folders {
+		var files []Entry
+		if files, err = c.Files(folder); err != nil || ctx.Err() != nil {
+			return nil, cmp.Or(err, context.Cause(ctx))
+		}
+		all = append(all, files...)
+	}
+	return all, err
+}
+
 // Each calls do with every record of a list that is sound, some at a time. It
 // does not check their sums, and puts nothing aside: see Check.
-func (c *Cache) Each(ctx context.Context, list []Entry, do func(*Record)) error {
+func (c *Cache) Each(ctx context.Context, list []Entry, do func(Entry, *Record)) error {
+	return read(ctx, c, list, do)
+}
+
+// EachLatest does the same with last builds.
+func (c *Cache) EachLatest(ctx context.Context, list []Entry, do func(Entry, *Latest)) error {
+	return read(ctx, c, list, do)
+}
+
+func read[T any](ctx context.Context, c *Cache, list []Entry, do func(Entry, *T)) error {
 	group, ctx := errgroup.WithContext(ctx)
 	workers := runtime.GOMAXPROCS(0)
 	for w := range workers {
 		group.Go(func() error {
 			for i := w; i < len(list) && ctx.Err() == nil; i += workers {
-				data, err := os.ReadFile(c.path(recordName(list[i].Kind, list[i].Key)))
-				var file struct{ Record Record }
-				if err == nil && json.Unmarshal(data, &file) == nil {
-					do(&file.Record)
+				var file struct{ Record T }
+				if data, err := os.ReadFile(c.path(list[i].Name)); err == nil && json.Unmarshal(data, &file) == nil {
+					do(list[i], &file.Record)
 				}
 			}
 			return ctx.Err()
@@ -69,20 +153,6 @@ func (c *Cache) RemoveRecord(kind Kind, key Key) error {
 		return nil
 	}
 	return err
-}
-
-// AllLatest returns the last builds of all layers of all stackerfiles.
-func (c *Cache) AllLatest() ([]Latest, error) {
-	var all []Latest
-	err := c.walk("latest", func(name string) error {
-		var file struct{ Record Latest }
-		data, err := os.ReadFile(c.path(name))
-		if err == nil && json.Unmarshal(data, &file) == nil && file.Record.Layer != "" {
-			all = append(all, file.Record)
-		}
-		return nil
-	})
-	return all, err
 }
 
 // CheckFiles reads every record, latest build and tombstone, and calls bad with the name of each that is

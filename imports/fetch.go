@@ -509,8 +509,9 @@ func (t *transfer) finish() (*Download, error) {
 	if err := syncDir(filepath.Dir(path)); err != nil {
 		return nil, err
 	}
-	if !t.hold(context.Background(), path) { // part is locked, so nobody removes it
-		return nil, fmt.Errorf("%s was removed as it was downloaded: build again", path)
+	// Since part is locked, nobody removes it.
+	if held, err := t.hold(context.Background(), path, unix.LOCK_NB); !held {
+		return nil, errors.Join(err, fmt.Errorf("%s was removed as it was downloaded: build again", path))
 	}
 	v := validators{1, t.name, d, t.done, t.etag, t.lastModified, time.Now().UTC().Truncate(time.Second)}
 	err := t.writeFile(t.validatorsPath(), func(w io.Writer) error { return json.NewEncoder(w).Encode(v) })
@@ -556,7 +557,7 @@ func (f *fetch) have(ctx context.Context, v validators) (Download, bool) {
 		_ = os.Rename(path, path+".corrupt") // otherwise it is met, and put aside, again
 		return Download{}, false
 	}
-	if !f.hold(ctx, path) {
+	if held, _ := f.hold(ctx, path, unix.LOCK_NB); !held {
 		return Download{}, false
 	}
 	return Download{Path: path, Digest: v.Digest, Size: st.Size(), ETag: v.ETag, LastModified: v.LastModified}, true

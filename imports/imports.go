@@ -15,6 +15,8 @@
 package imports
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -66,7 +68,7 @@ func Open(state string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, d := range []string{"trees", "statindex", "mirrors/latest", "downloads", "tmp"} {
+	for _, d := range []string{"trees", "statindex/trees", "mirrors/latest", "downloads", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(state, d), 0o755); err != nil {
 			return nil, fmt.Errorf("making the state folder: %w", err)
 		}
@@ -164,6 +166,12 @@ type Source struct {
 // NormalizeGit keeps of modes what git keeps: files are 0755 when their owner
 // may execute them, otherwise 0644; folders are 0755; there are no ACLs.
 const NormalizeGit = "git"
+
+// id tells the source from others, but for where its Root is.
+func (s Source) id() string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%t %q %t %q %q %t", s.Root != "", s.Path, s.Content, s.Normalize, s.Ignore, s.IgnoreFiles))
+	return hex.EncodeToString(sum[:16])
+}
 
 // String names the source as messages do.
 func (s Source) String() string { return s.Path }

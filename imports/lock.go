@@ -22,6 +22,13 @@ type lockedDir struct {
 
 func (d *lockedDir) fd() int { return int(d.Fd()) }
 
+// isAt tells whether it is what is at path.
+func (d *lockedDir) isAt(path string) bool {
+	is, err := d.Stat()
+	now, gone := os.Lstat(path)
+	return err == nil && gone == nil && os.SameFile(is, now)
+}
+
 func (d *lockedDir) rename(path string) error {
 	err := os.Rename(d.path, path)
 	if err == nil {
@@ -81,12 +88,11 @@ func lock(ctx context.Context, path string, flags, how int) (*lockedDir, error) 
 			}
 			return nil, fmt.Errorf("locking %s: %w", path, err)
 		}
-		// It may have been renamed or removed before the lock was there.
-		is, err := f.Stat()
-		if now, serr := os.Lstat(path); err == nil && serr == nil && os.SameFile(is, now) {
-			return &lockedDir{f, path}, nil
+		d := &lockedDir{f, path}
+		if d.isAt(path) {
+			return d, nil
 		}
-		f.Close()
+		f.Close() // it was renamed or removed before the lock was there
 	}
 }
 

@@ -2,8 +2,6 @@ package imports
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -68,8 +66,7 @@ func (s *Store) mirrorDir(d digest.Digest) string {
 // hintPath is the file that names the last mirror of a source. In a Root, which
 // may be mounted elsewhere each time, it is that of the same path in any.
 func (s *Store) hintPath(src Source) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%t %q %t %q %q %t", src.Root != "", src.Path, src.Content, src.Normalize, src.Ignore, src.IgnoreFiles))
-	return filepath.Join(s.state, "mirrors", "latest", hex.EncodeToString(sum[:16]))
+	return filepath.Join(s.state, "mirrors", "latest", src.id())
 }
 
 // findMirror returns a mirror that is there and can be trusted, or nil.
@@ -107,11 +104,11 @@ func ofBoot(dir, boot string) bool {
 
 // checkMirror reads a mirror of an earlier boot and notes that it is sound.
 func (s *Store) checkMirror(ctx context.Context, m *Mirror, d digest.Digest, boot string) error {
-	t, err := s.digest(ctx, Source{Path: "root", Root: m.dir.path}, nil)
+	r, err := s.read(ctx, Source{Path: "root", Root: m.dir.path}, nil)
 	if err != nil {
 		return err
 	}
-	if t.Digest != d {
+	if r.folder.digest() != d {
 		return ErrCorrupt
 	}
 	return s.writeHint(filepath.Join(m.dir.path, "boot"), boot)

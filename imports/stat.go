@@ -29,6 +29,14 @@ type status struct {
 	major, minor uint32
 }
 
+// append appends the stamp, so that others are other bytes.
+func (s *stamp) append(b []byte) []byte {
+	le := binary.LittleEndian
+	b = le.AppendUint64(le.AppendUint64(b, s.dev), s.ino)
+	b = le.AppendUint64(le.AppendUint64(b, uint64(s.size)), uint64(s.mtime))
+	return le.AppendUint32(le.AppendUint64(b, uint64(s.ctime)), s.mode)
+}
+
 func (s *stamp) isDir() bool     { return s.mode&unix.S_IFMT == unix.S_IFDIR }
 func (s *stamp) isRegular() bool { return s.mode&unix.S_IFMT == unix.S_IFREG }
 
@@ -161,8 +169,7 @@ type lister struct {
 	at        []uint32
 }
 
-// list reads an open folder from its beginning. The names are valid until the
-// next call; what get returns stays.
+// list reads an open folder from its beginning.
 func (l *lister) list(fd int) (names, error) {
 	l.text, l.at = l.text[:0], l.at[:0]
 	for {
@@ -178,7 +185,7 @@ func (l *lister) list(fd int) (names, error) {
 		}
 		l.add(l.buf[:n])
 	}
-	all := names{string(l.text), l.at}
+	all := names{string(l.text), slices.Clone(l.at)}
 	// The NUL behind a name sorts before any byte of a longer one.
 	slices.SortFunc(all.at, func(a, b uint32) int { return strings.Compare(all.upTo(a), all.upTo(b)) })
 	return all, nil

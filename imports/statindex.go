@@ -181,8 +181,8 @@ func (w *walker) note(fd int, st *stamp, e *Entry, now time.Time) {
 	if w.index == nil || racy(st, now) {
 		return
 	}
-	if w.device != st.dev {
-		w.device, w.keepsCtime = st.dev, keepsCtime(fd)
+	if w.noted != st.dev {
+		w.noted, w.keepsCtime = st.dev, keepsCtime(fd)
 	}
 	if w.keepsCtime {
 		w.added = append(w.added, newRecord(st, &e.Sum, len(e.Xattrs) > 0, now))

@@ -24,9 +24,10 @@ func records(t *testing.T, s *Store) (n int) {
 }
 
 // lie changes the recorded digest of all files, so that a test can tell what
-// comes from the index.
+// comes from the index. It forgets the memos.
 func lie(t *testing.T, s *Store) {
 	t.Helper()
+	forget(t, s)
 	for i := range shardCount {
 		recs := readShard(s.index.path(i))
 		if len(recs) == 0 {
@@ -39,6 +40,14 @@ func lie(t *testing.T, s *Store) {
 			all = append(all, r)
 		}
 		ok(t, os.WriteFile(s.index.path(i), encodeShard(all), 0o644))
+	}
+}
+
+// forget removes the memos.
+func forget(t *testing.T, s *Store) {
+	t.Helper()
+	for _, path := range must(filepath.Glob(s.memoPath("*")))(t) {
+		ok(t, os.Remove(path))
 	}
 }
 
@@ -190,6 +199,7 @@ func TestStatIndexSurvivesDamage(t *testing.T) {
 	} {
 		s := open(t, Options{})
 		digestOf(t, s, Source{Path: dir})
+		forget(t, s)
 		for i := range shardCount {
 			if b, err := os.ReadFile(s.index.path(i)); err == nil {
 				ok(t, os.WriteFile(s.index.path(i), damage(b), 0o644))

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -22,7 +23,8 @@ type Stored struct {
 	URL      string // that a download came from, redacted; "" if that is not known
 	Disk     int64  // bytes allocated on disk; files of several mirrors count for the first
 	Inodes   int64
-	Time     int64 // when it came, in seconds since 1970
+	Time     int64    // when it came, in seconds since 1970
+	Locks    []uint64 // the inodes of what of it is locked while it is in use
 }
 
 // List returns all trees and downloads that are in the store.
@@ -96,8 +98,8 @@ func (s *Store) listDownloads(ctx context.Context, all []Stored) ([]Stored, erro
 }
 
 // add adds what a file, or a folder with all that is in it, takes on disk.
-func (i *Stored) add(ctx context.Context, path string, linked map[uint64]bool) error {
-	return filepath.WalkDir(path, func(path string, _ fs.DirEntry, err error) error {
+func (i *Stored) add(ctx context.Context, root string, linked map[uint64]bool) error {
+	return filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
 		var st unix.Stat_t
 		if errors.Is(err, fs.ErrNotExist) || unix.Lstat(path, &st) != nil {
 			return ctx.Err() // removed just now
@@ -105,7 +107,9 @@ func (i *Stored) add(ctx context.Context, path string, linked map[uint64]bool) e
 		if err != nil {
 			return err
 		}
-		i.Time = max(i.Time, st.Mtim.Sec)
+		if i.Time = max(i.Time, st.Mtim.Sec); path == root {
+			i.Locks = append(i.Locks, st.Ino)
+		}
 		if st.Nlink > 1 && st.Mode&unix.S_IFMT != unix.S_IFDIR && linked != nil {
 			if linked[st.Ino] {
 				return nil
@@ -118,44 +122,62 @@ func (i *Stored) add(ctx context.Context, path string, linked map[uint64]bool) e
 	})
 }
 
-// InUse says whether any process reads a tree's mirror or a download right now.
-func (s *Store) InUse(ctx context.Context, i Stored) bool {
-	path := s.mirrorDir(i.Digest)
+// InUse says whether any process uses a tree or a download right now.
+func (s *Store) InUse(i Stored) bool {
+	return slices.ContainsFunc(s.places(i), func(path string) bool {
+		free, err := lockDir(context.Background(), path, unix.LOCK_EX|unix.LOCK_NB)
+		if free != nil {
+			free.Close()
+			return false
+		}
+		_, gone := os.Lstat(path)
+		return err == nil && gone == nil
+	})
+}
+
+// places are the paths of what something consists of.
+func (s *Store) places(i Stored) []string {
 	if i.Download {
-		path = s.downloadPath(i.Digest)
+		return []string{s.downloadPath(i.Digest)}
 	}
-	dir, err := lockDir(ctx, path, unix.LOCK_EX|unix.LOCK_NB)
-	if dir != nil {
-		dir.Close()
-		return false
-	}
-	_, gone := os.Lstat(path)
-	return err == nil && gone == nil
+	return []string{s.manifestPath(i.Digest), s.mirrorDir(i.Digest)}
 }
 
 // Remove removes a tree or a download. It fails with ErrInUse while any process
 // reads it; that it is not there is no error.
 func (s *Store) Remove(ctx context.Context, i Stored) error {
-	if s.InUse(ctx, i) {
+	if s.InUse(i) {
 		return fmt.Errorf("removing %s: %w", i.Digest, ErrInUse)
 	}
 	if i.Download {
-		return s.removeDownload(ctx, i.Digest)
+		return s.removeFile(ctx, s.downloadPath(i.Digest))
 	}
-	dir, err := s.takeMirror(ctx, i.Digest)
-	if err != nil {
+	if err := s.removeFile(ctx, s.manifestPath(i.Digest)); err != nil {
 		return err
 	}
+	dir, err := s.takeMirror(ctx, i.Digest)
 	if dir != nil {
 		err = dir.remove()
-	}
-	if gone := os.Remove(s.manifestPath(i.Digest)); gone != nil && !errors.Is(gone, fs.ErrNotExist) {
-		err = errors.Join(err, gone)
 	}
 	return errors.Join(err, s.removeHints(i.Digest))
 }
 
-// removeHints removes what says that a mirror was the last one of a source.
+// removeFile removes a file that nobody uses.
+func (s *Store) removeFile(ctx context.Context, path string) error {
+	file, err := lockDir(ctx, path, unix.LOCK_EX|unix.LOCK_NB)
+	if err != nil {
+		return err
+	}
+	if file != nil {
+		return file.remove()
+	}
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("removing %s: %w", path, ErrInUse) // by somebody who came just now
+	}
+	return nil
+}
+
+// removeHints removes what says that a tree is the last one of a source.
 func (s *Store) removeHints(d digest.Digest) error {
 	hints, err := filepath.Glob(filepath.Join(s.state, "mirrors", "latest", "*"))
 	if err != nil {
@@ -166,34 +188,35 @@ func (s *Store) removeHints(d digest.Digest) error {
 			err = errors.Join(err, os.Remove(hint))
 		}
 	}
+	memos, _ := filepath.Glob(s.memoPath("*"))
+	for _, path := range memos {
+		if m, ok := readMemo(path); ok && m.Tree.Digest == d {
+			err = errors.Join(err, os.Remove(path))
+		}
+	}
 	return err
 }
 
-func (s *Store) removeDownload(ctx context.Context, d digest.Digest) error {
-	file, err := lockDir(ctx, s.downloadPath(d), unix.LOCK_EX|unix.LOCK_NB)
-	if err != nil || file == nil {
-		return err
-	}
-	return file.remove()
-}
-
-// hold keeps a download from being removed until Close. It returns false if it
-// is gone, or being removed.
-func (s *Store) hold(ctx context.Context, path string) bool {
+// hold keeps a download or a manifest from being removed until Close. It returns
+// false if it is gone, or with LOCK_NB also if it is being removed.
+func (s *Store) hold(ctx context.Context, path string, how int) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.held[path] != nil {
-		return true
+	if file := s.held[path]; file != nil {
+		if file.isAt(path) {
+			return true, nil
+		}
+		file.Close() // it was put aside
+		delete(s.held, path)
 	}
-	file, err := lockDir(ctx, path, unix.LOCK_SH|unix.LOCK_NB)
-	if err != nil || file == nil {
-		return false
+	file, err := lockDir(ctx, path, unix.LOCK_SH|how)
+	if file != nil {
+		s.held[path] = file
 	}
-	s.held[path] = file
-	return true
+	return file != nil, err
 }
 
-// Close ends the use of downloads.
+// Close ends the use of downloads and trees.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -228,11 +251,14 @@ func (s *Store) Check(ctx context.Context, i Stored, data bool) error {
 	if err != nil || !data || !ofBoot(s.mirrorDir(i.Digest), boot) { // one of another boot is checked before it is used
 		return err
 	}
-	t, err := s.digest(ctx, Source{Root: s.mirrorDir(i.Digest), Path: "root"}, nil)
-	if err == nil && t.Digest != i.Digest {
-		err = fmt.Errorf("mirror: %w: its content is %s", ErrCorrupt, t.Digest)
+	mirror, err := s.read(ctx, Source{Root: s.mirrorDir(i.Digest), Path: "root"}, nil)
+	if err != nil {
+		return err
 	}
-	return err
+	if d := mirror.folder.digest(); d != i.Digest {
+		return fmt.Errorf("mirror: %w: its content is %s", ErrCorrupt, d)
+	}
+	return nil
 }
 
 func checkFile(path string, want digest.Digest) error {

@@ -39,16 +39,11 @@ const attempts = 3
 // A source that does not keep still gives a ChangedError after a few attempts.
 // What cannot be read is an error with its name. A Source without a Root may not
 // have to do with Options.Forbidden. A fifo, socket or device is not a source.
-func (s *Store) Digest(ctx context.Context, src Source) (Tree, error) {
-	return s.digest(ctx, src, s.index)
-}
-
-func (s *Store) digest(ctx context.Context, src Source, index *statIndex) (t Tree, err error) {
+func (s *Store) Digest(ctx context.Context, src Source) (t Tree, err error) {
 	for range attempts {
-		var f *folder
-		if f, t, err = s.read(ctx, src, index); err == nil {
-			t.Digest, err = s.storeManifest(f)
-			return t, err
+		var r reading
+		if r, err = s.read(ctx, src, s.index); err == nil {
+			return r.Tree, s.keep(ctx, src, &r)
 		}
 		if !errors.Is(err, ErrChanged) {
 			break
@@ -57,11 +52,33 @@ func (s *Store) digest(ctx context.Context, src Source, index *statIndex) (t Tre
 	return Tree{}, err
 }
 
+// A reading is what was read of a source.
+type reading struct {
+	Tree           // without Digest, unless that was remembered
+	folder *folder // the manifest; nil if Digest was remembered
+	look   string  // what stat tells of all of it, as a digest; "" if that does not tell enough
+}
+
+// keep stores the manifest of what was read, and remembers its digest.
+func (s *Store) keep(ctx context.Context, src Source, r *reading) error {
+	if r.folder == nil {
+		return nil
+	}
+	r.Digest = r.folder.digest()
+	if err := s.keepManifest(ctx, r.Digest, r.folder); err != nil {
+		return err
+	}
+	if r.look != "" {
+		s.remember(src, memo{r.look, r.Tree})
+	}
+	return nil
+}
+
 // read reads src once.
-func (s *Store) read(ctx context.Context, src Source, index *statIndex) (*folder, Tree, error) {
+func (s *Store) read(ctx context.Context, src Source, index *statIndex) (r reading, err error) {
 	root, st, err := s.openSource(src)
 	if err != nil {
-		return nil, Tree{}, err
+		return r, err
 	}
 	defer unix.Close(root)
 	if src.Root != "" && isOverlay(root) {
@@ -71,18 +88,29 @@ func (s *Store) read(ctx context.Context, src Source, index *statIndex) (*folder
 	}
 	if !st.isDir() {
 		e, err := s.readFile(ctx, src, root, &st.stamp, index)
-		return &folder{text: appendEntry(nil, &e, ".")}, Tree{Files: 1, Size: e.Size}, err
+		return reading{Tree: Tree{Files: 1, Size: e.Size}, folder: &folder{text: appendEntry(nil, &e, ".")}}, err
 	}
 	var avoid []forbidden
 	if src.Root == "" {
 		avoid = s.forbidden
 	}
-	f, w, err := walkTree(ctx, src, root, index, avoid)
-	index.add(w.added)
+	w := newWalk(ctx, src, root, index, avoid)
+	top, err := w.look(&st.stamp)
 	if err != nil {
-		return nil, Tree{}, err
+		return r, err
 	}
-	return f, Tree{Dir: true, Files: w.files, Size: w.size, Skipped: w.skipped}, nil
+	if sum, ok := w.sum(top); ok {
+		r.look = hex.EncodeToString(sum[:])
+		if m, ok := readMemo(s.memoPath(src.id())); ok && m.Look == r.look {
+			if held, err := s.hold(ctx, s.manifestPath(m.Tree.Digest), 0); held || err != nil {
+				r.Tree = m.Tree
+				return r, err
+			}
+		}
+	}
+	r.folder, err = &top.folder, w.read(top)
+	r.Tree = Tree{Dir: true, Files: w.files, Size: w.size, Skipped: w.skipped}
+	return r, err
 }
 
 // readFile reads a source that is one file, which is open and looks like st.
@@ -218,29 +246,47 @@ func (s *Store) manifestPath(d digest.Digest) string {
 	return filepath.Join(s.state, "trees", hex[:2], hex)
 }
 
-// storeManifest returns the digest of the manifest of f, and stores the manifest
-// unless it is there.
-func (s *Store) storeManifest(f *folder) (digest.Digest, error) {
+// digest returns the digest of the manifest of the tree at f.
+func (f *folder) digest() digest.Digest {
 	h := sha256.New()
-	if err := writeManifest(h, f); err != nil {
-		return "", err
-	}
-	d := digest.NewDigest(digest.SHA256, h)
+	_ = writeManifest(h, f) // a hash takes all
+	return digest.NewDigest(digest.SHA256, h)
+}
+
+// keepManifest stores the manifest of f, whose digest is d, unless it is there.
+// Until Close nobody removes it.
+func (s *Store) keepManifest(ctx context.Context, d digest.Digest, f *folder) error {
 	path := s.manifestPath(d)
-	if _, err := os.Lstat(path); err == nil {
-		return d, nil
+	if held, err := s.hold(ctx, path, 0); held || err != nil {
+		return err
 	}
-	err := s.writeFile(path, func(w io.Writer) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	// One at a time: what one process holds another may not replace.
+	making, err := lockFile(ctx, path+".lock")
+	if err != nil {
+		return err
+	}
+	defer making.remove()
+	for {
+		if held, err := s.hold(ctx, path, 0); held || err != nil {
+			return err
+		}
+		if err := s.storeManifest(path, f); err != nil {
+			return fmt.Errorf("storing the manifest of a tree: %w", err)
+		}
+	}
+}
+
+func (s *Store) storeManifest(path string, f *folder) error {
+	return s.writeFile(path, func(w io.Writer) error {
 		z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest))
 		if err != nil {
 			return err
 		}
 		return errors.Join(writeManifest(z, f), z.Close())
 	})
-	if err != nil {
-		return "", fmt.Errorf("storing the manifest of a tree: %w", err)
-	}
-	return d, nil
 }
 
 // writeFile makes a file of the state folder: whole and synced, or not at all.

@@ -31,17 +31,24 @@ const (
 	copyBuffer = 128 << 10
 )
 
-// A walk reads one tree. Its workers take jobs from one stack: a folder to be
-// listed, or files of one folder to be hashed. A folder's fd stays open as long
-// as jobs need it; the last job on the stack is taken first, so few stay open.
+// A walk reads one tree, in two rounds. The first looks at all folders: it learns
+// what stat tells. If that is what it was the last time, so is the tree. Otherwise
+// the second makes the manifest, and reads what the index does not know.
+//
+// Workers take jobs from one stack: a folder to be looked at or to be written down,
+// or files of one folder to be hashed. The last job on the stack is taken first, so
+// few folders are open at a time.
 type walk struct {
-	ctx   context.Context
-	src   Source
-	root  int // the root folder
-	index *statIndex
-	avoid []forbidden // folders that may not be met
+	ctx     context.Context
+	src     Source
+	root    int // the root folder
+	index   *statIndex
+	avoid   []forbidden // folders that may not be met
+	started time.Time
+	device  uint64 // of the root folder
 
 	failed atomic.Bool // err is set
+	young  atomic.Bool // something may change without stat telling
 
 	mu      sync.Mutex
 	wake    *sync.Cond
@@ -61,17 +68,21 @@ type walker struct {
 	text  []byte
 	hash  hash.Hash
 	names lister
-	seen  []looked
 	added []record
 
-	device     uint64 // of the last file that was noted
+	noted      uint64 // the device of the last file that was noted
 	keepsCtime bool   // what keepsCtime says of it
 }
 
-// A looked is what is known of an entry without having read it.
+// A looked is a folder, and what stat tells of what is in it.
 type looked struct {
-	status
-	entry Entry // Type is 0 for a socket; Size is sizeUnknown when the content must be read
+	folder
+	path  string // below the root
+	stamp stamp
+	names names // sorted, without what is ignored
+	seen  []status
+	below []*looked // the folders in it, in the order of names
+	sum   [sha256.Size]byte
 }
 
 // An unreadFile is a file whose content is not known yet.
@@ -83,10 +94,8 @@ type unreadFile struct {
 
 // An openDir is a folder whose descriptor is closed after its last job.
 type openDir struct {
-	*folder
+	*looked
 	fd    int
-	path  string // below the root
-	ig    *ignoring
 	users atomic.Int32
 
 	mu sync.Mutex // of folder.inserts
@@ -99,26 +108,61 @@ func (d *openDir) done() {
 	}
 }
 
-// walkTree reads the tree below the open folder root. It returns what it
-// learned for the stat index even when it fails.
-func walkTree(ctx context.Context, src Source, root int, index *statIndex, avoid []forbidden) (*folder, *walk, error) {
-	w := &walk{ctx: ctx, src: src, root: root, index: index, avoid: avoid}
+func newWalk(ctx context.Context, src Source, root int, index *statIndex, avoid []forbidden) *walk {
+	w := &walk{ctx: ctx, src: src, root: root, index: index, avoid: avoid, started: time.Now()}
 	w.wake = sync.NewCond(&w.mu)
-	stop := context.AfterFunc(ctx, func() { w.fail(context.Cause(ctx)) })
-	defer stop()
+	return w
+}
 
-	f := &folder{}
-	w.push(func(wr *walker) { wr.folder(".", f, src.ignoring()) })
+// look is the first round.
+func (w *walk) look(root *stamp) (*looked, error) {
+	w.device = root.dev
+	if !keepsCtime(w.root) {
+		w.young.Store(true)
+	}
+	top := &looked{path: "."}
+	return top, w.run(func(wr *walker) { wr.look(top, w.src.ignoring()) })
+}
+
+// sum is the digest of all that stat tells of the tree, or false if that may stay
+// as it is when the tree changes.
+func (w *walk) sum(top *looked) (sum [sha256.Size]byte, ok bool) {
+	if w.index == nil || w.young.Load() {
+		return sum, false
+	}
+	h := sha256.New()
+	var add func(l *looked)
+	add = func(l *looked) {
+		h.Write(l.sum[:])
+		for _, below := range l.below {
+			add(below)
+		}
+	}
+	add(top)
+	h.Sum(sum[:0])
+	return sum, true
+}
+
+// read is the second round. What it learned goes to the stat index even when it
+// fails.
+func (w *walk) read(top *looked) error {
+	err := w.run(func(wr *walker) { wr.write(top) })
+	w.index.add(w.added)
+	return err
+}
+
+// run works until the first job and all that come of it are done.
+func (w *walk) run(first func(*walker)) error {
+	stop := context.AfterFunc(w.ctx, func() { w.fail(context.Cause(w.ctx)) })
+	defer stop()
+	w.push(first)
 	var group sync.WaitGroup
 	for range min(4*runtime.GOMAXPROCS(0), 32) {
 		group.Go(w.work)
 	}
 	group.Wait()
-	if w.err != nil {
-		return nil, w, w.err
-	}
 	slices.Sort(w.skipped)
-	return f, w, nil
+	return w.err
 }
 
 func (w *walk) push(jobs ...func(*walker)) {
@@ -182,81 +226,91 @@ func (w *walk) problem(p string, err error) error {
 	return named(w.name(p), err)
 }
 
-// folder reads the folder at p into f, and queues what is in it. The rules are
-// those of the folder above.
-func (w *walker) folder(p string, f *folder, ig *ignoring) {
+// look looks at a folder, and queues those in it. The rules are those of the folder
+// above.
+func (w *walker) look(l *looked, ig *ignoring) {
 	if w.failed.Load() {
 		return
 	}
-	fd, err := openBeneath(w.root, p)
+	fd, err := openBeneath(w.root, l.path)
+	if err == nil {
+		ig, err = w.list(fd, l, ig)
+		unix.Close(fd)
+	}
 	if err != nil {
-		w.fail(w.problem(p, err))
+		w.fail(w.problem(l.path, err))
 		return
 	}
-	d := &openDir{folder: f, fd: fd, path: p, ig: ig}
-	d.users.Store(1)
-	defer d.done()
-	if err := w.list(d); err != nil {
-		w.fail(w.problem(p, err))
+	w.count(l)
+	jobs := make([]func(*walker), len(l.below))
+	for i, below := range l.below {
+		jobs[i] = func(w *walker) { w.look(below, ig) }
 	}
+	w.push(jobs...)
 }
 
-// list writes the lines of d. Hashes of files that the index does not know, and
-// what lies in folders, are left to the jobs that it queues.
-func (w *walker) list(d *openDir) error {
-	before, err := statFd(d.fd)
+// list looks at all that is in an open folder and not ignored, and returns the
+// rules that hold in it.
+func (w *walker) list(fd int, l *looked, ig *ignoring) (*ignoring, error) {
+	before, err := statFd(fd)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	l.stamp = before.stamp
 	for _, f := range w.avoid {
 		if f.ino == before.ino && f.dev == before.dev {
-			return f.contained(w.src.Path)
+			return nil, f.contained(w.src.Path)
 		}
 	}
-	self := Entry{Type: Dir, Mode: w.mode(&before.stamp)}
-	if self.Xattrs, err = (xattrFile{fd: d.fd}).read(w.acl()); err != nil {
-		return err
+	if l.names, err = w.names.list(fd); err != nil {
+		return nil, err
 	}
-	if d.path == "." && w.src.Content {
-		self.Mode, self.Xattrs = 0o755, nil
-	}
-	names, err := w.names.list(d.fd)
-	if err != nil {
-		return err
-	}
-	if d.ig != nil && names.have(IgnoreFile) {
-		if d.ig, err = d.ig.below(d.fd, d.path); err != nil {
-			return err
+	if ig != nil && l.names.have(IgnoreFile) {
+		if ig, err = ig.below(fd, l.path); err != nil {
+			return nil, err
 		}
 	}
-	w.seen = slices.Grow(w.seen[:0], names.len())[:names.len()]
-	if err := w.lookAll(d, names, w.seen); err != nil {
-		return err
+	l.seen = make([]status, l.names.len())
+	if err := w.statAll(fd, l); err != nil {
+		return nil, err
 	}
-	if after, err := statFd(d.fd); err != nil || after.stamp != before.stamp {
-		return errors.Join(err, &ChangedError{w.name(d.path)})
+	if after, err := statFd(fd); err != nil || after.stamp != before.stamp {
+		return nil, errors.Join(err, &ChangedError{w.name(l.path)})
 	}
-	w.text = appendEntry(w.text[:0], &self, path.Base(d.path))
-	w.queue(d, w.seen)
-	return nil
+	l.drop(ig)
+	return ig, nil
 }
 
-// lookAll looks at all entries of d.
-func (w *walker) lookAll(d *openDir, names names, seen []looked) error {
+// drop leaves out what is ignored.
+func (l *looked) drop(ig *ignoring) {
+	if ig == nil {
+		return
+	}
+	kept := 0
+	for i := range l.seen {
+		if !ig.ignores(join(l.path, l.names.get(i)), l.seen[i].isDir()) {
+			l.seen[kept], l.names.at[kept] = l.seen[i], l.names.at[i]
+			kept++
+		}
+	}
+	l.seen, l.names.at = l.seen[:kept], l.names.at[:kept]
+}
+
+// statAll looks at all entries of a folder.
+func (w *walker) statAll(fd int, l *looked) error {
 	var group sync.WaitGroup
 	var first atomic.Pointer[error]
-	for lo := 0; lo < len(seen); lo += statBatch {
+	for lo := 0; lo < len(l.seen); lo += statBatch {
 		part := func() {
-			for i := lo; i < min(lo+statBatch, len(seen)); i++ {
-				seen[i].entry = Entry{Path: names.get(i)}
-				if err := w.look(d, names.ptr(i), &seen[i]); err != nil {
-					err = w.problem(join(d.path, names.get(i)), err)
+			for i := lo; i < min(lo+statBatch, len(l.seen)); i++ {
+				if err := statAt(fd, l.names.ptr(i), 0, &l.seen[i]); err != nil {
+					err = w.problem(join(l.path, l.names.get(i)), err)
 					first.CompareAndSwap(nil, &err)
 					return
 				}
 			}
 		}
-		if len(seen) <= statBatch {
+		if len(l.seen) <= statBatch {
 			part()
 		} else {
 			group.Go(part)
@@ -269,85 +323,143 @@ func (w *walker) lookAll(d *openDir, names names, seen []looked) error {
 	return nil
 }
 
-// sizeUnknown is the size of a File whose content is not known yet.
-const sizeUnknown = -1
-
-// look learns what it can of one entry without reading its content.
-func (w *walk) look(d *openDir, name *byte, l *looked) (err error) {
-	if err := statAt(d.fd, name, 0, &l.status); err != nil {
-		return err
-	}
-	e := &l.entry
-	e.Type = l.kind()
-	switch e.Type {
-	case 0, Dir:
-		return nil
-	case File:
-		e.Size = sizeUnknown
-		if r, ok := w.index.find(&l.stamp); ok {
-			e.Size, e.Sum, e.Mode = l.size, r.sum(), w.mode(&l.stamp)
-			if r.hasXattrs() {
-				e.Xattrs, err = xattrFile{path: procPath(d.fd, e.Path)}.read(w.acl())
-			}
+// count sums up what was seen in a folder, and finds the folders in it.
+func (w *walker) count(l *looked) {
+	files, size := 0, int64(0)
+	var sockets []string
+	young := w.isYoung(&l.stamp)
+	w.text = l.stamp.append(w.text[:0])
+	for i := range l.seen {
+		st := &l.seen[i]
+		young = young || w.isYoung(&st.stamp)
+		w.text = append(w.text, l.names.get(i)...)
+		w.text = st.append(append(w.text, 0))
+		switch st.kind() {
+		case File:
+			files, size = files+1, size+st.size
+		case Dir:
+			l.below = append(l.below, &looked{path: join(l.path, l.names.get(i))})
+		case 0:
+			sockets = append(sockets, join(l.path, l.names.get(i)))
 		}
-		return err
-	case Symlink:
-		e.Mode = 0o777
-		e.Link, err = readLink(d.fd, e.Path)
-		return err // no attribute that counts has an effect on a symlink (xattr(7))
-	case Char, Block:
-		e.Major, e.Minor = l.major, l.minor
 	}
-	e.Mode = w.mode(&l.stamp)
-	e.Xattrs, err = xattrFile{path: procPath(d.fd, e.Path)}.read(w.acl())
-	return err
+	l.sum = sha256.Sum256(w.text)
+	if young {
+		w.young.Store(true)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.files += files
+	w.size += size
+	w.skipped = append(w.skipped, sockets...)
 }
 
-// queue writes the lines of what was seen in d, and queues the work that is left.
-func (w *walker) queue(d *openDir, seen []looked) {
-	var jobs []func(*walker)
+// isYoung tells whether a file may change without its stamp showing it.
+func (w *walk) isYoung(st *stamp) bool { return st.dev != w.device || racy(st, w.started) }
+
+// write writes down a folder, and queues those in it and what must be read.
+func (w *walker) write(l *looked) {
+	if w.failed.Load() {
+		return
+	}
+	fd, err := openBeneath(w.root, l.path)
+	if err != nil {
+		w.fail(w.problem(l.path, err))
+		return
+	}
+	d := &openDir{looked: l, fd: fd}
+	d.users.Store(1)
+	defer d.done()
+	if err := w.lines(d); err != nil {
+		w.fail(w.problem(l.path, err))
+	}
+}
+
+// lines writes the lines of d. Hashes of files that the index does not know, and
+// what lies in folders, are left to the jobs that it queues.
+func (w *walker) lines(d *openDir) error {
+	if err := w.still(d); err != nil {
+		return err
+	}
+	self := Entry{Type: Dir, Mode: w.mode(&d.stamp)}
+	var err error
+	if self.Xattrs, err = (xattrFile{fd: d.fd}).read(w.acl()); err != nil {
+		return err
+	}
+	if d.path == "." && w.src.Content {
+		self.Mode, self.Xattrs = 0o755, nil
+	}
+	w.text = appendEntry(w.text[:0], &self, path.Base(d.path))
 	var todo []unreadFile
-	var sockets []string
-	files, size := 0, int64(0)
-	for i := range seen {
-		l := &seen[i]
-		e := &l.entry
-		if d.ig != nil && d.ig.ignores(join(d.path, e.Path), e.Type == Dir) {
-			continue
-		}
+	var jobs []func(*walker)
+	for i, folders := 0, d.below; i < len(d.seen); i++ {
+		e := Entry{Path: d.names.get(i)}
+		known, err := w.entry(d, &d.seen[i], &e)
 		at := len(w.text)
-		switch e.Type {
-		case 0:
-			sockets = append(sockets, join(d.path, e.Path))
-			continue
-		case Dir:
-			p, f := join(d.path, e.Path), &folder{}
-			d.inserts = append(d.inserts, insert{at: at, end: at, folder: f})
-			jobs = append(jobs, func(w *walker) { w.folder(p, f, d.ig) })
-			continue
-		case File:
-			files, size = files+1, size+l.size
-			if e.Size == sizeUnknown {
-				e.Size, e.Mode = l.size, w.mode(&l.stamp)
-				w.text = appendEntry(w.text, e, e.Path)
-				todo = append(todo, unreadFile{*e, l.stamp, at, len(w.text)})
-				continue
+		switch {
+		case err != nil:
+			return named(w.name(join(d.path, e.Path)), err)
+		case e.Type == 0: // a socket
+		case e.Type == Dir:
+			below := folders[0]
+			folders = folders[1:]
+			d.inserts = append(d.inserts, insert{at: at, end: at, folder: &below.folder})
+			jobs = append(jobs, func(w *walker) { w.write(below) })
+		default:
+			w.text = appendEntry(w.text, &e, e.Path)
+			if !known {
+				todo = append(todo, unreadFile{e, d.seen[i].stamp, at, len(w.text)})
 			}
 		}
-		w.text = appendEntry(w.text, e, e.Path)
+	}
+	if err := w.still(d); err != nil {
+		return err
 	}
 	w.text = append(w.text, "..\n"...)
-	d.text = bytes.Clone(w.text)
+	d.text, d.seen, d.names = bytes.Clone(w.text), nil, names{}
 	for batch := range slices.Chunk(todo, hashBatch) {
 		d.users.Add(1)
 		jobs = append(jobs, func(w *walker) { w.unread(d, batch) })
 	}
 	w.push(jobs...)
-	w.mu.Lock()
-	w.files += files
-	w.size += size
-	w.skipped = append(w.skipped, sockets...)
-	w.mu.Unlock()
+	return nil
+}
+
+// still fails when a folder is no longer what it was when it was looked at: then
+// neither may be what is in it.
+func (w *walk) still(d *openDir) error {
+	if now, err := statFd(d.fd); err != nil || now.stamp != d.stamp {
+		return errors.Join(err, &ChangedError{w.name(d.path)})
+	}
+	return nil
+}
+
+// entry learns what it can of one entry without reading its content; it is false
+// for a file whose content must be read.
+func (w *walk) entry(d *openDir, st *status, e *Entry) (known bool, err error) {
+	e.Type = st.kind()
+	switch e.Type {
+	case 0, Dir:
+		return true, nil
+	case File:
+		e.Size, e.Mode = st.size, w.mode(&st.stamp)
+		r, ok := w.index.find(&st.stamp)
+		if !ok {
+			return false, nil
+		}
+		if e.Sum = r.sum(); !r.hasXattrs() {
+			return true, nil
+		}
+	case Symlink:
+		e.Mode = 0o777
+		e.Link, err = readLink(d.fd, e.Path)
+		return true, err // no attribute that counts has an effect on a symlink (xattr(7))
+	case Char, Block:
+		e.Major, e.Minor = st.major, st.minor
+	}
+	e.Mode = w.mode(&st.stamp)
+	e.Xattrs, err = xattrFile{path: procPath(d.fd, e.Path)}.read(w.acl())
+	return true, err
 }
 
 // unread reads files of d and completes their lines.
@@ -389,7 +501,7 @@ func (w *walker) file(fd int, p string, e *Entry, want *stamp) error {
 	if st.stamp != *want {
 		return &ChangedError{w.name(p)}
 	}
-	size, err := w.sum(fd, &e.Sum)
+	size, err := w.hashFile(fd, &e.Sum)
 	if err != nil {
 		return err
 	}
@@ -411,8 +523,8 @@ func (w *walker) file(fd int, p string, e *Entry, want *stamp) error {
 	return nil
 }
 
-// sum hashes an open file from its beginning.
-func (w *walker) sum(fd int, sum *[sha256.Size]byte) (size int64, err error) {
+// hashFile hashes an open file from its beginning.
+func (w *walker) hashFile(fd int, sum *[sha256.Size]byte) (size int64, err error) {
 	w.hash.Reset()
 	for {
 		n, err := readAt(fd, w.buf, size)

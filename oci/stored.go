@@ -27,21 +27,25 @@ type Stored struct {
 }
 
 // Blobs lists all blobs. What has no digest for a name is left out.
-func (s *Store) Blobs() ([]Stored, error) {
-	entries, err := os.ReadDir(s.blobs)
+func (s *Store) Blobs(ctx context.Context) ([]Stored, error) {
+	dir, err := os.Open(s.blobs)
 	if err != nil {
 		return nil, err
 	}
-	var all []Stored
-	for _, e := range entries {
-		d := digest.NewDigestFromEncoded(digest.SHA256, e.Name())
-		var st unix.Stat_t
-		if checkDigest(d) != nil || unix.Lstat(s.Path(d), &st) != nil {
-			continue
-		}
-		all = append(all, Stored{Digest: d, Size: st.Size, Disk: st.Blocks * 512, Inode: st.Ino, Time: st.Mtim.Sec})
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return nil, err
 	}
-	return all, nil
+	all := make([]Stored, 0, len(names))
+	for _, name := range names {
+		d := digest.NewDigestFromEncoded(digest.SHA256, name)
+		var st unix.Stat_t
+		if checkDigest(d) == nil && unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
+			all = append(all, Stored{Digest: d, Size: st.Size, Disk: st.Blocks * 512, Inode: st.Ino, Time: st.Mtim.Sec})
+		}
+	}
+	return all, ctx.Err()
 }
 
 // InUse says whether any process uses a blob right now.

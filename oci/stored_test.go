@@ -61,7 +61,7 @@ func TestCopyIsChecked(t *testing.T) {
 	if s.Has(d) {
 		t.Error("it was not put aside")
 	}
-	if blobs, err := s.Blobs(); err != nil || len(blobs) != 0 {
+	if blobs, err := s.Blobs(t.Context()); err != nil || len(blobs) != 0 {
 		t.Error(blobs, err)
 	}
 }

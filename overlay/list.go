@@ -25,6 +25,14 @@ type Listed struct {
 	Disk       int64 // bytes allocated on disk, its own files and those of its difference
 	DiskInodes int64
 	Inode      uint64 // of its folder, which is locked while it is in use
+	Stamp      Stamp  // zero if it is damaged
+}
+
+// A Stamp tells a snapshot.json, which is written once, from any other that was or
+// will be there.
+type Stamp struct {
+	Inode   uint64
+	Changed int64 // ctime, in nanoseconds since 1970
 }
 
 // A Kept is a difference that Mutable.Keep kept.
@@ -45,8 +53,10 @@ type Listing struct {
 }
 
 // List reads what is known of all snapshots and kept layers. Sizes are those of
-// snapshot.json: no snapshot's files are looked at, only a kept layer's.
-func (s *Store) List(ctx context.Context) (*Listing, error) {
+// snapshot.json: no snapshot's files are looked at, only a kept layer's. What a
+// caller remembers of a snapshot that had this stamp is not read again: known
+// returns it, and is called by several goroutines. It may be nil.
+func (s *Store) List(ctx context.Context, known func(id digest.Digest, at Stamp) (Listed, bool)) (*Listing, error) {
 	names, err := folderNames(s.snapshots)
 	if err != nil {
 		return nil, err
@@ -57,7 +67,7 @@ func (s *Store) List(ctx context.Context) (*Listing, error) {
 	for w := range workers {
 		group.Go(func() error {
 			for i := w; i < len(names) && ctx.Err() == nil; i += workers {
-				read[i] = s.listed(names[i])
+				read[i] = s.listed(names[i], known)
 			}
 			return ctx.Err()
 		})
@@ -90,25 +100,32 @@ func (l *Listing) addChild(parent digest.Digest) {
 }
 
 // listed returns nil for what is no snapshot, or was removed just now.
-func (s *Store) listed(name string) *Listed {
+func (s *Store) listed(name string, known func(digest.Digest, Stamp) (Listed, bool)) *Listed {
 	id := digest.NewDigestFromEncoded(digest.SHA256, name)
+	path := filepath.Join(s.snapshots, name)
+	var own usage
+	var file unix.Stat_t
+	if unix.Lstat(path+"/snapshot.json", &file) == nil {
+		own.add(&file)
+	}
+	at := Stamp{file.Ino, unix.TimespecToNsec(file.Ctim)}
+	if known != nil {
+		if l, ok := known(id, at); ok && chainID(l.Parent, l.DiffID) == id {
+			l.ID, l.Stamp = id, at
+			return &l
+		}
+	}
 	snap, err := s.Get(id)
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
-	l := &Listed{Snapshot: snap, Err: err}
-	path := filepath.Join(s.snapshots, name)
-	var own usage
 	if err != nil {
-		l.ID = id
-		_ = own.addTree(path) // as far as it can be read
-	} else {
-		own.bytes, own.inodes = snap.Size, snap.Inodes
-		l.Inode = own.addPath(path)
-		own.addPath(filepath.Join(path, "snapshot.json"))
+		var all usage
+		_ = all.addTree(path) // as far as it can be read
+		return &Listed{Snapshot: Snapshot{ID: id}, Err: err, Disk: all.bytes, DiskInodes: all.inodes}
 	}
-	l.Disk, l.DiskInodes = own.bytes, own.inodes
-	return l
+	folder := own.addPath(path)
+	return &Listed{Snapshot: snap, Disk: own.bytes + snap.Size, DiskInodes: own.inodes + snap.Inodes, Inode: folder, Stamp: at}
 }
 
 // kept lists what Keep kept.
@@ -234,7 +251,7 @@ func (s *Store) refresh(l *Listing) error {
 		if l.Snapshots[digest.NewDigestFromEncoded(digest.SHA256, name)] != nil {
 			continue
 		}
-		if snap := s.listed(name); snap != nil {
+		if snap := s.listed(name, nil); snap != nil {
 			l.Snapshots[snap.ID] = snap
 			l.addChild(snap.Parent)
 		}

@@ -20,7 +20,7 @@ func TestHold(t *testing.T) {
 	if err := other.Hold(t.Context(), high); err != nil {
 		t.Fatal(err)
 	}
-	l, err := s.List(t.Context())
+	l, err := s.List(t.Context(), nil)
 	if err != nil || l.Snapshots[low].Children != 1 || l.Snapshots[high].Children != 0 {
 		t.Fatalf("%+v %v", l, err)
 	}
@@ -49,7 +49,7 @@ func TestHold(t *testing.T) {
 func TestRemoveListed(t *testing.T) {
 	s := newStore(t)
 	low := commit(t, s, "", "echo low > low").ID
-	l, err := s.List(t.Context())
+	l, err := s.List(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

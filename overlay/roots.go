@@ -67,7 +67,7 @@ func sameFolder(a, b string) bool {
 // Clear removes all that is in the store, but for what some process uses and what
 // that stands on, and the store's folder when nothing else is there.
 func (s *Store) Clear(ctx context.Context) error {
-	l, err := s.List(ctx)
+	l, err := s.List(ctx, nil)
 	if err != nil {
 		return err
 	}
