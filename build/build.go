@@ -303,13 +303,50 @@ func open(o Options, graph *layers.Graph) (*Builder, error) {
 
 // ready tells whether the machine can do what the build needs, before it begins.
 func (b *Builder) ready(ctx context.Context) error {
-	if err := overlay.Supported(b.StateDir); err != nil {
+	if err := b.canMount(); err != nil {
 		return err
 	}
 	shown := b.Sink
 	b.Sink = &held{} // the step that uses the runtime says which it is
 	defer func() { b.Sink = shown }()
 	return b.haveRuntime(ctx)
+}
+
+// canMount fails where root filesystems cannot be mounted. Where only the state
+// folder's filesystem is at fault, as in a container, they are kept in memory until
+// the process ends: it unpacks what it needs of them again.
+func (b *Builder) canMount() error {
+	fault := overlay.Supported(b.StateDir)
+	if fault == nil {
+		return nil
+	}
+	dir, err := rootsInMemory(b.StateDir, fault)
+	if err != nil {
+		return err
+	}
+	_ = b.snapshots.Close()
+	if b.snapshots, err = overlay.Open(dir); err != nil {
+		return err
+	}
+	b.roots = dir
+	b.before = spaceOf(b.folders()...)
+	b.report(progress.Event{Kind: progress.Warning, Text: fault.Error() + inMemory})
+	return nil
+}
+
+const inMemory = "; until then root filesystems are in memory, and unpacked anew for each build, which is slower"
+
+// rootsInMemory returns a folder for root filesystems in memory, or the fault of
+// the state folder if that does not help.
+func rootsInMemory(state string, fault error) (string, error) {
+	if !errors.Is(fault, overlay.ErrFilesystem) {
+		return "", fault
+	}
+	dir, err := overlay.InMemory(state)
+	if err != nil || overlay.Supported(dir) != nil {
+		return "", fault
+	}
+	return dir, nil
 }
 
 // writable tells whether images can be put into the OCI layout. One that is not

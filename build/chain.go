@@ -149,7 +149,7 @@ func (b *Builder) unpackInto(ctx context.Context, l *layers.Layer, c *chain, roo
 	layer := c.layer()
 	what := "unpacking " + layer.Digest.Encoded()[:12]
 	defer b.doing(l, what)()
-	return privileged(b.blobs.Unpack(ctx, layer, root, b.meter(l, what)))
+	return privileged(b.blobs.Unpack(ctx, layer, root, b.meter(l, what)), "")
 }
 
 // pack makes the blobs of a rootfs that are not there, of the snapshots, and

@@ -90,10 +90,15 @@ func checkUser() Finding {
 
 func checkOverlay(state string) Finding {
 	f := Finding{What: "overlayfs"}
-	if err := overlay.Supported(state); err != nil {
-		f.Cure = err.Error()
-	} else {
+	err := overlay.Supported(state)
+	if err == nil {
 		f.Found = "works in " + state
+		return f
+	}
+	f.Cure = err.Error()
+	if _, failed := rootsInMemory(state, err); failed == nil {
+		f.Extra = true
+		f.Cure += inMemory
 	}
 	return f
 }

@@ -7,12 +7,12 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/user"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/layerbuild/layerbuild/namespace"
 	"github.com/layerbuild/layerbuild/oci"
 	"github.com/layerbuild/layerbuild/progress"
 )
@@ -164,10 +164,7 @@ func (b *Builder) createdBy(layer, what string) string {
 }
 
 func userAtHost() string {
-	name, host := "unknown", "localhost"
-	if u, err := user.Current(); err == nil {
-		name = u.Username
-	}
+	name, host := namespace.UserName(), "localhost"
 	if h, err := os.Hostname(); err == nil {
 		host = h
 	}

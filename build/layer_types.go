@@ -122,7 +122,7 @@ func (b *Builder) makeFilesystem(ctx context.Context, l *layers.Layer, c *chain,
 	for _, warning := range warnings {
 		b.notice(l, progress.Warning, "%s", warning)
 	}
-	return layer, err
+	return layer, privileged(err, ", or with --layer-type tar")
 }
 
 // filesystemInputs are the inputs of making a filesystem of a snapshot. Unlike a

@@ -18,7 +18,6 @@ import (
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/namespace"
-	"github.com/layerbuild/layerbuild/overlay"
 )
 
 // Grab copies a file or folder out of a layer as it was last built, to dest on
@@ -75,10 +74,15 @@ func openMounting(o Options, graph *layers.Graph) (*Builder, error) {
 	if err := namespace.Enter(); err != nil {
 		return nil, err
 	}
-	if err := overlay.Supported(o.StateDir); err != nil {
+	b, err := open(o, graph)
+	if err != nil {
 		return nil, err
 	}
-	return open(o, graph)
+	if err := b.canMount(); err != nil {
+		b.close()
+		return nil, err
+	}
+	return b, nil
 }
 
 // lastBuilt returns the ChainID of a layer as it was last built, of this

@@ -115,14 +115,15 @@ func follow(maps []user.IDMap, id, parent int64) (next int64, ok bool) {
 }
 
 // privileged says what to do about a file that a user cannot make. To give one to
-// somebody who is nobody in a user namespace is an invalid argument there.
-func privileged(err error) error {
+// somebody who is nobody in a user namespace is an invalid argument there. cure is
+// what else helps where it takes root.
+func privileged(err error, cure string) error {
 	var file *oci.PrivilegeError
 	if !errors.As(err, &file) && (!errors.Is(err, unix.EINVAL) || !userns.RunningInUserNS()) {
 		return err
 	}
 	if file != nil && !file.Owner {
-		return fmt.Errorf("%w: build as root", err)
+		return fmt.Errorf("%w: build as root%s", err, cure)
 	}
 	if why := namespace.OneID(); why != "" {
 		return fmt.Errorf("%w: files can have no other owner than root: %s", err, why)

@@ -92,13 +92,22 @@ func userName(uid int) string {
 	return strconv.Itoa(uid)
 }
 
+// UserName is the name of the user who started the program.
+func UserName() string {
+	uid := os.Geteuid()
+	maps, err := user.ParseIDMapFile("/proc/self/uid_map")
+	if err == nil && Entered() && len(maps) > 0 && userns.RunningInUserNS() {
+		uid = int(maps[0].ParentID)
+	}
+	return userName(uid)
+}
+
 // Who says in words whose ids this process has.
 func Who() string {
-	maps, err := user.ParseIDMapFile("/proc/self/uid_map")
-	if err != nil || len(maps) == 0 || !userns.RunningInUserNS() {
-		return userName(os.Geteuid())
+	if !userns.RunningInUserNS() {
+		return UserName()
 	}
-	return fmt.Sprintf("%s, who has %d ids", userName(int(maps[0].ParentID)), countIDs())
+	return fmt.Sprintf("%s, who has %d ids", UserName(), countIDs())
 }
 
 // countIDs is how many users this process can tell apart.

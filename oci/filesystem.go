@@ -112,6 +112,9 @@ func (s *Store) packFilesystem(ctx context.Context, dir string, f Filesystem, wi
 	if err != nil {
 		return layer, nil, err
 	}
+	if err := checkOpaque(dir); err != nil {
+		return layer, nil, err
+	}
 	w, err := s.NewWriter(ctx)
 	if err != nil {
 		return layer, nil, err

@@ -33,7 +33,7 @@ func defaultCredentials() credentials {
 	if runtimeDir != "" {
 		runtimeDir = filepath.Join(runtimeDir, "containers")
 	} else {
-		runtimeDir = filepath.Join("/run/containers", strconv.Itoa(os.Getuid()))
+		runtimeDir = filepath.Join("/run/containers", strconv.Itoa(outsideUID()))
 	}
 	files := credentials{filepath.Join(runtimeDir, "auth.json")}
 	if dir, err := os.UserConfigDir(); err == nil {

@@ -3,6 +3,9 @@ package oci
 import (
 	"archive/tar"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -10,8 +13,8 @@ import (
 	"github.com/moby/sys/userns"
 )
 
-// A PrivilegeError says that a file of a layer cannot be made in this user
-// namespace.
+// A PrivilegeError says that a file of a layer cannot be made, or said, in this
+// user namespace.
 type PrivilegeError struct {
 	Name  string // of the file
 	What  string // it is or has
@@ -58,4 +61,33 @@ func (i *idsHere) check(hdr *tar.Header) error {
 
 func has(maps []user.IDMap, id int) bool {
 	return slices.ContainsFunc(maps, func(m user.IDMap) bool { return m.ID <= int64(id) && int64(id) < m.ID+m.Count })
+}
+
+// checkOpaque refuses an upper folder, to be packed as a filesystem, that hides a
+// folder below it: overlayfs marks that by an attribute that has another name in a
+// user namespace, which would be the wrong one to whoever mounts the filesystem.
+func checkOpaque(dir string) error {
+	if !userns.RunningInUserNS() {
+		return nil
+	}
+	return filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.IsDir() {
+			return err
+		}
+		x, err := overlayXattrs(path)
+		if err == nil && x.opaque {
+			name, _ := filepath.Rel(dir, path)
+			err = &PrivilegeError{Name: name, What: "hides a folder below it, which only root can mark in a filesystem"}
+		}
+		return err
+	})
+}
+
+// outsideUID is the id of the user who started the program, which is 0 only in here.
+func outsideUID() int {
+	ids, err := newIDsHere()
+	if ids == nil || err != nil || len(ids.uids) == 0 {
+		return os.Getuid()
+	}
+	return int(ids.uids[0].ParentID)
 }

@@ -9,9 +9,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// ErrFilesystem says that overlayfs works, but does not write to a filesystem.
+var ErrFilesystem = errors.New("this filesystem cannot hold snapshots")
+
 // Supported says whether the state folder is on a filesystem that can hold a
 // Store, by mounting something in it and removing a file there, which takes a
-// millisecond. The error gives the reason and what to do about it.
+// millisecond. The error gives the reason and what to do about it; it is an
+// ErrFilesystem if another filesystem would do.
 func Supported(state string) error {
 	s, err := Open(state)
 	if err != nil {
@@ -27,7 +31,7 @@ func Supported(state string) error {
 		err = removal
 	}
 	if err != nil {
-		return fmt.Errorf("overlayfs does not work in %s: %w%s", state, err, advice(state, err))
+		return unsupported(state, err)
 	}
 	return nil
 }
@@ -59,21 +63,26 @@ func try(dir string) error {
 	return nil
 }
 
-// advice says what to do about an error of try.
-func advice(dir string, err error) string {
+// unsupported explains an error of try.
+func unsupported(dir string, err error) error {
+	advice := ": put --state-dir on a local ext4, xfs or btrfs disk"
 	var st unix.Statfs_t
-	if unix.Statfs(dir, &st) == nil && st.Type == unix.OVERLAYFS_SUPER_MAGIC {
-		return ": the folder is itself on overlayfs, as in a container; " +
-			"put --state-dir on a volume or another disk"
-	}
 	switch {
+	case unix.Statfs(dir, &st) == nil && st.Type == unix.OVERLAYFS_SUPER_MAGIC:
+		advice = ": the folder is itself on overlayfs, as in a container; put --state-dir on a volume or another disk"
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT), errors.Is(err, unix.EROFS):
-		return "" // it is not overlayfs's fault
+		return fmt.Errorf("overlayfs does not work in %s: %w", dir, err) // it is not overlayfs's fault
 	case errors.Is(err, unix.ENODEV):
-		return ": the kernel has no overlayfs: run `modprobe overlay`"
-	case errors.Is(err, unix.EPERM):
-		return ": root lacks CAP_SYS_ADMIN here, as in a container that is not privileged: run on the host or with --privileged"
-	default:
-		return ": put --state-dir on a local ext4, xfs or btrfs disk"
+		return fmt.Errorf("overlayfs does not work in %s: %w: the kernel has none: run `modprobe overlay`", dir, err)
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		return fmt.Errorf("overlayfs does not work in %s: %w: mount is forbidden here, by a seccomp filter or by AppArmor, as in a container: "+
+			"start that with `--security-opt seccomp=unconfined --security-opt apparmor=unconfined`, or build on the host", dir, err)
 	}
+	return &filesystemError{fmt.Errorf("overlayfs does not work in %s: %w%s", dir, err, advice)}
 }
+
+// A filesystemError is an ErrFilesystem in other words.
+type filesystemError struct{ error }
+
+func (e *filesystemError) Is(target error) bool { return target == ErrFilesystem }
+func (e *filesystemError) Unwrap() error        { return e.error }

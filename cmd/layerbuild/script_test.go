@@ -26,10 +26,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
-		"layerbuild": func() { os.Exit(run()) },
-		stackerName:  func() { os.Exit(run()) },
-	})
+	command := func() { becomeUser(); os.Exit(run()) }
+	testscript.Main(m, map[string]func(){"layerbuild": command, stackerName: command})
 }
 
 // TestScripts runs each testdata/script/*.txtar in a folder and with a state of
@@ -39,30 +37,60 @@ func TestMain(m *testing.M) {
 //	BUSYBOX      an OCI layout with the tags latest and layered; ./busybox is a link to it
 //	STACKERFILES testdata/stackerfiles; not to be written to
 //	STATE        the state folder that layerbuild uses
+//
+// They have the condition [root], which does not hold in TestScriptsAsUser.
 func TestScripts(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Fatal("mounts, owners and devices need root: run `make test`, or `go test -exec sudo`")
 	}
-	busybox := busyboxBase(t)
-	stackerfiles, err := filepath.Abs("../../testdata/stackerfiles")
+	runScripts(t, 0)
+}
+
+// runScripts runs the scripts with a layerbuild of the user uid.
+func runScripts(t *testing.T, uid int) {
+	busybox := shown(t, busyboxBase(t))
+	stackerfiles := shown(t, "../../testdata/stackerfiles")
+	debian, err := filepath.Abs("../../scripts/base-debian")
 	if err != nil {
 		t.Fatal(err)
 	}
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
+		Condition: func(condition string) (bool, error) {
+			if condition != "root" {
+				return false, fmt.Errorf("unknown condition %q", condition)
+			}
+			return uid == 0, nil
+		},
 		Setup: func(env *testscript.Env) error {
+			if uid != 0 {
+				env.Setenv(userID, strconv.Itoa(uid))
+				if err := os.Chmod(filepath.Dir(env.WorkDir), 0o755); err != nil {
+					return err
+				}
+			}
 			cache := filepath.Join(env.WorkDir, ".cache")
 			env.Setenv("XDG_CACHE_HOME", cache)
 			env.Setenv("STATE", filepath.Join(cache, "layerbuild"))
-			env.Setenv("HOME", filepath.Join(env.WorkDir, ".home"))
+			home := filepath.Join(env.WorkDir, ".home")
+			env.Setenv("HOME", home)
+			// Git, run by root, is to take the user's folders for its own.
+			if err := os.Mkdir(home, 0o755); err != nil {
+				return err
+			}
+			if err := os.WriteFile(filepath.Join(home, ".gitconfig"), []byte("[safe]\n\tdirectory = *\n"), 0o644); err != nil {
+				return err
+			}
 			env.Setenv("XDG_CONFIG_HOME", filepath.Join(env.WorkDir, ".config"))
 			env.Setenv("BUSYBOX", busybox)
 			if err := os.Symlink(busybox, filepath.Join(env.WorkDir, "busybox")); err != nil {
 				return err
 			}
 			env.Setenv("STACKERFILES", stackerfiles)
+			env.Values[debianBase{}] = debian
 			env.Setenv("SHELL", "/bin/sh")
 			env.Values[registryKey{}] = &fakeRegistry{}
+			env.Defer(func() { built.add(uid, strings.TrimPrefix(filepath.Base(env.WorkDir), "script-"), env.WorkDir) })
 			env.Defer(func() {
 				if left := leftovers(env.WorkDir); len(left) > 0 {
 					env.T().Log("left behind:\n" + strings.Join(left, "\n"))
@@ -105,6 +133,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"read":            scriptRead,
 	"registry":        scriptRegistry,
 	"replace":         scriptReplace,
+	"root":            scriptRoot,
 	"same":            scriptSame,
 	"socket":          scriptSocket,
 	"status":          scriptStatus,
@@ -116,13 +145,20 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 func scriptDebian(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, neg, len(args) == 0, "debian")
 	ts.Check(ts.Chdir(ts.Getenv("WORK")))
-	script := filepath.Join(ts.Getenv("STACKERFILES"), "../../scripts/base-debian")
-	cmd := exec.Command(script)
+	cmd := exec.Command(ts.Value(debianBase{}).(string))
 	cmd.Stderr = ts.Stderr()
 	out, err := cmd.Output()
 	ts.Check(err)
-	ts.Setenv("DEBIAN", strings.TrimSpace(string(out)))
+	base := strings.TrimSpace(string(out))
+	if ts.Getenv(userID) != "" { // who cannot read what is in root's home
+		ts.Check(ts.Exec("cp", "-r", base, ts.MkAbs(".debian")))
+		base = ts.MkAbs(".debian")
+	}
+	ts.Setenv("DEBIAN", base)
 }
+
+// debianBase is the key of the path of scripts/base-debian.
+type debianBase struct{}
 
 // image LAYOUT TAG checks every blob of an image, and writes its manifest to
 // TAG.manifest and its config to TAG.config.
