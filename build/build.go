@@ -46,10 +46,11 @@ type Options struct {
 	Jobs        int    // how many steps run at once; 0 is one a core, and 8 at least
 	KeepGoing   bool   // after a failure go on with what does not need what failed
 
-	Offline     bool  // ask no server: what is here serves
-	Pull        Pull  // when registries are asked
-	NoStatIndex bool  // read every file of an import, whatever stat says
-	MaxDownload int64 // bytes of an http(s) import; 0 for no limit
+	Offline     bool       // ask no server: what is here serves
+	Pull        Pull       // when registries are asked
+	NoStatIndex bool       // read every file of an import, whatever stat says
+	MaxDownload int64      // bytes of an http(s) import; 0 for no limit
+	Bounds      oci.Bounds // of bases' layers
 
 	Targets    []string // the layers to build, with all they need; none is all
 	NoCache    []string // layers that are built whatever the cache knows; AllLayers is every one
@@ -93,6 +94,9 @@ type Options struct {
 	Debug bool // explain misses in full
 	Sink  progress.Sink
 }
+
+// DefaultBounds let any honest layer pass.
+func DefaultBounds() oci.Bounds { return oci.DefaultBounds }
 
 // A Pull says when a registry is asked for a base image. Without one it is asked
 // what the reference stands for, and the image is pulled when it is new; when it
@@ -290,6 +294,7 @@ func open(o Options, graph *layers.Graph) (*Builder, error) {
 	if err != nil {
 		return nil, err
 	}
+	b.blobs.Bounds = o.Bounds
 	b.numbered = sync.OnceValues(b.cache.NextBuild)
 	b.before = spaceOf(b.folders()...)
 	for _, l := range graph.Layers {

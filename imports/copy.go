@@ -21,6 +21,11 @@ type CopyOptions struct {
 	Mode     *fs.FileMode // of files; folders keep theirs
 	UID, GID *int         // of all that is copied; 0 by default
 	Epoch    time.Time    // mtime of all that is copied; now by default
+
+	// Harmless leaves out what of a stranger's files could do harm outside of an image:
+	// setuid and setgid bits, write permission for all, extended attributes, among which
+	// are capabilities. A device is an error.
+	Harmless bool
 }
 
 // Copy copies src, whose tree is t, to dest in the root filesystem at root.
@@ -42,6 +47,11 @@ func (s *Store) Copy(ctx context.Context, src Source, t Tree, root, dest string,
 	entries, err := s.Entries(t.Digest)
 	if err != nil {
 		return err
+	}
+	if o.Harmless {
+		if entries, err = harmless(entries); err != nil {
+			return err
+		}
 	}
 	source, st, err := s.openSource(src)
 	if err != nil {
@@ -73,6 +83,20 @@ func (s *Store) Copy(ctx context.Context, src Source, t Tree, root, dest string,
 		entries = entries[1:]
 	}
 	return f.run(ctx, entries, nil)
+}
+
+// harmless returns entries as CopyOptions.Harmless has them.
+func harmless(entries []Entry) ([]Entry, error) {
+	var kept []Entry
+	for _, e := range entries {
+		if e.Type == Char || e.Type == Block {
+			return nil, fmt.Errorf("%q is a device, which is not made outside of an image", e.Path)
+		}
+		e.Mode &^= 0o6002
+		e.Xattrs = nil
+		kept = append(kept, e)
+	}
+	return kept, nil
 }
 
 // own takes over owner and mode.

@@ -68,6 +68,11 @@ func (s *Store) takeIn(ctx context.Context, src source, ref string, manifest Des
 	}
 	base.Ref = ref
 
+	for _, d := range m.Layers {
+		if s.Bounds.Bytes > 0 && d.Size > s.Bounds.Bytes {
+			return nil, fmt.Errorf("%s: layer %s is %d bytes long: %w (--max-layer-size)", ref, d.Digest, d.Size, ErrBounds)
+		}
+	}
 	lacking := slices.DeleteFunc(distinct(m.Layers), s.Has)
 	wrote := counted(lacking, progress)
 	g, ctx := errgroup.WithContext(ctx)

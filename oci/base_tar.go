@@ -84,7 +84,11 @@ func (s *Store) layerFromTar(ctx context.Context, file string, want digest.Diges
 	}
 	defer w.Close()
 
-	t := &tarFile{raw: sha256.New(), compression: compressionOf(magic)}
+	info, err := f.Stat()
+	if err != nil {
+		return Layer{}, bare(err)
+	}
+	t := &tarFile{raw: sha256.New(), compression: compressionOf(magic), count: &tally{Bounds: s.Bounds, blob: info.Size()}}
 	c := map[string]Compression{"gzip": Gzip, "zstd": Zstd}[t.compression]
 	if c != "" {
 		t.in = io.TeeReader(f, w) // the file is the blob
@@ -120,6 +124,7 @@ type tarFile struct {
 	in          io.Reader // the file
 	raw         hash.Hash // of the file
 	compression string
+	count       *tally
 }
 
 // read checks the tar and returns its DiffID. With compress it is also
@@ -141,7 +146,7 @@ func (t *tarFile) read(ctx context.Context, w io.Writer, compress bool) (digest.
 	if err != nil {
 		return "", err
 	}
-	err = checkTar(ctx, io.TeeReader(p, z), t.compression == "")
+	err = checkTar(ctx, io.TeeReader(p, z), t.compression == "", t.count)
 	if err == nil {
 		_, err = p.WriteTo(z) // what follows the end belongs to it too
 	}
@@ -163,7 +168,7 @@ func (t *tarFile) inflate(p *digestPipe) error {
 		return fmt.Errorf("it is not a whole %s file: %w", t.compression, err)
 	}
 	defer z.Close()
-	if _, err := p.ReadFrom(z); err != nil {
+	if _, err := p.ReadFrom(t.count.reader(z)); err != nil {
 		if t.compression != "" {
 			err = fmt.Errorf("decompressing it with %s: %w", t.compression, err)
 		}
@@ -179,7 +184,7 @@ func (t *tarFile) inflate(p *digestPipe) error {
 // checkTar reads a whole tar and checks its entries. With marker the tar must
 // have its end marker, since nothing else tells that a plain one was cut between
 // two entries.
-func checkTar(ctx context.Context, r io.Reader, marker bool) error {
+func checkTar(ctx context.Context, r io.Reader, marker bool, count *tally) error {
 	tail := &tailReader{r: r}
 	tr := tar.NewReader(tail)
 	for n := 1; ; n++ {
@@ -203,6 +208,9 @@ func checkTar(ctx context.Context, r io.Reader, marker bool) error {
 			return errors.New("it is cut off: the end of the tar is missing")
 		case err != nil:
 			return fmt.Errorf("reading entry %d of the tar: %w", n, err)
+		}
+		if err := count.entry(hdr); err != nil {
+			return err
 		}
 		if err := checkEntry(hdr); err != nil {
 			return err

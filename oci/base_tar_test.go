@@ -160,7 +160,7 @@ func FuzzCheckTar(f *testing.F) {
 	f.Add([]byte{})
 	f.Add(make([]byte, 1024))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if checkTar(context.Background(), bytes.NewReader(data), true) != nil {
+		if checkTar(context.Background(), bytes.NewReader(data), true, &tally{}) != nil {
 			return
 		}
 		tr := tar.NewReader(bytes.NewReader(data))

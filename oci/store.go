@@ -39,6 +39,9 @@ type Store struct {
 	blobs        string // dir/blobs/sha256
 	tmp, corrupt string // of the state folder: on the same filesystem
 
+	// Bounds hold for layers that are taken in or unpacked. Set it before.
+	Bounds Bounds
+
 	mu   sync.Mutex
 	held map[digest.Digest]*os.File // locked shared
 	made map[digest.Digest]bool     // written by this Store

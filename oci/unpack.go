@@ -63,14 +63,15 @@ func (s *Store) unpack(ctx context.Context, l Layer, root string, progress func(
 	defer f.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	p := newDigestPipe(ctx)
+	count := &tally{Bounds: s.Bounds, blob: l.Size}
 	done := make(chan struct{})
 	defer func() { cancel(); <-done }() // f stays open until nobody reads it
 	go func() {
 		defer close(done)
-		p.CloseWrite(inflateLayer(p, f, l.MediaType, progress))
+		p.CloseWrite(inflateLayer(p, f, l.MediaType, count, progress))
 	}()
 
-	if err := extract(ctx, p, root); err != nil {
+	if err := extract(ctx, p, root, count); err != nil {
 		return err
 	}
 	// What follows the tar's end belongs to the DiffID too.
@@ -93,7 +94,7 @@ var layerCompressions = map[string]string{
 // inflateLayer writes the uncompressed content of a layer's blob to w. That its
 // bytes are compressed in another way than its media type says is an error; only
 // a plain tar is taken for any, as umoci and podman do.
-func inflateLayer(w *digestPipe, f *os.File, mediaType string, progress func(done, total int64)) error {
+func inflateLayer(w *digestPipe, f *os.File, mediaType string, count *tally, progress func(done, total int64)) error {
 	magic, err := magicOf(f)
 	if err != nil {
 		return err
@@ -115,7 +116,7 @@ func inflateLayer(w *digestPipe, f *os.File, mediaType string, progress func(don
 		return err
 	}
 	defer z.Close()
-	_, err = w.ReadFrom(z)
+	_, err = w.ReadFrom(count.reader(z))
 	return err
 }
 
@@ -135,7 +136,7 @@ func (m *meteredReader) Read(p []byte) (int, error) {
 }
 
 // extract applies the entries of a tar stream to root through umoci.
-func extract(ctx context.Context, r io.Reader, root string) error {
+func extract(ctx context.Context, r io.Reader, root string, count *tally) error {
 	ids, err := newIDsHere()
 	if err != nil {
 		return err
@@ -153,6 +154,9 @@ func extract(ctx context.Context, r io.Reader, root string) error {
 		if err != nil {
 			return fmt.Errorf("reading its tar: %w", err)
 		}
+		if err := count.entry(hdr); err != nil {
+			return err
+		}
 		switch hdr.Typeflag {
 		case tar.TypeXGlobalHeader: // `git archive` begins with one; it names no file
 			continue
@@ -160,14 +164,14 @@ func extract(ctx context.Context, r io.Reader, root string) error {
 			hdr.Typeflag = tar.TypeReg
 		}
 		if err := fillXattrs(hdr); err != nil {
-			return fmt.Errorf("%q: %w", hdr.Name, err)
+			return fmt.Errorf("%.200q: %w", hdr.Name, err)
 		}
 		if err := ids.check(hdr); err != nil {
 			return err
 		}
 		name := hdr.Name // umoci changes it
 		if err := ex.UnpackEntry(root, hdr, ctxReader{ctx, tr}); err != nil {
-			return fmt.Errorf("%q: %w", name, err)
+			return fmt.Errorf("%.200q: %w", name, err)
 		}
 	}
 }

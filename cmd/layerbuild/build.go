@@ -148,7 +148,7 @@ func (f *buildFlags) addCommon(cmd *cobra.Command, s *settings) {
 	flags.BoolVar(&f.NoStatIndex, "no-stat-index", false, "read every file of an import, even if it looks unchanged")
 	flags.StringVar(&f.maxDownload, "max-download", "", "refuse http(s) imports larger than this `SIZE`, such as 500MB")
 	f.secrets.add(cmd)
-	f.limits.add(cmd)
+	f.limits.add(cmd, &f.Options)
 	flags.StringVar(&f.Runtime, "runtime", "", "the OCI runtime that steps run in, by `name` or path (default: crun or runc, whichever starts)")
 	flags.StringVar(&f.OnRunFailure, "on-run-failure", "", "a `command` to run in the container where a run failed")
 	flags.BoolVar(&f.shellFail, "shell-fail", false, "open a shell where a run failed: --on-run-failure /bin/sh")

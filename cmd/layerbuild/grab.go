@@ -16,7 +16,8 @@ func newGrabCommand(s *settings) *cobra.Command {
 		Short: "Copy a file or folder out of a layer",
 		Long: `Copy a file or folder out of a layer as it was last built, to DEST or the current
 folder. The layer is that of the stackerfile, or if that has not been built, of
-whichever was built last; the stackerfile is not read.`,
+whichever was built last; the stackerfile is not read. Setuid and setgid bits, write
+permission for all and extended attributes are left out; devices are refused.`,
 		Example: `  layerbuild grab app:/usr/bin/app
   layerbuild grab app:/srv/site public/`,
 		Args: cobra.RangeArgs(1, 2),

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -19,15 +20,20 @@ type limitFlags struct {
 	pids    int64
 	cpus    float64
 	timeout time.Duration
+
+	layerSize string // what a base's layer may come to
 }
 
-func (f *limitFlags) add(cmd *cobra.Command) {
-	flags := cmd.Flags()
+func (f *limitFlags) add(cmd *cobra.Command, o *build.Options) {
+	flags, bounds := cmd.Flags(), build.DefaultBounds()
 	flags.StringVar(&f.network, "network", "", "the network of layers that name none: `host`, the default, or none, with which a layer that names host is refused")
 	flags.StringVar(&f.memory, "memory", "", "the most memory that a run may take, as a `SIZE` such as 512MB")
 	flags.Int64Var(&f.pids, "pids-limit", 0, "the most processes and threads that a run may have at a time")
 	flags.Float64Var(&f.cpus, "cpus", 0, "how many processors' time a run may take, such as 1.5")
 	flags.DurationVar(&f.timeout, "timeout", 0, "how long a run may take, as a `duration` such as 10m")
+	flags.StringVar(&f.layerSize, "max-layer-size", units.HumanSize(float64(bounds.Bytes)), "refuse layers of bases that are larger than this `SIZE` when they are unpacked; 0 for no limit")
+	flags.Int64Var(&o.Bounds.Files, "max-layer-files", bounds.Files, "refuse layers of bases with more files; 0 for no limit")
+	flags.Int64Var(&o.Bounds.Ratio, "max-layer-ratio", bounds.Ratio, "refuse layers of bases that grow more than this when they are unpacked, to more than 1GiB; 0 for no limit")
 }
 
 // parse puts the limits into o. A limit that cannot be is refused, not left out.
@@ -47,6 +53,9 @@ func (f *limitFlags) parse(cmd *cobra.Command, o *build.Options) (err error) {
 		if flag := cmd.Flags().Lookup(number.flag); flag.Changed && !number.good {
 			return fmt.Errorf("--%s is %s: it should be more than that", number.flag, flag.Value)
 		}
+	}
+	if o.Bounds.Bytes, err = units.FromHumanSize(f.layerSize); err != nil || min(o.Bounds.Bytes, o.Bounds.Files, o.Bounds.Ratio) < 0 {
+		return errors.New("--max-layer-size, --max-layer-files and --max-layer-ratio should be a size such as 10GB and two numbers, or 0")
 	}
 	o.Load.Network, o.Timeout, o.Limits.PIDs, o.Limits.CPUs = f.network, f.timeout, f.pids, f.cpus
 	return nil
