@@ -10,7 +10,8 @@ import (
 )
 
 // TestMigrateState builds with a state folder that older code wrote: nothing may
-// run, and the images must be those that the older code made.
+// run, and the images must be those that the older code made. Where its compressor
+// was another one they are those of its snapshots, packed again.
 func TestMigrateState(t *testing.T) {
 	states, err := filepath.Glob("testdata/state-*")
 	if err != nil || len(states) == 0 {

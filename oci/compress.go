@@ -19,7 +19,7 @@ import (
 // CompressorVersion names all that decides a packed blob's bytes besides the
 // files: it is part of the engine's compatibility version. It changes with the
 // libraries in go.mod, with the constants below, and with the form of the tar.
-const CompressorVersion = "tar-1 klauspost/compress-v1.20.3 pgzip-v1.3.0 gzip-1MiB-5 zstd-3"
+const CompressorVersion = "tar-1 klauspost/compress-v1.20.3 pgzip-v1.3.0 gzip-1MiB-6 zstd-4MiB-3"
 
 // Compression is how a packed layer is compressed.
 type Compression string
@@ -36,7 +36,7 @@ const gzipBlock = 1 << 20
 
 // Default levels, and the highest.
 const (
-	gzipLevel, gzipMost = 5, 9
+	gzipLevel, gzipMost = 6, 9
 	zstdLevel, zstdMost = 3, 22
 )
 
@@ -84,8 +84,7 @@ func (c Compression) writer(w io.Writer, level int) (io.WriteCloser, error) {
 		// pgzip's header has neither name nor time unless they are set.
 		return z, z.SetConcurrency(gzipBlock, runtime.GOMAXPROCS(0)+1)
 	case Zstd:
-		return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)),
-			zstd.WithEncoderConcurrency(max(2, runtime.GOMAXPROCS(0))))
+		return newFrameWriter(w, level)
 	}
 	return nopCloser{w}, nil
 }

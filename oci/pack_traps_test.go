@@ -280,8 +280,8 @@ func TestCompressedBytesArePinned(t *testing.T) {
 	must(t, unix.Mknod(filepath.Join(dir, "gone"), unix.S_IFCHR, 0))
 	s := newStore(t)
 	for c, want := range map[Compression]digest.Digest{
-		Gzip: "sha256:e6c55533125bd77cf4cbea229d1a9360dcae25b5dec8ac3e528afda4076d4db6",
-		Zstd: "sha256:1409e0c38e38069b3d94b395f9f42a7a24782a43e291e59676d8a0465745b663",
+		Gzip: "sha256:e05f7516ac5d50827a5b31b9e7937f6637b0bc6a4269af25effbd3efdca20eb6",
+		Zstd: "sha256:b1ad6c6ea3ca57e8381aad25d15ed611082dbe5bf15a703816e029be3418cf43",
 		None: "sha256:02da7b0280bc78d6d09741bb85c871a6d07b30cb916bc913e427b2d9e6a48181",
 	} {
 		p, err := s.Pack(context.Background(), dir, PackOptions{Compression: c, Epoch: epoch})
