@@ -4,11 +4,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // busybox returns the OCI layout that the tests build on.
@@ -83,30 +88,92 @@ func steps(b *bench) error {
 }
 
 // bareRuntime makes a bundle of an image, and returns the command that runs `true`
-// in it.
+// in it. All else of its configuration is what layerbuild gives its steps: the same
+// seccomp filter, capabilities, namespaces, mounts and a cgroup of its own.
 func (b *bench) bareRuntime(base string) ([]string, error) {
 	bundle := filepath.Join(b.dir, "bundle")
 	if _, err := timed([]string{"umoci", "unpack", "--image", base + ":latest", bundle}); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(bundle, "config.json")
-	text, err := os.ReadFile(path)
+	config, err := b.stepConfig(base)
 	if err != nil {
 		return nil, err
 	}
-	var config map[string]any
-	if err := json.Unmarshal(text, &config); err != nil {
+	config.Root.Path = filepath.Join(bundle, "rootfs")
+	config.Process.Args = []string{"/bin/true"}
+	config.Linux.CgroupsPath = "layerbuild-bench"
+	config.Mounts = slices.DeleteFunc(config.Mounts, func(m specs.Mount) bool { return m.Destination == "/stacker" })
+	text, err := json.Marshal(config)
+	if err != nil {
 		return nil, err
 	}
-	process, ok := config["process"].(map[string]any)
-	if !ok {
-		return nil, errors.New("umoci's bundle has no process")
-	}
-	process["terminal"], process["args"] = false, []string{"/bin/true"}
-	if text, err = json.Marshal(config); err != nil {
+	return []string{"runc", "run", "--bundle", bundle, "layerbuild-bench"}, os.WriteFile(filepath.Join(bundle, "config.json"), text, 0o644)
+}
+
+// stepConfig is the configuration that the runtime is given for a step, taken by a
+// runtime that copies it.
+func (b *bench) stepConfig(base string) (*specs.Spec, error) {
+	copied := filepath.Join(b.dir, "config.json")
+	spy := filepath.Join(b.dir, "runc")
+	script := fmt.Sprintf(`#!/bin/sh
+last=
+for arg; do
+	[ "$last" != --bundle ] || cp "$arg/config.json" %s
+	last=$arg
+done
+exec runc "$@"
+`, copied)
+	if err := os.WriteFile(spy, []byte(script), 0o755); err != nil {
 		return nil, err
 	}
-	return []string{"runc", "run", "--bundle", bundle, "layerbuild-bench"}, os.WriteFile(path, text, 0o644)
+	dir, err := b.project("spied", layered(base, 1, false, "true"))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := timed(b.layerbuild(dir, "build", "--quiet", "--runtime", spy)); err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile(copied)
+	if err != nil {
+		return nil, err
+	}
+	config := &specs.Spec{}
+	return config, json.Unmarshal(text, config)
+}
+
+// peers builds the chain of ten layers with buildah too, where that is installed.
+func peers(b *bench) error {
+	if _, err := exec.LookPath("buildah"); err != nil {
+		fmt.Println("buildah is not installed: no peer is measured")
+		return nil
+	}
+	base, err := busybox()
+	if err != nil {
+		return err
+	}
+	chain, err := b.project("peers", layered(base, 10, true, "echo N > /fileN"))
+	if err != nil {
+		return err
+	}
+	var file strings.Builder
+	file.WriteString("FROM localhost/base\n")
+	for i := range 10 {
+		fmt.Fprintf(&file, "RUN echo %d > /file%d\n", i, i)
+	}
+	if err := os.WriteFile(filepath.Join(chain, "Dockerfile"), []byte(file.String()), 0o644); err != nil {
+		return err
+	}
+	for _, driver := range []string{"overlay", "vfs"} {
+		root, run := filepath.Join(b.dir, driver), filepath.Join(b.dir, driver+"-run")
+		if _, err := timed([]string{"skopeo", "copy", "--quiet", "oci:" + base + ":latest", fmt.Sprintf("containers-storage:[%s@%s+%s]localhost/base:latest", driver, root, run)}); err != nil {
+			return err
+		}
+		buildah := []string{"buildah", "--storage-driver", driver, "--root", root, "--runroot", run, "bud", "--quiet", "--layers", "--no-cache", "--isolation", "chroot", chain}
+		if err := compare("a chain of 10 layers, cold : buildah, "+driver, b.layerbuild(chain, "build", "--quiet", "--no-cache"), buildah); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // packing packs and unpacks files of this machine, beside pipes of tar.
@@ -121,7 +188,7 @@ func packing(b *bench) error {
 	}
 	state := filepath.Join(b.dir, "state-packing")
 	for _, c := range []struct{ name, floor, suffix, unpack string }{
-		{"gzip", "pigz -p2", ".gz", "tar -xzf"},
+		{"gzip", "pigz -6 -p2", ".gz", "tar -xzf"},
 		{"zstd", "zstd -q -T2 -3", ".zst", "tar --zstd -xf"},
 	} {
 		file := filepath.Join(b.dir, "floor.tar"+c.suffix)
@@ -196,25 +263,34 @@ func memory(b *bench) error {
 	if err := os.Mkdir(large, 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(large, "file"), nil, 0o644); err != nil {
+	if err := noise(filepath.Join(large, "file"), int64(*size)<<22); err != nil {
 		return err
 	}
-	if err := os.Truncate(filepath.Join(large, "file"), int64(*size)<<22); err != nil {
-		return err
-	}
-	if err := fill(many, *size*50); err != nil {
+	if err := fill(many, *size*200); err != nil {
 		return err
 	}
 	state := filepath.Join(b.dir, "state-memory")
 	for name, dir := range map[string]string{
 		fmt.Sprintf("pack a file of %d MiB", *size<<2): large,
-		fmt.Sprintf("pack %d files", *size*50):         many,
+		fmt.Sprintf("pack %d files", *size*200):        many,
 	} {
-		if err := peak(name, []string{self, "pack", state, dir, "gzip"}); err != nil {
-			return err
+		for _, compression := range []string{"gzip", "zstd"} {
+			if err := peak(name+", "+compression, []string{self, "pack", state, dir, compression}); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// noise makes a file that has no holes and nothing to compress.
+func noise(path string, size int64) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	_, err = io.CopyN(f, rand.NewChaCha8([32]byte{}), size)
+	return errors.Join(err, f.Close())
 }
 
 // peak prints the most memory that a command took.

@@ -47,6 +47,7 @@ var groups = []struct {
 	{"imports", importing},
 	{"parallel", parallel},
 	{"steps", steps},
+	{"peers", peers},
 	{"packing", packing},
 	{"graphs", graphs},
 	{"memory", memory},
@@ -60,7 +61,8 @@ func run() error {
 	}
 	defer os.RemoveAll(dir)
 	b := &bench{dir: dir, binary: filepath.Join(dir, "layerbuild")}
-	build := exec.Command("go", "build", "-o", b.binary, "./cmd/layerbuild")
+	build := exec.Command("go", "build", "-trimpath", "-o", b.binary, "./cmd/layerbuild")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as make builds it
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("go build: %w\n%s", err, out)
 	}
