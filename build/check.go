@@ -45,7 +45,7 @@ func Check(ctx context.Context, stateDir, rootsDir, runtime string) ([]Finding, 
 	for _, f := range []oci.Filesystem{oci.Squashfs, oci.Erofs} {
 		findings = append(findings, checkFilesystem(ctx, f))
 	}
-	return findings, nil
+	return append(findings, checkEmulators()), nil
 }
 
 // minKernel is the first that makes all of a bind mount read-only at once, with

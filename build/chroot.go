@@ -92,6 +92,9 @@ func (b *Builder) chroot(ctx context.Context, l *layers.Layer, id digest.Digest,
 		return err
 	}
 	step.Args = arguments(command)
+	if err := checkForeign(l, "#!"+step.Args[0], step.Rootfs); err != nil {
+		return fail(l, l.Pos, err)
+	}
 	step.Stdin, step.Stdout, step.Stderr = os.Stdin, os.Stdout, os.Stderr
 	step.Terminal = term.IsTerminal(int(os.Stdin.Fd()))
 	err = b.runner.Run(ctx, step)

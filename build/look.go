@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -66,7 +67,7 @@ func (o Options) unread(layer string) (*layers.Layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &layers.Layer{Name: layer, File: &layers.Stackerfile{Path: file}, Network: layers.NetworkHost}, nil
+	return &layers.Layer{Name: layer, File: &layers.Stackerfile{Path: file}, Network: layers.NetworkHost, OS: runtime.GOOS, Arch: runtime.GOARCH}, nil
 }
 
 // openMounting opens the rooms in a process that has mounts of its own.

@@ -248,6 +248,9 @@ func (r *stepRun) close() {
 
 // in runs the script in a rootfs.
 func (r *stepRun) in(ctx context.Context, root string) error {
+	if err := checkForeign(r.l, r.script.text, root); err != nil {
+		return fail(r.l, r.script.pos, err)
+	}
 	r.step.Rootfs = root
 	done := r.b.doing(r.l, "running")
 	limited, end := r.limited(ctx)

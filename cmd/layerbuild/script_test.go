@@ -38,7 +38,8 @@ func TestMain(m *testing.M) {
 //	STACKERFILES testdata/stackerfiles; not to be written to
 //	STATE        the state folder that layerbuild uses
 //
-// They have the condition [root], which does not hold in TestScriptsAsUser.
+// They have the conditions [root], which does not hold in TestScriptsAsUser, and
+// [emulates:ARCH].
 func TestScripts(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Fatal("mounts, owners and devices need root: run `make test`, or `go test -exec sudo`")
@@ -57,6 +58,9 @@ func runScripts(t *testing.T, uid int) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Condition: func(condition string) (bool, error) {
+			if arch, ok := strings.CutPrefix(condition, "emulates:"); ok {
+				return emulates(arch)
+			}
 			if condition != "root" {
 				return false, fmt.Errorf("unknown condition %q", condition)
 			}
@@ -124,6 +128,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"debian":          scriptDebian,
 	"differ":          scriptDiffer,
 	"digest":          scriptDigest,
+	"foreign":         scriptForeign,
 	"gone":            scriptGone,
 	"hear":            scriptHear,
 	"idle":            scriptIdle,
@@ -139,6 +144,38 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"status":          scriptStatus,
 	"tags":            scriptTags,
 	"webserver":       scriptWebserver,
+}
+
+// emulates is the condition [emulates:ARCH]: programs for another processor run here,
+// since binfmt_misc has an emulator for it.
+func emulates(arch string) (bool, error) {
+	dir, err := os.MkdirTemp("", "emulates-")
+	if err != nil {
+		return false, err
+	}
+	defer os.RemoveAll(dir)
+	program := filepath.Join(dir, "program")
+	if err := buildForeign(arch, program); err != nil {
+		return false, err
+	}
+	return exec.Command(program, "-x").Run() == nil, nil
+}
+
+// foreign ARCH FILE makes FILE a program for another processor: a shell that knows
+// only how to write its architecture into a file, and exit.
+func scriptForeign(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 2, "foreign ARCH FILE")
+	ts.Check(os.MkdirAll(filepath.Dir(ts.MkAbs(args[1])), 0o755))
+	ts.Check(buildForeign(args[0], ts.MkAbs(args[1])))
+}
+
+func buildForeign(arch, program string) error {
+	cmd := exec.Command("go", "build", "-o", program, "./testdata/foreign")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
 }
 
 // debian sets DEBIAN to the folder that scripts/base-debian prints.
