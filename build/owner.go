@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/google/renameio/v2"
 	"github.com/moby/sys/user"
@@ -50,30 +51,45 @@ func checkOwners(roots string) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("state folder: %w", err)
 	}
+	var made owners
 	noted := err == nil
-	if !userns.RunningInUserNS() {
-		if noted {
+	if noted {
+		if err := json.Unmarshal(text, &made); err != nil {
+			return fmt.Errorf("state folder: %s: %w: remove the folder as root, or name another one with --state-dir", path, err)
+		}
+	}
+	switch {
+	case !userns.RunningInUserNS():
+		// Root of a container that mounts in a namespace of its own has its own ids there.
+		if noted && (namespace.Entered() || !made.same()) {
 			return fmt.Errorf("the folder %s was made by an ordinary user, whose ids root does not have: run as that user, or name another one with --state-dir", roots)
 		}
 		return nil
+	case !namespace.Entered(): // the last life will tell
+		return nil
+	case noted:
+		return made.note(path, text)
 	}
+	if made, err := os.ReadDir(filepath.Join(roots, "snapshots")); err == nil && len(made) > 0 {
+		return fmt.Errorf("the folder %s was made by root, whose ids this user does not have: run as root, or name another one with --state-dir", roots)
+	}
+	return made.note(path, nil)
+}
+
+// same says whether all ids are the same outside.
+func (o owners) same() bool {
+	return !slices.ContainsFunc(slices.Concat(o.UIDs, o.GIDs), func(m user.IDMap) bool { return m.ID != m.ParentID })
+}
+
+// note brings the file at path, which holds text, up to date with the ids here. It
+// fails if those that were there are others now.
+func (o owners) note(path string, text []byte) error {
 	here, err := ownersHere()
 	if err != nil {
 		return err
 	}
-	var made owners
-	switch {
-	case noted:
-		if err := json.Unmarshal(text, &made); err != nil {
-			return fmt.Errorf("state folder: %s: %w: remove the folder as root, or name another one with --state-dir", path, err)
-		}
-		if !within(made.UIDs, here.UIDs) || !within(made.GIDs, here.GIDs) {
-			return fmt.Errorf("the folder %s was made with other subordinate ids than this user has now: give them back in /etc/subuid and /etc/subgid, or remove the folder as root, or name another one with --state-dir", roots)
-		}
-	default:
-		if made, err := os.ReadDir(filepath.Join(roots, "snapshots")); err == nil && len(made) > 0 {
-			return fmt.Errorf("the folder %s was made by root, whose ids this user does not have: run as root, or name another one with --state-dir", roots)
-		}
+	if !within(o.UIDs, here.UIDs) || !within(o.GIDs, here.GIDs) {
+		return fmt.Errorf("the folder %s was made with other subordinate ids than this user has now: give them back in /etc/subuid and /etc/subgid, or remove the folder as root, or name another one with --state-dir", filepath.Dir(path))
 	}
 	now, err := json.Marshal(here)
 	if err != nil || bytes.Equal(now, text) {

@@ -67,8 +67,12 @@ func ownIDs() (ids, error) {
 	return own, nil
 }
 
+// allIDs is how many ids the first user namespace has.
+const allIDs = 1<<32 - 1
+
 // sameIDs are the ids of a process that is root, of a container as a rule: they
-// stay what they are.
+// stay what they are. If it has all, one is left out: by the first namespace's map
+// it is taken for that, by runtimes as well as by us.
 func sameIDs() (same ids, err error) {
 	if same.uids, err = user.ParseIDMapFile("/proc/self/uid_map"); err != nil {
 		return ids{}, err
@@ -79,6 +83,7 @@ func sameIDs() (same ids, err error) {
 	for _, maps := range [][]user.IDMap{same.uids, same.gids} {
 		for i := range maps {
 			maps[i].ParentID = maps[i].ID
+			maps[i].Count = min(maps[i].Count, allIDs-1)
 		}
 	}
 	return same, nil

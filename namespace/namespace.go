@@ -139,7 +139,7 @@ func Enter() error {
 		return fmt.Errorf("make a mount namespace: %w", err)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-		return fmt.Errorf("keep mounts from others: %w", err)
+		return fmt.Errorf("keep mounts from others: %w%s", err, cure(err))
 	}
 	return restart(mark{Life: lifeLast})
 }

@@ -35,7 +35,10 @@ func defaultCredentials() credentials {
 	} else {
 		runtimeDir = filepath.Join("/run/containers", strconv.Itoa(outsideUID()))
 	}
-	files := credentials{filepath.Join(runtimeDir, "auth.json")}
+	var files credentials
+	if _, err := os.Stat(runtimeDir); !errors.Is(err, fs.ErrPermission) { // in a folder of root's it is not ours
+		files = append(files, filepath.Join(runtimeDir, "auth.json"))
+	}
 	if dir, err := os.UserConfigDir(); err == nil {
 		files = append(files, filepath.Join(dir, "containers/auth.json"))
 	}

@@ -206,12 +206,33 @@ func maskedPaths() []string {
 	}
 }
 
+// lockedOptions are those of the mount that a path is on which may not be taken
+// away in a user namespace, as a runtime would that changes others.
+func lockedOptions(path string) (options []string) {
+	var st unix.Statfs_t
+	if !userns.RunningInUserNS() || unix.Statfs(path, &st) != nil {
+		return nil
+	}
+	for _, o := range []struct {
+		flag int64
+		name string
+	}{
+		{unix.ST_NOSUID, "nosuid"}, {unix.ST_NODEV, "nodev"}, {unix.ST_NOEXEC, "noexec"},
+		{unix.ST_NOATIME, "noatime"}, {unix.ST_NODIRATIME, "nodiratime"}, {unix.ST_RELATIME, "relatime"},
+	} {
+		if st.Flags&o.flag != 0 {
+			options = append(options, o.name)
+		}
+	}
+	return options
+}
+
 func (m Mount) spec() (specs.Mount, error) {
 	fi, err := os.Stat(m.Source)
 	if err != nil {
 		return specs.Mount{}, fmt.Errorf("mount %s: %w", m.Dest, err)
 	}
-	options := []string{"rbind", "rprivate"}
+	options := append([]string{"rbind", "rprivate"}, lockedOptions(m.Source)...)
 	if m.ReadOnly {
 		options = append(options, "ro")
 	}

@@ -8,6 +8,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"github.com/moby/sys/userns"
+	"golang.org/x/sys/unix"
 )
 
 // A Runtime is an OCI runtime that has started a container on this machine.
@@ -40,11 +43,23 @@ func Find(ctx context.Context, name, tmp string) (*Runtime, error) {
 		}
 		reasons = append(reasons, err.Error())
 	}
-	cure := "install one with `apt-get install crun`"
-	if name != "" {
-		cure = "check --runtime, or leave it out"
+	why := strings.Join(reasons, "; ")
+	return nil, fmt.Errorf("no OCI runtime starts a container here (%s): %s", why, cure(name, why))
+}
+
+// cure says what to do when none of the runtimes of a name starts.
+func cure(name, why string) string {
+	mode, err := unix.PrctlRetInt(unix.PR_GET_SECCOMP, 0, 0, 0, 0)
+	filtered := err == nil && mode == 2 // SECCOMP_MODE_FILTER
+	switch {
+	case userns.RunningInUserNS() && strings.Contains(why, "mount /proc"):
+		return "parts of /proc are hidden here, as in a container: start that with `--security-opt unmask=ALL` (podman) or `--security-opt systempaths=unconfined` (docker)"
+	case filtered && strings.Contains(strings.ToLower(why), "operation not permitted"):
+		return "a seccomp filter forbids it, as of a container: start that with `--security-opt seccomp=unconfined`"
+	case name != "":
+		return "check --runtime, or leave it out"
 	}
-	return nil, fmt.Errorf("no OCI runtime starts a container here (%s): %s", strings.Join(reasons, "; "), cure)
+	return "install one with `apt-get install crun`"
 }
 
 // Stamp names the runtimes that Find would look at with this name, as they are on

@@ -27,7 +27,7 @@ import (
 
 func TestMain(m *testing.M) {
 	command := func() { becomeUser(); os.Exit(run()) }
-	testscript.Main(m, map[string]func(){"layerbuild": command, stackerName: command})
+	testscript.Main(m, map[string]func(){"layerbuild": command, stackerName: command, "filtered": filtered})
 }
 
 // TestScripts runs each testdata/script/*.txtar in a folder and with a state of
