@@ -184,11 +184,16 @@ func (c *Cache) create() error {
 	if err := os.MkdirAll(c.path("tmp"), 0o700); err != nil {
 		return err
 	}
+	// One that was brought here, as by a CI, may have become readable for others.
+	if info, err := os.Stat(c.dir); err != nil {
+		return err
+	} else if info.Mode().Perm()&0o077 != 0 {
+		if err := os.Chmod(c.dir, 0o700); err != nil {
+			return err
+		}
+	}
 	if _, err := os.Stat(c.path("version")); err == nil {
 		return nil
-	}
-	if err := os.Chmod(c.dir, 0o700); err != nil {
-		return err
 	}
 	lock, err := c.use(unix.LOCK_SH) // against being swept
 	if err != nil {

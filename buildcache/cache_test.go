@@ -27,6 +27,21 @@ func inputs(run string) (in Inputs) {
 	return in
 }
 
+// Whoever made the folder, it is its owner's alone.
+func TestPrivate(t *testing.T) {
+	state := t.TempDir()
+	open(t, state)
+	for _, mode := range []os.FileMode{0o700, 0o755, 0o777} {
+		if err := os.Chmod(state, mode); err != nil {
+			t.Fatal(err)
+		}
+		open(t, state)
+		if info, err := os.Stat(state); err != nil || info.Mode().Perm() != 0o700 {
+			t.Errorf("of %v it was made %v, %v", mode, info.Mode(), err)
+		}
+	}
+}
+
 func TestPutAndGet(t *testing.T) {
 	c := open(t, t.TempDir())
 	made := put(t, c, inputs("x"), "result")

@@ -571,8 +571,8 @@ func isHash(s string) bool {
 // retryAfter is how long a server wants to be left alone (RFC 9110, 10.2.3).
 func retryAfter(resp *http.Response) time.Duration {
 	v := resp.Header.Get("Retry-After")
-	if seconds, err := strconv.Atoi(v); err == nil {
-		return time.Duration(seconds) * time.Second
+	if seconds, err := strconv.Atoi(v); err == nil && seconds > 0 {
+		return time.Duration(min(seconds, 1e6)) * time.Second
 	}
 	if at, err := http.ParseTime(v); err == nil {
 		return time.Until(at)
