@@ -24,7 +24,10 @@ import (
 // called before anything is printed or asked, see namespace.Enter. It costs
 // nothing as root, or where there is no state folder.
 func EnterState(state string) error {
-	if _, err := os.Lstat(state); err != nil || namespace.Ready() {
+	if namespace.Ready() {
+		return nil
+	}
+	if _, err := os.Lstat(state); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	return namespace.Enter()

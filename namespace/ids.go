@@ -39,7 +39,7 @@ func ownIDs() (ids, error) {
 		gids: []user.IDMap{{ID: 0, ParentID: int64(os.Getegid()), Count: 1}},
 	}
 	for _, program := range []string{newuidmap, newgidmap} {
-		if _, err := exec.LookPath(program); err != nil {
+		if path, _ := exec.LookPath(program); path == "" {
 			own.why = program + " is not installed: `apt-get install uidmap`"
 			return own, nil
 		}
