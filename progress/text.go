@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -98,7 +99,7 @@ type safeWriter struct {
 }
 
 func (s *safeWriter) Write(p []byte) (int, error) {
-	text := append(s.part, p...)
+	text := slices.Concat(s.part, p)
 	whole := len(text)
 	for n := 1; n < utf8.UTFMax && n <= len(text); n++ {
 		if start := len(text) - n; utf8.RuneStart(text[start]) && !utf8.FullRune(text[start:]) {
