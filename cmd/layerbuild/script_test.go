@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -363,18 +364,38 @@ func scriptRead(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile(args[1])))
 }
 
-// registry starts a registry on this machine, and sets REGISTRY to its host:port.
-// `! registry` stops it.
+// registry [CUTS] starts a registry on this machine, and sets REGISTRY to its
+// host:port. It breaks off the first CUTS uploads. `! registry` stops it.
 func scriptRegistry(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, false, len(args) == 0, "[!] registry")
+	usage(ts, false, len(args) <= 1, "[!] registry [CUTS]")
 	if neg {
 		ts.Value(registryKey{}).(*fakeRegistry).stop()
 		return
 	}
-	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	handler := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	if len(args) == 1 {
+		cuts, err := strconv.ParseInt(args[0], 10, 64)
+		ts.Check(err)
+		handler = cutUploads(handler, cuts)
+	}
+	server := httptest.NewServer(handler)
 	ts.Defer(server.Close)
 	ts.Setenv("REGISTRY", server.Listener.Addr().String())
 	ts.Value(registryKey{}).(*fakeRegistry).stop = server.Close
+}
+
+// cutUploads breaks off the first uploads of blobs, after a part of each.
+func cutUploads(handler http.Handler, cuts int64) http.Handler {
+	var left atomic.Int64
+	left.Store(cuts)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		upload := (r.Method == http.MethodPatch || r.Method == http.MethodPut) && strings.Contains(r.URL.Path, "/blobs/uploads/") && r.ContentLength != 0
+		if upload && left.Add(-1) >= 0 {
+			_, _ = io.CopyN(io.Discard, r.Body, 10)
+			panic(http.ErrAbortHandler)
+		}
+		handler.ServeHTTP(w, r)
+	})
 }
 
 // webserver FOLDER serves a folder, for those who say that they are me with the

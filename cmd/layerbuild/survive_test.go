@@ -549,6 +549,36 @@ func TestRootsOnAnotherDisk(t *testing.T) {
 	}
 }
 
+// TestPublishToFullDisk publishes to a layout on a disk that is too small: nothing is
+// half there, and with room it goes on.
+func TestPublishToFullDisk(t *testing.T) {
+	t.Parallel()
+	p := newProject(t)
+	p.makeDisk(t, p.path("disk"))
+	disk := p.path("mounted")
+	if err := os.Mkdir(disk, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mustRun(t, exec.Command("mount", "-o", "loop", p.path("disk"), disk))
+	t.Cleanup(func() { unix.Unmount(disk, unix.MNT_DETACH) })
+	p.write("stacker.yaml", fmt.Sprintf("small:\n  from: {type: oci, url: %q}\nbig:\n  from: {type: built, tag: small}\n  run: head -c 30000000 /dev/urandom >/big\n", busyboxBase(t)+":latest"))
+	p.must("build")
+	layout := filepath.Join(disk, "oci")
+	publish := []string{"publish", "--url", "oci:" + layout, "--tag", "1"}
+	p.must(append(publish, "--image", "small")...)
+	before := must(os.ReadFile(filepath.Join(layout, "index.json")))(t)
+	out, err := p.command(publish...).CombinedOutput()
+	if err == nil || !bytes.Contains(out, []byte("publishing big: ")) || !bytes.Contains(out, []byte("no space left on device")) {
+		t.Errorf("on a full disk: %v\n%s", err, out)
+	}
+	if after := must(os.ReadFile(filepath.Join(layout, "index.json")))(t); !bytes.Equal(before, after) {
+		t.Errorf("the index was\n%s\nand is\n%s", before, after)
+	}
+	if out := must(exec.Command("skopeo", "inspect", "oci:"+layout+":small_1").CombinedOutput())(t); !bytes.Contains(out, []byte("Digest")) {
+		t.Errorf("what was there cannot be read:\n%s", out)
+	}
+}
+
 // TestPowerCut takes what a disk holds at many instants of a build, as a power cut
 // would leave it: the state folder is on an ext4 in a file on btrfs, which copies
 // the file at an instant. A disk that reorders what it has not been told to flush
