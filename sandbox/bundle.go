@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/moby/sys/mountinfo"
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -107,8 +106,9 @@ func (b *bundle) remove() error {
 
 // contents are what a supervisor puts into memory.
 type contents struct {
-	Config *specs.Spec
-	Files  [][]byte
+	Config   json.RawMessage // a specs.Spec, as text: the supervisor need not know its types
+	NoCgroup bool            // see cgroupsPath
+	Files    [][]byte
 }
 
 // mountMemory mounts the folder memory. It is not swapped out where the kernel can do
@@ -132,11 +132,7 @@ func (b *bundle) fill(c contents) error {
 			return err
 		}
 	}
-	config, err := json.Marshal(c.Config)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(b.config(), config, 0o600)
+	return os.WriteFile(b.config(), c.Config, 0o600)
 }
 
 // removeCgroups removes the container's cgroups. They are all that is left when its

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
@@ -24,7 +25,12 @@ func (s Step) contents(b *bundle, mounts []Mount) (c contents, err error) {
 	for _, f := range s.Files {
 		c.Files = append(c.Files, f.Content)
 	}
-	c.Config, err = s.config(b, mounts)
+	config, err := s.config(b, mounts)
+	if err != nil {
+		return c, err
+	}
+	c.NoCgroup = config.Linux.CgroupsPath == ""
+	c.Config, err = json.Marshal(config)
 	return c, err
 }
 

@@ -86,7 +86,7 @@ func (b *bundle) supervise(what, path string, keep []string) (int, error) {
 	if err := json.NewDecoder(os.NewFile(4, "contents")).Decode(&in); err != nil {
 		return 0, fmt.Errorf("read the step's configuration: %w", err)
 	}
-	b.noCgroup = in.Config.Linux.CgroupsPath == ""
+	b.noCgroup = in.NoCgroup
 	if err := b.mountMemory(); err != nil {
 		return 0, err
 	}
