@@ -143,7 +143,7 @@ exec runc "$@"
 
 // peers builds the chain of ten layers with buildah too, where that is installed.
 func peers(b *bench) error {
-	if _, err := exec.LookPath("buildah"); err != nil {
+	if path, _ := exec.LookPath("buildah"); path == "" {
 		fmt.Println("buildah is not installed: no peer is measured")
 		return nil
 	}
