@@ -148,7 +148,7 @@ var errMounts = errors.New("the build needs mounts")
 // Build builds what the options say. When everything is found in the cache,
 // nothing is mounted, unpacked or run. Otherwise the process starts itself once
 // more with mounts of its own, which end with it however it ends; the second
-// life finds again what the first one found.
+// life finds again what the first one found, and takes over what it measured.
 func Build(ctx context.Context, o Options) error {
 	err := buildAll(ctx, o)
 	if err != nil {
@@ -226,6 +226,7 @@ func attempt(ctx context.Context, o Options, graph *layers.Graph) (err error) {
 		if number, err := b.numbered(); err == nil {
 			b.cache.DropBuild(number) // the second life has its own
 		}
+		b.sources.HandOver()
 		return namespace.Enter()
 	}
 	b.Sink = o.Sink

@@ -51,8 +51,11 @@ type Store struct {
 	unique    atomic.Uint64 // for names in tmp/
 	retryWait time.Duration // before a download is tried again; doubles each time
 
-	mu   sync.Mutex
-	held map[string]*lockedDir // downloads by their path; see Close
+	taken map[string]Tree // what this process measured in its life before
+
+	mu       sync.Mutex
+	held     map[string]*lockedDir // downloads and manifests by their path; see Close
+	measured map[string]Tree       // see HandOver
 }
 
 type forbidden struct {
@@ -73,7 +76,7 @@ func Open(state string, o Options) (*Store, error) {
 			return nil, fmt.Errorf("making the state folder: %w", err)
 		}
 	}
-	s := &Store{state: state, held: map[string]*lockedDir{}, retryWait: 500 * time.Millisecond}
+	s := &Store{state: state, held: map[string]*lockedDir{}, measured: map[string]Tree{}, retryWait: 500 * time.Millisecond}
 	for _, p := range append([]string{state}, o.Forbidden...) {
 		f, err := newForbidden(p)
 		if err != nil {
@@ -81,6 +84,7 @@ func Open(state string, o Options) (*Store, error) {
 		}
 		s.forbidden = append(s.forbidden, f)
 	}
+	s.taken = s.takeOver()
 	if !o.NoStatIndex {
 		s.index = newStatIndex(filepath.Join(state, "statindex"))
 	}

@@ -40,10 +40,16 @@ const attempts = 3
 // What cannot be read is an error with its name. A Source without a Root may not
 // have to do with Options.Forbidden. A fifo, socket or device is not a source.
 func (s *Store) Digest(ctx context.Context, src Source) (t Tree, err error) {
+	if t, ok := s.taken[src.id()]; ok && src.Root == "" {
+		if held, err := s.hold(ctx, s.manifestPath(t.Digest), 0); held || err != nil {
+			return t, err
+		}
+	}
 	for range attempts {
 		var r reading
 		if r, err = s.read(ctx, src, s.index); err == nil {
-			return r.Tree, s.keep(ctx, src, &r)
+			err = s.keep(ctx, src, &r)
+			return r.Tree, err
 		}
 		if !errors.Is(err, ErrChanged) {
 			break
@@ -61,15 +67,19 @@ type reading struct {
 
 // keep stores the manifest of what was read, and remembers its digest.
 func (s *Store) keep(ctx context.Context, src Source, r *reading) error {
-	if r.folder == nil {
-		return nil
+	if r.folder != nil {
+		r.Digest = r.folder.digest()
+		if err := s.keepManifest(ctx, r.Digest, r.folder); err != nil {
+			return err
+		}
+		if r.look != "" {
+			s.remember(src, memo{r.look, r.Tree})
+		}
 	}
-	r.Digest = r.folder.digest()
-	if err := s.keepManifest(ctx, r.Digest, r.folder); err != nil {
-		return err
-	}
-	if r.look != "" {
-		s.remember(src, memo{r.look, r.Tree})
+	if src.Root == "" {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.measured[src.id()] = r.Tree
 	}
 	return nil
 }

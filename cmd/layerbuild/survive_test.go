@@ -6,9 +6,13 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"io/fs"
+	"log"
 	"maps"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +23,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/registry"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 )
@@ -671,7 +676,7 @@ func TestReadOnly(t *testing.T) {
 }
 
 // TestTogether builds one stackerfile in 8 processes at once with an empty cache:
-// each step runs once, in all. Then 8 stackerfiles share a base and a layer.
+// each step runs once, in all.
 func TestTogether(t *testing.T) {
 	t.Parallel()
 	p := newProject(t)
@@ -699,6 +704,84 @@ func TestTogether(t *testing.T) {
 	}
 	p.recover(want, "8 builds of one stackerfile")
 	p.sound(want, "8 builds of one stackerfile")
+}
+
+// TestShareBase builds 8 stackerfiles at once with an empty cache. What they share, a
+// base in a registry and a layer, is fetched, unpacked and run once, in all.
+func TestShareBase(t *testing.T) {
+	t.Parallel()
+	p := newProject(t)
+	var mu sync.Mutex
+	fetched := map[string]int{}
+	images := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, blob, ok := strings.Cut(r.URL.Path, "/blobs/sha256:"); ok && r.Method == http.MethodGet {
+			mu.Lock()
+			fetched[blob]++
+			mu.Unlock()
+		}
+		images.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	host := strings.TrimPrefix(server.URL, "http://")
+	mustRun(t, exec.Command("skopeo", "copy", "-q", "--dest-tls-verify=false", "oci:"+busyboxBase(t)+":latest", "docker://"+host+"/base:latest"))
+	for i := range 8 {
+		p.write(fmt.Sprintf("%d.yaml", i), fmt.Sprintf(`
+common:
+  from: {type: docker, url: 'docker://%s/base:latest', insecure: true}
+  build_only: true
+  run: echo common > /common
+app%d:
+  from: {type: built, tag: common}
+  run: cat /common > /app && echo %d >> /app
+`, host, i, i))
+	}
+	build := func(i int) string {
+		cmd := p.command("build", "-f", fmt.Sprintf("%d.yaml", i), "--trace", p.path(fmt.Sprintf("%d.trace", i)))
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Errorf("%d.yaml: %v\n%s", i, err, out)
+		}
+		return string(out)
+	}
+	var outputs [8]string
+	var group sync.WaitGroup
+	for i := range outputs {
+		group.Go(func() { outputs[i] = build(i) })
+	}
+	group.Wait()
+	together := p.images()
+	if n := strings.Count(strings.Join(outputs[:], ""), "filesystem common built"); n != 1 {
+		t.Errorf("what they share was run %d times", n)
+	}
+	unpacked := 0
+	for i := range outputs {
+		trace, err := os.ReadFile(p.path(fmt.Sprintf("%d.trace", i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		unpacked += strings.Count(string(trace), "unpacking ")
+	}
+	if unpacked != 1 {
+		t.Errorf("the base was unpacked %d times", unpacked)
+	}
+	if len(fetched) != 2 { // its config and its layer
+		t.Errorf("fetched: %v", fetched)
+	}
+	for blob, n := range fetched {
+		if n != 1 {
+			t.Errorf("%s was fetched %d times", blob, n)
+		}
+	}
+	p.must("fsck", "--read-data")
+
+	p.reset()
+	for i := range outputs {
+		build(i)
+	}
+	if alone := p.images(); !maps.Equal(alone, together) || len(alone) != 8 {
+		t.Errorf("one after the other they give %v, not %v", alone, together)
+	}
 }
 
 // TestRace lets processes build, prune, look and clean at the same time.
