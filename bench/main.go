@@ -110,18 +110,22 @@ func (t times) String() string {
 // compare runs two commands by turns and prints a row: ours, the floor, and the
 // ratio of their medians.
 func compare(name string, ours, floor []string) error {
+	return compareSides(name, func() (time.Duration, error) { return timed(ours) }, func() (time.Duration, error) { return timed(floor) })
+}
+
+// compareSides is compare of whatever takes some time.
+func compareSides(name string, ours, floor func() (time.Duration, error)) error {
 	var a, z times
 	for range *runs {
-		for _, side := range []struct {
-			args []string
-			all  *times
-		}{{ours, &a}, {floor, &z}} {
-			took, err := timed(side.args)
-			if err != nil {
-				return err
-			}
-			*side.all = append(*side.all, took)
+		took, err := ours()
+		if err != nil {
+			return err
 		}
+		least, err := floor()
+		if err != nil {
+			return err
+		}
+		a, z = append(a, took), append(z, least)
 	}
 	slices.Sort(a)
 	slices.Sort(z)

@@ -15,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/explain"
@@ -373,9 +374,11 @@ func (d differ) trees(old, new string) (was, is string, changes []explain.Change
 	if before == now || before == "" || now == "" || d.old == nil || d.new == nil {
 		return string(before), string(now), changes
 	}
-	oldEntries, err1 := d.old(before)
-	newEntries, err2 := d.new(now)
-	if err1 == nil && err2 == nil {
+	var oldEntries, newEntries []imports.Entry
+	var reading errgroup.Group
+	reading.Go(func() (err error) { oldEntries, err = d.old(before); return err })
+	reading.Go(func() (err error) { newEntries, err = d.new(now); return err })
+	if reading.Wait() == nil {
 		for _, c := range imports.Compare(oldEntries, newEntries) {
 			changes = append(changes, change(c))
 		}

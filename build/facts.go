@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/layerbuild/layerbuild/buildcache"
 )
@@ -201,15 +202,17 @@ func encodeFacts(all map[string]*fact) []byte {
 // decodeFacts returns nothing for what is damaged.
 func decodeFacts(data []byte) map[string]*fact {
 	body := len(data) - sha256.Size
-	if body < len(factsHead) || !strings.HasPrefix(string(data[:len(factsHead)]), factsHead) {
+	if body <= len(factsHead) || !strings.HasPrefix(string(data[:len(factsHead)]), factsHead) {
 		return nil
 	}
 	if sum := sha256.Sum256(data[:body]); !bytes.Equal(sum[:], data[body:]) {
 		return nil
 	}
-	r := factReader{left: string(data[len(factsHead):body])}
-	all := make(map[string]*fact, body/256)
-	var words []string // of all facts
+	// The words are parts of data, and lie in one array. Its size, and the map's, are
+	// what they are as a rule: to grow would take twice as long.
+	r := factReader{left: unsafe.String(&data[len(factsHead)], body-len(factsHead))}
+	all := make(map[string]*fact, body/128)
+	words := make([]string, 0, body/24)
 	for r.left != "" {
 		name := r.text()
 		at := &fact{inode: r.number(), changed: int64(r.number())}

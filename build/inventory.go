@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -67,8 +68,8 @@ type Item struct {
 	blobs   []*blob
 	remove  func(ctx context.Context) error // all but the blobs
 	inUse   func() bool
-	locks   []uint64    // the inodes of all that is locked when it is in use, if that is known
-	graves  [][2]string // kinds and ids of its tombstones
+	locks   []uint64 // the inodes of all that is locked when it is in use, if that is known
+	grave   string   // the kind of its tombstone, which has usageID; "" without one
 	parent  *Item
 }
 
@@ -110,6 +111,8 @@ type Other struct {
 
 // take lists all that the rooms hold, without waiting for those who use it.
 func (r *rooms) take(ctx context.Context) (*inventory, error) {
+	// All that is read here stays: to look for garbage is a quarter of the time.
+	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	v := &inventory{rooms: r, facts: openFacts(r.state)}
 	if err := v.read(ctx); err != nil {
 		return nil, err
@@ -211,7 +214,7 @@ func (v *inventory) addBase(base oci.StoredBase) {
 	i := &Item{
 		ID: base.Manifest.Digest.String(), Type: KindBase, Description: "manifest and config of a base image",
 		Created: time.Unix(documents[0].Time, 0),
-		graves:  [][2]string{{buildcache.BuryBlob, base.Manifest.Digest.Encoded()}},
+		grave:   buildcache.BuryBlob,
 	}
 	if n := len(base.Layers); n > 0 {
 		i.top = base.Layers[n-1].Digest
@@ -252,7 +255,7 @@ func (v *inventory) addSnapshots() {
 			locks:  []uint64{snap.Inode},
 			inUse:  func() bool { return v.snapshots.InUse(id) },
 			remove: func(ctx context.Context) error { return v.snapshots.RemoveListed(ctx, v.listing, id) },
-			graves: [][2]string{{buildcache.BurySnapshot, id.Encoded()}},
+			grave:  buildcache.BurySnapshot,
 		}
 		switch {
 		case snap.Err != nil:
@@ -298,7 +301,7 @@ func (v *inventory) addLooseBlobs() {
 		}
 		v.add(&Item{
 			ID: b.Digest.String(), Type: kind, Description: "packed layer", Created: time.Unix(b.Time, 0),
-			graves: [][2]string{{buildcache.BuryBlob, b.Digest.Encoded()}},
+			grave: buildcache.BuryBlob,
 		}, b.Digest.Encoded(), b)
 	}
 }
@@ -320,15 +323,15 @@ func (v *inventory) addImports() {
 
 func (v *inventory) addRecords() {
 	for _, r := range v.records {
-		var graves [][2]string
+		var grave string
 		if r.kind == buildcache.Rootfs || r.kind == buildcache.Labels { // whose misses are explained
-			graves = [][2]string{{string(r.kind), string(r.key)}}
+			grave = string(r.kind)
 		}
 		v.add(&Item{
 			ID: r.id(), Type: KindRecord, Description: string(r.kind) + " step",
 			Created: time.Unix(r.time, 0), Size: r.disk, Inodes: 1,
 			remove: func(context.Context) error { return v.cache.RemoveRecord(r.kind, r.key) },
-			graves: graves,
+			grave:  grave,
 		}, string(r.key))
 	}
 }

@@ -235,13 +235,13 @@ func (p *pruner) removeItem(ctx context.Context, i *Item, why string) (bool, err
 // takeAway writes an item's tombstones, and removes what refers to something before
 // what it refers to.
 func (p *pruner) takeAway(ctx context.Context, i *Item, why string) error {
-	for _, grave := range i.graves {
+	if i.grave != "" {
 		// Without one, as on a full disk, a miss will be explained less well.
-		_ = p.cache.Bury(buildcache.Tombstone{Kind: grave[0], ID: grave[1], When: p.now.UTC().Truncate(time.Second), By: p.By, Rule: why})
+		_ = p.cache.Bury(buildcache.Tombstone{Kind: i.grave, ID: i.usageID, When: p.now.UTC().Truncate(time.Second), By: p.By, Rule: why})
 	}
 	if i.remove != nil {
 		if err := i.remove(ctx); err != nil {
-			p.exhume(i)
+			p.cache.Exhume(i.grave, i.usageID)
 			return err
 		}
 	}
@@ -254,12 +254,6 @@ func (p *pruner) takeAway(ctx context.Context, i *Item, why string) error {
 		}
 	}
 	return nil
-}
-
-func (p *pruner) exhume(i *Item) {
-	for _, grave := range i.graves {
-		p.cache.Exhume(grave[0], grave[1])
-	}
 }
 
 // A candidate is an item that a rule may remove, and its ranks.

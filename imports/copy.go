@@ -48,6 +48,7 @@ func (s *Store) Copy(ctx context.Context, src Source, t Tree, root, dest string,
 	if err != nil {
 		return err
 	}
+	s.forget()
 	if o.Harmless {
 		if entries, err = harmless(entries); err != nil {
 			return err

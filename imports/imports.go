@@ -26,6 +26,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
 
@@ -56,6 +57,7 @@ type Store struct {
 	mu       sync.Mutex
 	held     map[string]*lockedDir // downloads and manifests by their path; see Close
 	measured map[string]Tree       // see HandOver
+	entries  map[digest.Digest][]Entry
 }
 
 type forbidden struct {
@@ -76,7 +78,7 @@ func Open(state string, o Options) (*Store, error) {
 			return nil, fmt.Errorf("making the state folder: %w", err)
 		}
 	}
-	s := &Store{state: state, held: map[string]*lockedDir{}, measured: map[string]Tree{}, retryWait: 500 * time.Millisecond}
+	s := &Store{state: state, held: map[string]*lockedDir{}, measured: map[string]Tree{}, entries: map[digest.Digest][]Entry{}, retryWait: 500 * time.Millisecond}
 	for _, p := range append([]string{state}, o.Forbidden...) {
 		f, err := newForbidden(p)
 		if err != nil {

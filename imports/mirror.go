@@ -148,6 +148,7 @@ func (s *Store) makeMirror(ctx context.Context, src Source, d digest.Digest) (er
 	if err := reading.Wait(); err != nil {
 		return err
 	}
+	s.forget()
 	dir, err := s.moldMirror(ctx, src, entries, last, old)
 	if err != nil {
 		return err

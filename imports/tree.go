@@ -332,13 +332,20 @@ func syncDir(dir string) error {
 var ErrCorrupt = errors.New("damaged")
 
 // Entries returns the manifest of a tree that was digested before: each folder
-// before what is in it, names in a folder sorted by their bytes.
+// before what is in it, names in a folder sorted by their bytes. Who explains a
+// change and who then makes it get the same ones, so nobody may change them.
 //
 // A manifest that is not there gives fs.ErrNotExist. A damaged one is put aside
 // with the ending .corrupt and gives ErrCorrupt: the next Digest stores it again.
 func (s *Store) Entries(d digest.Digest) ([]Entry, error) {
 	if err := d.Validate(); err != nil {
 		return nil, fmt.Errorf("tree %q: %w", d, err)
+	}
+	s.mu.Lock()
+	read := s.entries[d]
+	s.mu.Unlock()
+	if read != nil {
+		return read, nil
 	}
 	path := s.manifestPath(d)
 	f, err := os.Open(path)
@@ -355,7 +362,24 @@ func (s *Store) Entries(d digest.Digest) ([]Entry, error) {
 		_ = os.Rename(path, path+".corrupt") // otherwise it is met, and put aside, again
 		return nil, fmt.Errorf("manifest %s: %w (put aside as .corrupt): %w", path, ErrCorrupt, err)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.entries) >= keptManifests {
+		clear(s.entries)
+	}
+	s.entries[d] = entries
 	return entries, nil
+}
+
+// keptManifests is how many manifests are kept in memory between one use and the
+// next: an old one and a new one.
+const keptManifests = 2
+
+// forget drops the manifests that are kept in memory: they have served.
+func (s *Store) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.entries)
 }
 
 // maxManifest bounds what a manifest may decompress to: ten million files.
