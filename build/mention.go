@@ -116,7 +116,7 @@ func (v *inventory) knownSnapshot(id digest.Digest, at overlay.Stamp) (l overlay
 	if !ok {
 		return l, false
 	}
-	l.Size, l.Snapshot.Inodes, l.Disk, l.DiskInodes, l.Inode, l.Created = n[0], n[1], n[2], n[3], uint64(n[4]), time.Unix(0, n[5]).UTC()
+	l.Size, l.Inodes, l.Disk, l.DiskInodes, l.Inode, l.Created = n[0], n[1], n[2], n[3], uint64(n[4]), time.Unix(0, n[5]).UTC()
 	l.DiffID, l.Parent, l.Kind, l.Description = digest.Digest(words[6]), digest.Digest(words[7]), words[8], words[9]
 	return l, true
 }
@@ -127,7 +127,7 @@ func (v *inventory) noteSnapshots() {
 		if _, known := v.facts.find(string(id), s.Stamp.Inode, s.Stamp.Changed); known || s.Err != nil {
 			continue
 		}
-		words := texts(s.Size, s.Snapshot.Inodes, s.Disk, s.DiskInodes, int64(s.Inode), s.Created.UnixNano())
+		words := texts(s.Size, s.Inodes, s.Disk, s.DiskInodes, int64(s.Inode), s.Created.UnixNano())
 		v.facts.note(string(id), s.Stamp.Inode, s.Stamp.Changed, append(words, string(s.DiffID), string(s.Parent), s.Kind, s.Description))
 	}
 }
