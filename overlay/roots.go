@@ -98,12 +98,11 @@ func (s *Store) Clear(ctx context.Context) error {
 func (s *Store) clear(l *Listing, id digest.Digest) error {
 	for l.Snapshots[id] != nil && l.Snapshots[id].Children == 0 {
 		below := l.Snapshots[id].Parent
-		err := s.remove(id, func() (string, error) { return "", nil }, func() { l.drop(id) })
-		if err != nil && !errors.Is(err, ErrLocked) {
-			return err
-		}
-		if err != nil {
+		switch err := s.remove(id, func() (string, error) { return "", nil }, func() { l.drop(id) }); {
+		case errors.Is(err, ErrLocked):
 			return nil
+		case err != nil:
+			return err
 		}
 		id = below
 	}
