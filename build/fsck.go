@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -71,7 +72,8 @@ type fsck struct {
 	FsckOptions
 	*rooms
 	checked int
-	left    int // faults that were not repaired
+	left    int                         // faults that were not repaired
+	epochs  map[digest.Digest]time.Time // of snapshots of steps; packed whiteouts have it
 }
 
 // fault tells of a fault, and repairs it if that is wanted.
@@ -102,6 +104,9 @@ func (f *fsck) files(ctx context.Context) error {
 // perhaps its files.
 func (f *fsck) snapshots(ctx context.Context) error {
 	listing, err := f.rooms.snapshots.List(ctx, nil)
+	if err == nil && f.ReadData {
+		err = f.readEpochs(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -130,6 +135,28 @@ func (f *fsck) snapshots(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// readEpochs finds in the records as of when the files of each snapshot are.
+func (f *fsck) readEpochs(ctx context.Context) error {
+	entries, err := f.cache.Records(ctx, buildcache.Rootfs)
+	if err != nil {
+		return err
+	}
+	f.epochs = map[digest.Digest]time.Time{}
+	var mu sync.Mutex
+	return f.cache.Each(ctx, entries, func(_ buildcache.Entry, r *buildcache.Record) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, in := range r.Inputs {
+			if in.Code != buildcache.Epoch {
+				continue
+			}
+			for _, layer := range layersOf(r) {
+				f.epochs[layer.id] = parseEpochText(in.Value)
+			}
+		}
+	})
 }
 
 // gone tells whether a snapshot was removed meanwhile.
@@ -167,7 +194,7 @@ func (f *fsck) diffID(ctx context.Context, snap overlay.Snapshot) (digest.Digest
 		return "", err
 	}
 	defer release()
-	packed, err := f.rooms.blobs.Pack(ctx, dir, oci.PackOptions{Root: true, Discard: true})
+	packed, err := f.rooms.blobs.Pack(ctx, dir, oci.PackOptions{Epoch: f.epochs[snap.ID], Root: true, Discard: true})
 	return packed.DiffID, err
 }
 
