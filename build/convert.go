@@ -33,7 +33,7 @@ func Convert(o ConvertOptions) (notes []string, err error) {
 	}
 	defer f.Close()
 	context := filepath.Dir(o.Dockerfile)
-	from, err := filepath.Rel(filepath.Dir(o.Stackerfile), context)
+	from, err := relative(filepath.Dir(o.Stackerfile), context)
 	if err != nil {
 		return nil, err
 	}
@@ -56,4 +56,16 @@ func Convert(o ConvertOptions) (notes []string, err error) {
 		return notes, nil
 	}
 	return notes, os.WriteFile(o.SubstituteFile, result.Substitutions, 0o644)
+}
+
+// relative is the path of a folder as seen from another one. Either may be absolute.
+func relative(from, to string) (string, error) {
+	from, err := filepath.Abs(from)
+	if err != nil {
+		return "", err
+	}
+	if to, err = filepath.Abs(to); err != nil {
+		return "", err
+	}
+	return filepath.Rel(from, to)
 }

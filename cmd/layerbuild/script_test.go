@@ -135,6 +135,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"idle":            scriptIdle,
 	"image":           scriptImage,
 	"mode":            scriptMode,
+	"module":          scriptModule,
 	"paths":           scriptPaths,
 	"read":            scriptRead,
 	"registry":        scriptRegistry,
@@ -193,6 +194,14 @@ func scriptDebian(ts *testscript.TestScript, neg bool, args []string) {
 		base = ts.MkAbs(".debian")
 	}
 	ts.Setenv("DEBIAN", base)
+}
+
+// module VARIABLE MODULE PATH sets VARIABLE to a folder of a module that go.mod names.
+func scriptModule(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 3, "module VARIABLE MODULE PATH")
+	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", args[1]).Output()
+	ts.Check(err)
+	ts.Setenv(args[0], filepath.Join(strings.TrimSpace(string(dir)), args[2]))
 }
 
 // debianBase is the key of the path of scripts/base-debian.
