@@ -113,7 +113,7 @@ type Other struct {
 func (r *rooms) take(ctx context.Context) (*inventory, error) {
 	// All that is read here stays: to look for garbage is a quarter of the time.
 	defer debug.SetGCPercent(debug.SetGCPercent(400))
-	v := &inventory{rooms: r, facts: openFacts(r.state)}
+	v := &inventory{rooms: r}
 	if err := v.read(ctx); err != nil {
 		return nil, err
 	}
@@ -134,13 +134,14 @@ func (r *rooms) take(ctx context.Context) (*inventory, error) {
 // read reads what each room has, all at the same time.
 func (v *inventory) read(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return v.readRecords(ctx) })
 	group.Go(func() (err error) { v.stored, err = v.blobs.Blobs(ctx); return err })
-	group.Go(func() (err error) { v.listing, err = v.snapshots.List(ctx, v.knownSnapshot); return err })
 	group.Go(func() (err error) { v.imports, err = v.sources.List(ctx); return err })
-	group.Go(func() error { return v.readLastBuilds(ctx) })
 	group.Go(func() (err error) { v.usage, err = v.cache.Usage(); return err })
 	group.Go(func() (err error) { v.shared, err = v.sharedBlobs(); return err })
+	v.facts = openFacts(v.state)
+	group.Go(func() (err error) { v.listing, err = v.snapshots.List(ctx, v.knownSnapshot); return err })
+	group.Go(func() error { return v.readRecords(ctx) })
+	group.Go(func() error { return v.readLastBuilds(ctx) })
 	err := group.Wait()
 	if err == nil {
 		v.noteSnapshots()

@@ -101,8 +101,8 @@ func (l *Listing) addChild(parent digest.Digest) {
 
 // listed returns nil for what is no snapshot, or was removed just now.
 func (s *Store) listed(name string, known func(digest.Digest, Stamp) (Listed, bool)) *Listed {
-	id := digest.NewDigestFromEncoded(digest.SHA256, name)
-	path := filepath.Join(s.snapshots, name)
+	id := digest.Digest("sha256:" + name)
+	path := s.snapshots + "/" + name
 	var own usage
 	var file unix.Stat_t
 	if unix.Lstat(path+"/snapshot.json", &file) == nil {
@@ -248,7 +248,7 @@ func (s *Store) refresh(l *Listing) error {
 		return err
 	}
 	for _, name := range names {
-		if l.Snapshots[digest.NewDigestFromEncoded(digest.SHA256, name)] != nil {
+		if l.Snapshots[digest.Digest("sha256:"+name)] != nil {
 			continue
 		}
 		if snap := s.listed(name, nil); snap != nil {
