@@ -72,8 +72,9 @@ type fsck struct {
 	FsckOptions
 	*rooms
 	checked int
-	left    int                         // faults that were not repaired
-	epochs  map[digest.Digest]time.Time // of snapshots of steps; packed whiteouts have it
+	left    int                           // faults that were not repaired
+	epochs  map[digest.Digest]time.Time   // of snapshots of steps; packed whiteouts have it
+	bases   map[digest.Digest][]oci.Layer // layers of bases by DiffID, once they have been read
 }
 
 // fault tells of a fault, and repairs it if that is wanted.
@@ -200,15 +201,21 @@ func (f *fsck) diffID(ctx context.Context, snap overlay.Snapshot) (digest.Digest
 
 // baseLayer finds the packed form of a base's layer.
 func (f *fsck) baseLayer(ctx context.Context, diff digest.Digest) (oci.Layer, bool) {
-	stored, err := f.rooms.blobs.Blobs(ctx)
-	if err != nil {
-		return oci.Layer{}, false
-	}
-	for _, base := range f.rooms.blobs.Bases(stored) {
-		for _, layer := range base.Layers {
-			if layer.DiffID == diff && f.rooms.blobs.Check(ctx, layer.Digest) == nil {
-				return layer, true
+	if f.bases == nil {
+		stored, err := f.rooms.blobs.Blobs(ctx)
+		if err != nil {
+			return oci.Layer{}, false
+		}
+		f.bases = map[digest.Digest][]oci.Layer{}
+		for _, base := range f.rooms.blobs.Bases(stored) {
+			for _, layer := range base.Layers {
+				f.bases[layer.DiffID] = append(f.bases[layer.DiffID], layer)
 			}
+		}
+	}
+	for _, layer := range f.bases[diff] {
+		if f.rooms.blobs.Check(ctx, layer.Digest) == nil {
+			return layer, true
 		}
 	}
 	return oci.Layer{}, false

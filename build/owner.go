@@ -87,8 +87,9 @@ func (o owners) same() bool {
 // note brings the file at path, which holds text, up to date with the ids here. It
 // fails if those that were there are others now.
 func (o owners) note(path string, text []byte) error {
-	here, err := ownersHere()
-	if err != nil {
+	var here owners
+	var err error
+	if here.UIDs, here.GIDs, err = namespace.IDs(); err != nil {
 		return err
 	}
 	if !within(o.UIDs, here.UIDs) || !within(o.GIDs, here.GIDs) {
@@ -99,14 +100,6 @@ func (o owners) note(path string, text []byte) error {
 		return err
 	}
 	return renameio.WriteFile(path, now, 0o600)
-}
-
-// ownersHere are the ids of this user namespace.
-func ownersHere() (here owners, err error) {
-	if here.UIDs, err = user.ParseIDMapFile("/proc/self/uid_map"); err == nil {
-		here.GIDs, err = user.ParseIDMapFile("/proc/self/gid_map")
-	}
-	return here, err
 }
 
 // within tells whether all ids that a maps are the same outside as in b.

@@ -1,12 +1,10 @@
 package build
 
 import (
-	"cmp"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -41,13 +39,7 @@ func present(graph *layers.Graph) error {
 			look(bind.Pos, bind.Source)
 		}
 	}
-	if len(missing) == 0 {
-		return nil
-	}
-	slices.SortFunc(missing, func(a, b *layers.Error) int {
-		return cmp.Or(cmp.Compare(a.Pos.File, b.Pos.File), cmp.Compare(a.Pos.Line, b.Pos.Line), cmp.Compare(a.Pos.Column, b.Pos.Column))
-	})
-	return missing
+	return missing.Err()
 }
 
 // mayBeMade tells whether a run can write to a path of this machine.

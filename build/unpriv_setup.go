@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
@@ -38,10 +37,8 @@ func UnprivSetup(u User, stateDir string) (done []string, err error) {
 			done = append(done, fmt.Sprintf("%s belongs to %s", stateDir, u.Name))
 		}
 	}
-	for _, program := range []string{"newuidmap", "newgidmap"} {
-		if _, err := exec.LookPath(program); err != nil {
-			return done, fmt.Errorf("%s is not installed: `apt-get install uidmap`", program)
-		}
+	if missing := namespace.NoHelper(); missing != "" {
+		return done, errors.New(missing)
 	}
 	return done, nil
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+
+	"github.com/layerbuild/layerbuild/layers"
 )
 
 // A transfer is one COPY or ADD.
@@ -57,18 +59,14 @@ func (s *stage) transfer(c instructions.SourcesAndDest, t transfer) error {
 
 var archive = regexp.MustCompile(`\.(tar|tar\.(gz|bz2|xz)|tgz|tbz2|txz)$`)
 
-func isURL(source string) bool {
-	return strings.HasPrefix(source, "http://") || strings.HasPrefix(source, "https://")
-}
-
 // transferAll transfers what a source stands for: one that has wildcards, what
 // matches it now.
 func (s *stage) transferAll(source, dest string, t transfer) error {
 	switch {
-	case strings.HasPrefix(source, "git@") || isURL(source) && strings.HasSuffix(strings.SplitN(source, "#", 2)[0], ".git"):
+	case strings.HasPrefix(source, "git@") || layers.IsURL(source) && strings.HasSuffix(strings.SplitN(source, "#", 2)[0], ".git"):
 		s.c.note(t.at, "%s %s is left out: a stackerfile imports no git repositories", t.what, source)
 		return nil
-	case isURL(source) || !strings.ContainsAny(source, "*?["):
+	case layers.IsURL(source) || !strings.ContainsAny(source, "*?["):
 		return s.transferOne(source, dest, t)
 	case t.from != "":
 		s.copyMatches(source, dest, t)
@@ -96,7 +94,7 @@ func (s *stage) transferAll(source, dest string, t transfer) error {
 
 // transferOne makes an import of one source.
 func (s *stage) transferOne(source, dest string, t transfer) error {
-	if archive.MatchString(source) && (t.unpack && t.what == "ADD" && !isURL(source) || t.unpackURL) {
+	if archive.MatchString(source) && (t.unpack && t.what == "ADD" && !layers.IsURL(source) || t.unpackURL) {
 		return s.unpack(source, dest, t)
 	}
 	var i mapping
@@ -112,7 +110,7 @@ func (s *stage) transferOne(source, dest string, t transfer) error {
 				s.c.note(t.at, "%s is taken to be a file: if it is a folder, its content belongs in %s", source, dest)
 			}
 		}
-	case isURL(source):
+	case layers.IsURL(source):
 		i.put("path", source)
 		if t.chmod == "" {
 			t.chmod = "600" // ADD's
@@ -226,7 +224,7 @@ func (s *stage) dress(i *mapping, target string, t transfer) {
 // base of a layer to import from.
 func (s *stage) unpack(source, dest string, t transfer) error {
 	place := source
-	if !isURL(source) {
+	if !layers.IsURL(source) {
 		file, folder := s.local(source, t)
 		if folder {
 			return fmt.Errorf("%s is a folder", source)

@@ -64,8 +64,8 @@ func (e *Errors) add(pos Position, layer, format string, args ...any) {
 
 func (e *Errors) full() bool { return len(*e) > mostErrors }
 
-// result is e sorted and each fault once, or nil when there is none.
-func (e Errors) result() error {
+// Err is e sorted and each fault once, or nil when there is none.
+func (e Errors) Err() error {
 	if len(e) == 0 {
 		return nil
 	}

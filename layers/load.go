@@ -75,9 +75,9 @@ func LoadAll(paths []string, o Options) (*Graph, error) {
 	return l.graph()
 }
 
-// IsURL tells whether a stackerfile is named by a URL.
-func IsURL(stackerfile string) bool {
-	return strings.HasPrefix(stackerfile, "http://") || strings.HasPrefix(stackerfile, "https://")
+// IsURL tells whether what names a file is an http or https URL.
+func IsURL(name string) bool {
+	return strings.HasPrefix(name, "http://") || strings.HasPrefix(name, "https://")
 }
 
 // A place is where a stackerfile is.
@@ -159,7 +159,7 @@ func (l *loader) readSubstituteFile(path string, add func(name, value string) er
 	p := parser{file: &Stackerfile{Name: path}, errs: &l.errs}
 	root, _ := p.read(text, nil)
 	if root == nil {
-		return l.errs.result()
+		return l.errs.Err()
 	}
 	for _, pair := range p.pairs(root, "the file") {
 		value := ""
@@ -170,7 +170,7 @@ func (l *loader) readSubstituteFile(path string, add func(name, value string) er
 			return err
 		}
 	}
-	return l.errs.result()
+	return l.errs.Err()
 }
 
 // load reads a stackerfile and then its prerequisites. The error is about reading;
@@ -212,7 +212,7 @@ func (l *loader) parse(file *Stackerfile, text string) {
 // graph links what was loaded. Its error is Errors.
 func (l *loader) graph() (*Graph, error) {
 	g := link(l.order, l.incomplete, &l.errs)
-	if err := l.errs.result(); err != nil {
+	if err := l.errs.Err(); err != nil {
 		return nil, err
 	}
 	g.Warnings = l.warnings

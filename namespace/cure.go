@@ -26,7 +26,7 @@ func cure(err error) string {
 	switch {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EUSERS):
 		return ": there are too many, or they are nested too deep: `sudo sysctl user.max_user_namespaces=10000`"
-	case errors.Is(err, unix.EPERM) && Filtered():
+	case errors.Is(err, unix.EPERM) && filtered():
 		return ": a seccomp filter forbids it, as of a container: start that with `--security-opt seccomp=unconfined`, or with a profile that allows clone, unshare and mount"
 	case errors.Is(err, unix.EPERM) && countIDs() == 0:
 		return ": this user has no id in the user namespace that it was started in: map one"
@@ -38,9 +38,9 @@ func cure(err error) string {
 	return ""
 }
 
-// Filtered says whether a seccomp filter decides which system calls this process
+// filtered says whether a seccomp filter decides which system calls this process
 // may use.
-func Filtered() bool {
+func filtered() bool {
 	status, err := os.ReadFile("/proc/self/status")
 	return err == nil && strings.Contains(string(status), "\nSeccomp:\t2\n")
 }

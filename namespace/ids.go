@@ -38,11 +38,8 @@ func ownIDs() (ids, error) {
 		uids: []user.IDMap{{ID: 0, ParentID: int64(os.Geteuid()), Count: 1}},
 		gids: []user.IDMap{{ID: 0, ParentID: int64(os.Getegid()), Count: 1}},
 	}
-	for _, program := range []string{newuidmap, newgidmap} {
-		if path, _ := exec.LookPath(program); path == "" {
-			own.why = program + " is not installed: `apt-get install uidmap`"
-			return own, nil
-		}
+	if own.why = NoHelper(); own.why != "" {
+		return own, nil
 	}
 	name := userName(os.Geteuid())
 	for _, f := range []struct {
@@ -67,6 +64,26 @@ func ownIDs() (ids, error) {
 	return own, nil
 }
 
+// NoHelper says which of the programs that map subordinate ids is not installed, and
+// what helps; nothing when both are.
+func NoHelper() string {
+	for _, program := range []string{newuidmap, newgidmap} {
+		if path, _ := exec.LookPath(program); path == "" {
+			return program + " is not installed: `apt-get install uidmap`"
+		}
+	}
+	return ""
+}
+
+// IDs returns the users and groups that this process has: which ID here is which
+// ParentID outside.
+func IDs() (uids, gids []user.IDMap, err error) {
+	if uids, err = user.ParseIDMapFile("/proc/self/uid_map"); err == nil {
+		gids, err = user.ParseIDMapFile("/proc/self/gid_map")
+	}
+	return uids, gids, err
+}
+
 // allIDs is how many ids the first user namespace has.
 const allIDs = 1<<32 - 1
 
@@ -74,10 +91,7 @@ const allIDs = 1<<32 - 1
 // stay what they are. If it has all, one is left out: by the first namespace's map
 // it is taken for that, by runtimes as well as by us.
 func sameIDs() (same ids, err error) {
-	if same.uids, err = user.ParseIDMapFile("/proc/self/uid_map"); err != nil {
-		return ids{}, err
-	}
-	if same.gids, err = user.ParseIDMapFile("/proc/self/gid_map"); err != nil {
+	if same.uids, same.gids, err = IDs(); err != nil {
 		return ids{}, err
 	}
 	for _, maps := range [][]user.IDMap{same.uids, same.gids} {

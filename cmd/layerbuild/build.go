@@ -205,7 +205,8 @@ func (s *settings) build(cmd *cobra.Command, f *buildFlags) (err error) {
 	if f.Policy, err = s.policy(); err != nil {
 		return err
 	}
-	f.StateDir, f.RootsDir, f.OCIDir, f.Debug, f.Author, f.CreatedBy = s.stateDir, s.rootsDir, s.ociDir, s.debug, s.name(), s.createdBy()
+	s.place(&f.Options)
+	f.Debug, f.Author, f.CreatedBy = s.debug, s.name(), s.createdBy()
 	display, err := s.display(cmp.Or(f.progress, s.progressMode()))
 	if err != nil {
 		return err

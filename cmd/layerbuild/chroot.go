@@ -28,7 +28,8 @@ A command of one word or text is a shell's; several words are run as they are.`,
 			if err = s.reading(cmd.Context(), &o.Load, false); err != nil {
 				return err
 			}
-			o.StateDir, o.RootsDir, o.OCIDir, o.Sink = s.stateDir, s.rootsDir, s.ociDir, progress.NewPlain(os.Stderr, s.level()) // the rest is the command's
+			s.place(&o)
+			o.Sink = progress.NewPlain(os.Stderr, s.level()) // the rest is the command's
 			layer := ""
 			if len(args) > 0 {
 				layer, args = args[0], args[1:]

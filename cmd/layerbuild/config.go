@@ -38,7 +38,7 @@ type ruleText struct {
 
 // policy is what is removed after builds: what the config file says, or the default.
 func (s *settings) policy() ([]build.Rule, error) {
-	path, file, err := s.readConfig()
+	path, file, err := s.configuration()
 	if err != nil {
 		return nil, err
 	}
@@ -49,15 +49,20 @@ func (s *settings) policy() ([]build.Rule, error) {
 	return policy, nil
 }
 
-// readConfig reads the config file. One that is not there says nothing, unless it
-// was named.
-func (s *settings) readConfig() (path string, file configFile, err error) {
+// configuration is what the config file says, which is read once. One that is not
+// there says nothing, unless it was named.
+func (s *settings) configuration() (path string, file *configFile, err error) {
 	if path = s.config; path == "" {
 		path = s.defaultConfig()
 	}
+	if s.file != nil {
+		return path, s.file, nil
+	}
+	file = &configFile{}
 	text, err := os.ReadFile(path)
 	// Another user's home folder, as after `sudo -u`, is not there for this user.
 	if s.config == "" && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)) {
+		s.file = file
 		return path, file, nil
 	}
 	if err != nil {
@@ -65,9 +70,10 @@ func (s *settings) readConfig() (path string, file configFile, err error) {
 	}
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	decoder.KnownFields(true)
-	if err := decoder.Decode(&file); err != nil && !errors.Is(err, io.EOF) {
+	if err := decoder.Decode(file); err != nil && !errors.Is(err, io.EOF) {
 		return path, file, fmt.Errorf("config %s: %w", path, err)
 	}
+	s.file = file
 	return path, file, nil
 }
 
@@ -84,7 +90,7 @@ func (s *settings) defaultConfig() string {
 	return filepath.Join(dir, "layerbuild", "config.yaml")
 }
 
-func (file configFile) policy() ([]build.Rule, error) {
+func (file *configFile) policy() ([]build.Rule, error) {
 	if file.GC == nil {
 		return build.DefaultPolicy(), nil
 	}

@@ -30,7 +30,8 @@ permission for all and extended attributes are left out; devices are refused.`,
 			if len(args) == 2 {
 				dest = args[1]
 			}
-			o.StateDir, o.RootsDir, o.OCIDir, o.Sink = s.stateDir, s.rootsDir, s.ociDir, s.sink()
+			s.place(&o)
+			o.Sink = s.sink()
 			return build.Grab(cmd.Context(), o, layer, path, dest)
 		},
 	}

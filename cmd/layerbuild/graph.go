@@ -26,7 +26,8 @@ find in the cache are dashed; JSON says why. Nothing is built.`,
 			if o.Clock, err = s.clock(cmd, "reproducible"); err != nil {
 				return err
 			}
-			o.StateDir, o.RootsDir, o.OCIDir, o.Targets = s.stateDir, s.rootsDir, s.ociDir, targets
+			s.place(&o)
+			o.Targets = targets
 			nodes, err := build.Nodes(cmd.Context(), o)
 			if err != nil {
 				return err

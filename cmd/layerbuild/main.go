@@ -76,6 +76,7 @@ type settings struct {
 	debug    bool
 	quiet    bool
 	config   string
+	file     *configFile // that config names, once it has been read
 
 	workDir      string
 	storageType  string
@@ -228,6 +229,11 @@ func (s *settings) reading(ctx context.Context, load *layers.Options, offline bo
 	}
 	load.Builtins, err = s.builtins()
 	return err
+}
+
+// place has a command work on the folders that the flags say.
+func (s *settings) place(o *build.Options) {
+	o.StateDir, o.RootsDir, o.OCIDir = s.stateDir, s.rootsDir, s.ociDir
 }
 
 // builtins are the substitutions that every stackerfile may use.

@@ -42,7 +42,8 @@ Credentials are --username and --password, or those of podman, skopeo and docker
 				}
 				o.Stackerfile, o.Others = files[0], files[1:]
 			}
-			o.StateDir, o.RootsDir, o.OCIDir, o.Sink, o.Author, o.CreatedBy = s.stateDir, s.rootsDir, s.ociDir, s.sink(), s.name(), s.createdBy()
+			s.place(&o.Options)
+			o.Sink, o.Author, o.CreatedBy = s.sink(), s.name(), s.createdBy()
 			return build.Publish(cmd.Context(), o)
 		},
 	}

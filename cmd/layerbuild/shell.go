@@ -31,7 +31,8 @@ The exit status is the command's.`,
 			if err := secrets.parse(&o); err != nil {
 				return err
 			}
-			o.StateDir, o.RootsDir, o.OCIDir, o.Sink = s.stateDir, s.rootsDir, s.ociDir, s.sink()
+			s.place(&o)
+			o.Sink = s.sink()
 			o.Shell, o.Targets = &build.Shell{Layer: args[0], Command: args[1:]}, args[:1]
 			err = build.Build(cmd.Context(), o)
 			var exit *build.ShellError

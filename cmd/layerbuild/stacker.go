@@ -48,7 +48,7 @@ func (s *settings) settle(cmd *cobra.Command) error {
 	if s.storageType != "overlay" {
 		return fmt.Errorf("--storage-type is %q: it should be overlay", s.storageType)
 	}
-	_, file, err := s.readConfig()
+	_, file, err := s.configuration()
 	if err != nil {
 		return err
 	}
@@ -56,26 +56,24 @@ func (s *settings) settle(cmd *cobra.Command) error {
 	if file.WorkDir != "" && !given("work-dir") {
 		s.workDir = file.WorkDir
 	}
-	switch {
-	case given("state-dir"):
-	case file.StackerDir != "":
-		s.stateDir = file.StackerDir
-	case s.stacker:
-		s.stateDir = filepath.Join(s.workDir, ".stacker")
-	}
-	switch {
-	case given("roots-dir"):
-	case file.RootFSDir != "":
-		s.rootsDir = file.RootFSDir
-	case s.stacker:
-		s.rootsDir = filepath.Join(s.workDir, "roots")
-	}
-	switch {
-	case given("oci-dir"):
-	case file.OCIDir != "":
-		s.ociDir = file.OCIDir
-	default:
-		s.ociDir = filepath.Join(s.workDir, s.ociDir)
+	for _, dir := range []struct {
+		flag   string
+		place  *string
+		inFile string
+		moves  bool // to the work folder, where it is called so
+		name   string
+	}{
+		{"state-dir", &s.stateDir, file.StackerDir, s.stacker, ".stacker"},
+		{"roots-dir", &s.rootsDir, file.RootFSDir, s.stacker, "roots"},
+		{"oci-dir", &s.ociDir, file.OCIDir, true, s.ociDir},
+	} {
+		switch {
+		case given(dir.flag):
+		case dir.inFile != "":
+			*dir.place = dir.inFile
+		case dir.moves:
+			*dir.place = filepath.Join(s.workDir, dir.name)
+		}
 	}
 	if s.logFile != "" {
 		if s.log, err = os.Create(s.logFile); err != nil {

@@ -492,7 +492,7 @@ func (p *project) mountDisk(t *testing.T, options ...string) string {
 	image := p.path("disk")
 	os.Remove(image)
 	p.makeDisk(t, image, options...)
-	p.mountFile(t, image)
+	p.mountFile(t, image, p.state())
 	return p.state()
 }
 
@@ -503,10 +503,9 @@ func (p *project) makeDisk(t *testing.T, image string, options ...string) {
 	mustRun(t, exec.Command("mkfs.ext4", append([]string{"-q", "-m", "0"}, append(options, image)...)...))
 }
 
-// mountFile mounts a disk where the state folder is to be.
-func (p *project) mountFile(t *testing.T, image string) {
+// mountFile mounts a disk on a folder, such as that where the state is to be.
+func (p *project) mountFile(t *testing.T, image, dir string) {
 	t.Helper()
-	dir := p.state()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -531,11 +530,7 @@ func TestRootsOnAnotherDisk(t *testing.T) {
 	p := newProject(t)
 	p.makeDisk(t, p.path("disk"))
 	disk := p.path("mounted")
-	if err := os.Mkdir(disk, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	mustRun(t, exec.Command("mount", "-o", "loop", p.path("disk"), disk))
-	t.Cleanup(func() { unix.Unmount(disk, unix.MNT_DETACH) })
+	p.mountFile(t, p.path("disk"), disk)
 	roots := filepath.Join(disk, "roots")
 	p.must("--roots-dir", roots, "build")
 	if snapshots := must(os.ReadDir(filepath.Join(roots, "snapshots")))(t); len(snapshots) == 0 {
@@ -561,11 +556,7 @@ func TestPublishToFullDisk(t *testing.T) {
 	p := newProject(t)
 	p.makeDisk(t, p.path("disk"))
 	disk := p.path("mounted")
-	if err := os.Mkdir(disk, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	mustRun(t, exec.Command("mount", "-o", "loop", p.path("disk"), disk))
-	t.Cleanup(func() { unix.Unmount(disk, unix.MNT_DETACH) })
+	p.mountFile(t, p.path("disk"), disk)
 	p.write("stacker.yaml", fmt.Sprintf("small:\n  from: {type: oci, url: %q}\nbig:\n  from: {type: built, tag: small}\n  run: head -c 30000000 /dev/urandom >/big\n", busyboxBase(t)+":latest"))
 	p.must("build")
 	layout := filepath.Join(disk, "oci")
@@ -596,7 +587,7 @@ func TestPowerCut(t *testing.T) {
 	disks := p.mountBtrfs(t)
 	disk := filepath.Join(disks, "disk")
 	p.makeDisk(t, disk)
-	p.mountFile(t, disk)
+	p.mountFile(t, disk, p.state())
 
 	build := p.command("build")
 	if err := build.Start(); err != nil {
@@ -624,7 +615,7 @@ func TestPowerCut(t *testing.T) {
 		if err := os.RemoveAll(p.path("oci")); err != nil {
 			t.Fatal(err)
 		}
-		p.mountFile(t, cuts[n])
+		p.mountFile(t, cuts[n], p.state())
 		p.reboot(t)
 		p.recover(want, what)
 		p.must("fsck", "--read-data")
