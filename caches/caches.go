@@ -87,9 +87,9 @@ func (s *Store) Take(ctx context.Context, id, sharing, layer string, waiting fun
 				n++
 				continue
 			}
-			err = wait(ctx, dir, how, func() {
-				if waiting != nil {
-					waiting(holder(dir.Name()))
+			err = wait(ctx, dir, how, func(poll int) {
+				if h := holder(dir.Name()); waiting != nil && (h.PID != 0 || poll == signPolls) {
+					waiting(h)
 					waiting = nil
 				}
 			})
@@ -116,10 +116,14 @@ func copyName(id string, n int) string {
 // pollInterval is how soon somebody who waits notices that a cache is free.
 const pollInterval = 20 * time.Millisecond
 
-// wait locks dir as soon as that is possible.
-func wait(ctx context.Context, dir *os.File, how int, waiting func()) error {
-	for {
-		waiting()
+// signPolls is after how many polls somebody who waits gives up to learn for whom: who
+// has locked a cache signs it in an instant, or could not.
+const signPolls = 10
+
+// wait locks dir as soon as that is possible. Waiting is called at each poll.
+func wait(ctx context.Context, dir *os.File, how int, waiting func(poll int)) error {
+	for poll := 0; ; poll++ {
+		waiting(poll)
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/layerbuild/layerbuild/layers"
 )
 
@@ -80,6 +82,28 @@ func TestWaiting(t *testing.T) {
 		t.Fatal(err)
 	}
 	second.Release()
+}
+
+// Who has a cache may not have been able to sign it.
+func TestWaitingForNobody(t *testing.T) {
+	s := store(t)
+	dir, err := s.open(copyName("id", 0), "id")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	c, err := s.Take(t.Context(), "id", layers.SharingLocked, "layer", func(h Holder) {
+		if h != (Holder{}) {
+			t.Errorf("waiting for %+v", h)
+		}
+		dir.Close()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Release()
 }
 
 func TestListAndRemove(t *testing.T) {
