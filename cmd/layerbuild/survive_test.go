@@ -42,7 +42,6 @@ var (
 type project struct {
 	t   testing.TB
 	dir string
-	bin string
 }
 
 const projectFile = `
@@ -67,8 +66,7 @@ more:
 
 func newProject(t testing.TB) *project {
 	t.Helper()
-	p := &project{t: t, dir: t.TempDir(), bin: filepath.Join(t.TempDir(), "layerbuild")}
-	mustRun(t, exec.Command("go", "build", "-o", p.bin, "."))
+	p := &project{t: t, dir: t.TempDir()}
 	// In memory, so that it does not wait for what others have to sync.
 	mustRun(t, exec.Command("mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", p.dir))
 	t.Cleanup(func() { unix.Unmount(p.dir, unix.MNT_DETACH) })
@@ -89,9 +87,9 @@ func (p *project) write(name, text string) {
 	}
 }
 
-// command is layerbuild with these arguments.
+// command is TestMain's layerbuild with these arguments.
 func (p *project) command(args ...string) *exec.Cmd {
-	cmd := exec.Command(p.bin, append([]string{"--state-dir", p.state(), "--oci-dir", p.path("oci")}, args...)...)
+	cmd := exec.Command("layerbuild", append([]string{"--state-dir", p.state(), "--oci-dir", p.path("oci")}, args...)...)
 	cmd.Dir = p.dir
 	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+p.path("config"))
 	return cmd
@@ -258,9 +256,9 @@ func TestInject(t *testing.T) {
 		n          int
 	}
 	var points []point
-	for i, calls := range writing {
-		errs := []string{"error=ENOSPC", "error=EIO", "error=EDQUOT"}
-		for n, total := 1, p.count(calls); n <= total; n++ {
+	for i, total := range p.count(writing) {
+		calls, errs := writing[i], []string{"error=ENOSPC", "error=EIO", "error=EDQUOT"}
+		for n := 1; n <= total; n++ {
 			points = append(points, point{calls, "signal=KILL", n}, point{calls, errs[(i+n)%len(errs)], n})
 		}
 	}
@@ -299,25 +297,38 @@ func (p *project) strace(expression, calls string) *exec.Cmd {
 	return cmd
 }
 
-// count returns how many of these calls one thread of a build makes at most:
-// strace counts each thread's by itself.
-func (p *project) count(calls string) int {
+// count returns how many calls of each of these sets one thread of a build makes at
+// most: strace counts each thread's by itself.
+func (p *project) count(sets []string) []int {
 	p.t.Helper()
 	p.reset()
-	if out, err := p.strace("signal=none", calls).CombinedOutput(); err != nil {
+	if out, err := p.strace("signal=none", strings.Join(sets, ",")).CombinedOutput(); err != nil {
 		p.t.Fatalf("strace: %v\n%s", err, out)
 	}
 	trace, err := os.ReadFile(p.path("trace"))
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	threads := map[string]int{}
-	for line := range strings.Lines(string(trace)) {
-		if !strings.Contains(line, "resumed") {
-			threads[strings.Fields(line)[0]]++
+	set := map[string]int{}
+	for i, calls := range sets {
+		for call := range strings.SplitSeq(calls, ",") {
+			set[call] = i
 		}
 	}
-	return slices.Max(append(slices.Collect(maps.Values(threads)), 0))
+	most := make([]int, len(sets))
+	threads := map[string][]int{}
+	for line := range strings.Lines(string(trace)) {
+		thread, event, _ := strings.Cut(line, " ")
+		call, _, begun := strings.Cut(strings.TrimLeft(event, " "), "(")
+		if i, ok := set[call]; ok && begun {
+			if threads[thread] == nil {
+				threads[thread] = make([]int, len(sets))
+			}
+			threads[thread][i]++
+			most[i] = max(most[i], threads[thread][i])
+		}
+	}
+	return most
 }
 
 // TestFlip damages each file of a state folder in turn, in several ways. The next
@@ -814,7 +825,7 @@ func TestRace(t *testing.T) {
 
 // raceBuilds builds in a checkout and a layout of its own, with the state of all.
 func raceBuilds(t *testing.T, p *project, n int, words map[string]reference, end time.Time) {
-	q := &project{t: t, dir: filepath.Join(p.dir, fmt.Sprint("checkout", n)), bin: p.bin}
+	q := &project{t: t, dir: filepath.Join(p.dir, fmt.Sprint("checkout", n))}
 	if err := errors.Join(os.Mkdir(q.dir, 0o755), os.Symlink(p.state(), q.state())); err != nil {
 		t.Error(err)
 		return
