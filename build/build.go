@@ -122,6 +122,7 @@ type Builder struct {
 	mayMount  bool // this process has mounts of its own
 	environ   []string
 	runner    Runner
+	runtime   *lazyRuntime // which is the runner, but in tests
 	registry  func() *oci.Registry
 	downloads *downloader
 	git       *gitFolders
@@ -282,7 +283,8 @@ func open(o Options, graph *layers.Graph) (*Builder, error) {
 		limits:   newLimits(o.Jobs),
 		used:     map[string]bool{},
 	}
-	b.runner = &lazyRuntime{b: b}
+	b.runtime = &lazyRuntime{b: b}
+	b.runner = b.runtime
 	b.worth = sync.OnceValue(b.paths)
 	b.recent = sync.OnceValue(func() *buildcache.Candidates {
 		records, _ := b.cache.Recent(buildcache.Rootfs) // explanations do without
@@ -312,10 +314,13 @@ func (b *Builder) ready(ctx context.Context) error {
 	if err := b.canMount(); err != nil {
 		return err
 	}
-	shown := b.Sink
-	b.Sink = &held{} // the step that uses the runtime says which it is
-	defer func() { b.Sink = shown }()
-	return b.haveRuntime(ctx)
+	return b.runtime.expect(ctx)
+}
+
+// close ends the processes of the build and leaves its rooms.
+func (b *Builder) close() {
+	b.runtime.close()
+	b.rooms.close()
 }
 
 // canMount fails where root filesystems cannot be mounted. Where only the state

@@ -104,13 +104,6 @@ func (b *bundle) remove() error {
 	return os.RemoveAll(b.dir)
 }
 
-// contents are what a supervisor puts into memory.
-type contents struct {
-	Config   json.RawMessage // a specs.Spec, as text: the supervisor need not know its types
-	NoCgroup bool            // see cgroupsPath
-	Files    [][]byte
-}
-
 // mountMemory mounts the folder memory. It is not swapped out where the kernel can do
 // that (Linux 6.4, and root).
 func (b *bundle) mountMemory() error {
@@ -125,14 +118,14 @@ func (b *bundle) mountMemory() error {
 	return nil
 }
 
-// fill writes contents into the folder memory.
-func (b *bundle) fill(c contents) error {
-	for n, content := range c.Files {
+// fill writes what a runtime reads into the folder memory.
+func (b *bundle) fill(o orders) error {
+	for n, content := range o.Files {
 		if err := os.WriteFile(b.file(n), content, 0o400); err != nil {
 			return err
 		}
 	}
-	return os.WriteFile(b.config(), c.Config, 0o600)
+	return os.WriteFile(b.config(), o.Config, 0o600)
 }
 
 // removeCgroups removes the container's cgroups. They are all that is left when its

@@ -20,18 +20,25 @@ import (
 // specVersion is one that old runtimes take too: Debian's crun 1.8.1 refuses 1.3.0.
 const specVersion = "1.0.2"
 
-// contents are what the runtime needs to know of s, whose container b is of.
-func (s Step) contents(b *bundle, mounts []Mount) (c contents, err error) {
+// orders are what a supervisor needs to know to run s, whose container b is of.
+func (s Step) orders(b *bundle, mounts []Mount) (o orders, err error) {
+	o.Do, o.Keep = runStep, []string{s.Rootfs}
+	if s.Terminal {
+		o.Do = runTerminal
+	}
+	for _, m := range mounts {
+		o.Keep = append(o.Keep, m.Source)
+	}
 	for _, f := range s.Files {
-		c.Files = append(c.Files, f.Content)
+		o.Files = append(o.Files, f.Content)
 	}
 	config, err := s.config(b, mounts)
 	if err != nil {
-		return c, err
+		return o, err
 	}
-	c.NoCgroup = config.Linux.CgroupsPath == ""
-	c.Config, err = json.Marshal(config)
-	return c, err
+	o.NoCgroup = config.Linux.CgroupsPath == ""
+	o.Config, err = json.Marshal(config)
+	return o, err
 }
 
 func (s Step) config(b *bundle, mounts []Mount) (*specs.Spec, error) {

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/moby/sys/userns"
 	"golang.org/x/sys/unix"
@@ -23,7 +24,14 @@ type Runtime struct {
 	// was not taken.
 	PassedOver []string
 
+	// More tells, when a step has begun, whether others may follow. Then a supervisor is
+	// started for the next one meanwhile. Nil is no.
+	More func() bool
+
 	tmp string
+
+	mu       sync.Mutex
+	expected chan *container // see Expect
 }
 
 // Find returns the runtime of that name or path; with "" the first of crun and
@@ -131,12 +139,12 @@ func lookPath(name string) (string, error) {
 // probe creates a container with the configuration of a step. The container ends
 // with the runtime, before it has run anything.
 func (r *Runtime) probe(ctx context.Context) error {
-	b, err := newBundle(r.tmp)
+	c, err := r.start(nil, nil, nil, false)
 	if err != nil {
 		return err
 	}
-	defer b.remove()
-	rootfs := filepath.Join(b.dir, "rootfs")
+	defer c.drop()
+	rootfs := filepath.Join(c.dir, "rootfs")
 	for _, dir := range []string{"proc", "dev", "sys", "mnt"} {
 		if err := os.MkdirAll(filepath.Join(rootfs, dir), 0o755); err != nil {
 			return err
@@ -146,13 +154,11 @@ func (r *Runtime) probe(ctx context.Context) error {
 		return err
 	}
 	s := Step{Rootfs: rootfs, Args: []string{"/true"}}
-	in, err := s.contents(b, []Mount{{rootfs, "/mnt", true}})
+	o, err := s.orders(c.bundle, []Mount{{rootfs, "/mnt", true}})
 	if err != nil {
 		return err
 	}
-	err = wait(supervised(ctx, b, createOnly, r.Path, rootfs), in)
-	if err := b.explain(err, r.Name); err != nil {
-		return errors.Join(err, b.removeCgroups(ctx))
-	}
-	return b.removeCgroups(ctx)
+	o.Do, o.Runtime = createOnly, r.Path
+	err = c.explain(c.run(ctx, o), r.Name)
+	return errors.Join(err, c.removeCgroups(ctx))
 }

@@ -13,15 +13,12 @@ package sandbox
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"unicode/utf8"
@@ -196,12 +193,20 @@ func (r *Runtime) Run(ctx context.Context, s Step) error {
 	if err := s.checkCommand(mounts, s.Args[0], 0); err != nil {
 		return err
 	}
-	b, err := newBundle(r.tmp)
+	if s.Terminal {
+		// The runtime makes the terminal raw and may be killed before it restores it.
+		state, err := term.GetState(int(s.Stdin.Fd()))
+		if err != nil {
+			return err
+		}
+		defer term.Restore(int(s.Stdin.Fd()), state)
+	}
+	c, err := r.container(s)
 	if err != nil {
 		return err
 	}
-	defer b.remove()
-	return r.run(ctx, s, b, mounts)
+	defer c.drop()
+	return r.run(ctx, s, c, mounts)
 }
 
 // check finds mistakes of the caller.
@@ -265,82 +270,23 @@ func (p Mountpoint) check(rootfs string) error {
 	return nil
 }
 
-// run starts the runtime and waits for the step.
-func (r *Runtime) run(ctx context.Context, s Step, b *bundle, mounts []Mount) error {
-	in, err := s.contents(b, mounts)
+// run runs s in c.
+func (r *Runtime) run(ctx context.Context, s Step, c *container, mounts []Mount) error {
+	o, err := s.orders(c.bundle, mounts)
 	if err != nil {
 		return err
 	}
-	keep := []string{s.Rootfs}
-	for _, m := range mounts {
-		keep = append(keep, m.Source)
-	}
-	cmd := supervised(ctx, b, runStep, r.Path, keep...)
-	cmd.Stdout, cmd.Stderr = piped(s.Stdout), piped(s.Stderr)
-	if s.Terminal {
-		// The runtime makes the terminal raw and may be killed before it restores it.
-		state, err := term.GetState(int(s.Stdin.Fd()))
-		if err != nil {
-			return err
-		}
-		defer term.Restore(int(s.Stdin.Fd()), state)
-		cmd = supervised(ctx, b, runTerminal, r.Path, keep...)
-		cmd.Stdout, cmd.Stderr = s.Stdout, s.Stderr
-	}
-	if s.Stdin != nil {
-		cmd.Stdin = s.Stdin
-	}
-	err = b.explain(wait(cmd, in), r.Name)
+	o.Runtime = r.Path
+	err = c.explain(c.run(ctx, o), r.Name)
 	var exit *ExitError
 	switch {
 	case ctx.Err() != nil:
 		err = context.Cause(ctx)
 	case s.Limits.Memory > 0 && errors.As(err, &exit):
-		exit.OutOfMemory = b.outOfMemory()
+		exit.OutOfMemory = c.outOfMemory()
 	}
-	if left := b.removeCgroups(ctx); err == nil {
+	if left := c.removeCgroups(ctx); err == nil {
 		err = left
 	}
 	return err
-}
-
-// piped hides that a writer is a file, perhaps a terminal, which the step would be
-// given itself.
-func piped(w io.Writer) io.Writer {
-	if w == nil {
-		return nil
-	}
-	return struct{ io.Writer }{w}
-}
-
-// wait runs cmd, a supervisor that is given its contents, and returns when it and all
-// that it started have ended.
-func wait(cmd *exec.Cmd, in contents) error {
-	// PR_SET_PDEATHSIG acts when the thread that started the process ends.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	// The child looks at the pipe once, see supervise: an end that is closed means
-	// that this process is no more.
-	alive, lifeline, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer lifeline.Close()
-	defer alive.Close()
-	out, fill, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer fill.Close()
-	cmd.ExtraFiles = []*os.File{alive, out}
-	err = cmd.Start()
-	out.Close()
-	if err != nil {
-		return err
-	}
-	fault := json.NewEncoder(fill).Encode(in)
-	if err := cmd.Wait(); err != nil {
-		return err // of which the fault, if there is one, is a consequence
-	}
-	return fault
 }

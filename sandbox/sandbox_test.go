@@ -625,22 +625,84 @@ func TestCancelledBefore(t *testing.T) {
 func TestCancelledAtAnyTime(t *testing.T) {
 	r, root := find(t), rootfs(t)
 	for i := range 20 {
-		b, err := newBundle(r.tmp)
+		s := Step{Rootfs: root, Args: sh("sleep 1000"), Network: NetworkNone}
+		c, err := r.container(s)
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := Step{Rootfs: root, Args: sh("sleep 1000"), Network: NetworkNone}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*5*time.Millisecond)
-		if err := r.run(ctx, s, b, nil); !errors.Is(err, context.DeadlineExceeded) {
+		if err := r.run(ctx, s, c, nil); !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
 		}
 		cancel()
-		if left := cgroupsNamed(b.id); len(left) > 0 {
+		if left := cgroupsNamed(c.id); len(left) > 0 {
 			t.Errorf("left: %v", left)
 		}
-		b.remove()
+		c.drop()
 		clean(t, r)
 	}
+}
+
+// A step finds a supervisor that was started before there was a rootfs.
+func TestExpected(t *testing.T) {
+	r, root := find(t), rootfs(t)
+	left := 3
+	r.More = func() bool { left--; return left > 0 }
+	r.Expect()
+	r.Expect() // one is enough
+	for i := range 3 {
+		supervisors := processes(t, r.tmp)
+		s := Step{Rootfs: mountOverlay(t, t.TempDir(), root), Args: sh("echo out; echo err >&2; echo $PPID; exit 3"), Network: NetworkNone}
+		var out strings.Builder
+		s.Stdout, s.Stderr = &out, &out
+		var exit *ExitError
+		if err := r.Run(t.Context(), s); !errors.As(err, &exit) || exit.Status != 3 {
+			t.Error(err)
+		}
+		if out.String() != "out\nerr\n0\n" {
+			t.Errorf("got %q", out.String())
+		}
+		for _, pid := range supervisors {
+			if _, err := os.Stat("/proc/" + pid); i > 0 && err == nil {
+				t.Errorf("the step left supervisor %s alone", pid)
+			}
+		}
+	}
+	clean(t, r)
+}
+
+func TestExpectedInVain(t *testing.T) {
+	r, root := find(t), rootfs(t)
+	run := func(want string, s Step) {
+		t.Helper()
+		var out strings.Builder
+		s.Rootfs, s.Stdout, s.Stderr = root, &out, &out
+		if err := r.Run(t.Context(), s); err != nil || out.String() != want {
+			t.Errorf("got %q, %v", out.String(), err)
+		}
+	}
+	r.Expect()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	run("more\n", Step{Args: sh("cat; echo more"), Stdin: null})
+	c := r.takeExpected()
+	if c == nil {
+		t.Fatal("a step with a standard input took it")
+	}
+	c.process.Kill()
+	<-c.ended
+	r.expected = make(chan *container, 1)
+	r.expected <- c
+	run("on\n", Step{Args: sh("echo on")})
+	clean(t, r)
+	r.Expect()
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	clean(t, r)
 }
 
 // cgroupsOf returns the cgroups of the one container in r.tmp.
@@ -903,11 +965,11 @@ func BenchmarkBareRuntime(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer bundle.remove()
-	in, err := s.contents(bundle, mounts)
+	o, err := s.orders(bundle, mounts)
 	if err != nil {
 		b.Fatal(err)
 	}
-	if err := bundle.fill(in); err != nil {
+	if err := bundle.fill(o); err != nil {
 		b.Fatal(err)
 	}
 	for b.Loop() {

@@ -1,12 +1,10 @@
 package sandbox
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -25,11 +23,28 @@ import (
 // nested in it, and reports the end only when they are gone. So killing one process,
 // or being killed, ends everything, whatever state the runtime is in.
 //
-// The supervisor makes a mount namespace with a /proc that shows the pid namespace,
+// The supervisor may have been started before it is known what it will run. It reads
+// its orders, makes a mount namespace with a /proc that shows the pid namespace,
 // lets the runtime start the step's process, which becomes its own child then, and
 // waits for that. So the step has our pipes and no copy of them: what it writes to
 // both outputs stays in order.
 const supervisor = "layerbuild-sandbox"
+
+// Files that a supervisor has from its start.
+const (
+	aliveFD  = 3 // a pipe that is open at the other end while the starter lives
+	ordersFD = 4 // a pipe with its orders
+)
+
+// orders are what a supervisor is to do.
+type orders struct {
+	Do       string          // see below
+	Runtime  string          // its path
+	Keep     []string        // what must stay mounted in the folder that the bundle is in
+	Config   json.RawMessage // a specs.Spec, as text: the supervisor need not know its types
+	NoCgroup bool            // see cgroupsPath
+	Files    [][]byte
+}
 
 // What a supervisor does with a bundle.
 const (
@@ -38,32 +53,14 @@ const (
 	createOnly  = "create"   // create the container, and end with it
 )
 
-// supervised returns the command that does what on b with the runtime at path. Of
-// what is mounted in the folder that b is in, other steps' rootfs, it keeps only what
-// a path in keep is on or above: the rest may have to be unmounted meanwhile.
-func supervised(ctx context.Context, b *bundle, what, path string, keep ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, "/proc/self/exe")
-	cmd.Args = append([]string{supervisor, b.dir, what, path}, keep...)
-	// Nothing of ours: a runtime passes on sockets it is told of in LISTEN_FDS and
-	// NOTIFY_SOCKET.
-	cmd.Env = []string{"PATH=" + DefaultPath}
-	cmd.Dir = "/"
-	cmd.SysProcAttr = &unix.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS,
-		Pdeathsig:  unix.SIGKILL,
-		Setsid:     what != runTerminal, // no terminal, and no signals of ours from one
-	}
-	return cmd
-}
-
 // init is the supervisor. It runs in init so that it works in every program that this
-// package is part of.
+// package is part of, and on the first thread, whose mount namespace it changes.
 func init() {
-	if len(os.Args) < 4 || os.Args[0] != supervisor {
+	if len(os.Args) != 2 || os.Args[0] != supervisor {
 		return
 	}
 	b := &bundle{dir: os.Args[1], id: filepath.Base(os.Args[1])}
-	status, err := b.supervise(os.Args[2], os.Args[3], os.Args[4:])
+	status, err := b.supervise()
 	if err != nil {
 		status = 125
 		b.logError(err)
@@ -72,28 +69,28 @@ func init() {
 }
 
 // supervise returns the status of the step. An error is not the step's.
-func (b *bundle) supervise(what, path string, keep []string) (int, error) {
+func (b *bundle) supervise() (int, error) {
 	// From the fork on we are sent a signal when our parent ends; if it has ended
 	// before, the other end of this pipe is closed.
-	alive := []unix.PollFd{{Fd: 3, Events: unix.POLLIN}}
+	alive := []unix.PollFd{{Fd: aliveFD, Events: unix.POLLIN}}
 	if _, err := unix.Poll(alive, 0); err != nil || alive[0].Revents != 0 {
 		return 0, errors.New("the build has ended")
 	}
-	if err := isolateMounts(filepath.Dir(b.dir), keep); err != nil {
+	var o orders
+	if err := json.NewDecoder(os.NewFile(ordersFD, "orders")).Decode(&o); err != nil {
+		return 0, fmt.Errorf("read what to run: %w", err)
+	}
+	if err := isolateMounts(filepath.Dir(b.dir), o.Keep); err != nil {
 		return 0, err
 	}
-	var in contents
-	if err := json.NewDecoder(os.NewFile(4, "contents")).Decode(&in); err != nil {
-		return 0, fmt.Errorf("read the step's configuration: %w", err)
-	}
-	b.noCgroup = in.NoCgroup
+	b.noCgroup = o.NoCgroup
 	if err := b.mountMemory(); err != nil {
 		return 0, err
 	}
-	if err := b.fill(in); err != nil {
+	if err := b.fill(o); err != nil {
 		return 0, err
 	}
-	if err := unix.CloseRange(3, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC); err != nil && err != unix.ENOSYS {
+	if err := unix.CloseRange(aliveFD, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC); err != nil && err != unix.ENOSYS {
 		return 0, fmt.Errorf("close_range: %w", err)
 	}
 	// What nohup or a background job ignores would stay ignored; what is caught is
@@ -105,15 +102,15 @@ func (b *bundle) supervise(what, path string, keep []string) (int, error) {
 		_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, number, uintptr(unsafe.Pointer(&byDefault)), 0, 8, 0, 0)
 	}
 	unix.Umask(0o022)
-	if what == runTerminal {
-		return b.runtime(path, "run", "--bundle", b.memory(), b.id)
-	}
-	if what == createOnly {
-		return 0, b.succeed(path, "create", "--bundle", b.memory(), b.id)
+	switch o.Do {
+	case runTerminal:
+		return b.runtime(o.Runtime, "run", "--bundle", b.memory(), b.id)
+	case createOnly:
+		return 0, b.succeed(o.Runtime, "create", "--bundle", b.memory(), b.id)
 	}
 	// The runtime ends when it has started the step. Only we are left to wait for that
 	// then, also if it has ended already.
-	if err := b.succeed(path, "run", "--detach", "--pid-file", b.pidFile(), "--bundle", b.memory(), b.id); err != nil {
+	if err := b.succeed(o.Runtime, "run", "--detach", "--pid-file", b.pidFile(), "--bundle", b.memory(), b.id); err != nil {
 		return 0, err
 	}
 	text, err := os.ReadFile(b.pidFile())
@@ -165,9 +162,14 @@ func waitFor(pid int) (int, error) {
 	}
 }
 
-// isolateMounts makes this mount namespace ours: what happens here is not seen
-// outside, /proc shows this pid namespace, and of tmp only keep stays mounted.
+// isolateMounts gives this thread a mount namespace: what happens here is not seen
+// outside, /proc shows this pid namespace, and of what is mounted in tmp, other steps'
+// rootfs, only what a path in keep is on or above stays: the rest may have to be
+// unmounted meanwhile.
 func isolateMounts(tmp string, keep []string) error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("make a mount namespace: %w", err)
+	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
