@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
@@ -99,23 +101,7 @@ func checkLayers(layout string, manifest ispec.Manifest, config ispec.Image) err
 		if err != nil {
 			return err
 		}
-		diffID := digest.FromBytes(blob)
-		switch d.MediaType {
-		case ispec.MediaTypeImageLayer:
-		case ispec.MediaTypeImageLayerGzip:
-			var r *gzip.Reader
-			if r, err = gzip.NewReader(bytes.NewReader(blob)); err == nil {
-				diffID, err = digest.FromReader(r)
-			}
-		case ispec.MediaTypeImageLayerZstd:
-			var r *zstd.Decoder
-			if r, err = zstd.NewReader(bytes.NewReader(blob)); err == nil {
-				diffID, err = digest.FromReader(r)
-				r.Close()
-			}
-		default:
-			return fmt.Errorf("layer %s has media type %s", d.Digest, d.MediaType)
-		}
+		diffID, err := diffIDs.of(d, blob)
 		if err != nil {
 			return fmt.Errorf("layer %s: %w", d.Digest, err)
 		}
@@ -124,6 +110,43 @@ func checkLayers(layout string, manifest ispec.Manifest, config ispec.Image) err
 		}
 	}
 	return nil
+}
+
+// diffIDs are those of blobs that were seen: scripts look at the same ones again and again.
+var diffIDs diffIDCache
+
+type diffIDCache struct{ seen sync.Map } // media type and digest → digest.Digest
+
+// of returns the digest of what the blob of d, whose digest was checked, holds.
+func (c *diffIDCache) of(d ispec.Descriptor, blob []byte) (digest.Digest, error) {
+	key := [2]string{d.MediaType, d.Digest.String()}
+	if diffID, ok := c.seen.Load(key); ok {
+		return diffID.(digest.Digest), nil
+	}
+	var r io.Reader = bytes.NewReader(blob)
+	switch d.MediaType {
+	case ispec.MediaTypeImageLayer:
+	case ispec.MediaTypeImageLayerGzip:
+		unzipped, err := gzip.NewReader(r)
+		if err != nil {
+			return "", err
+		}
+		r = unzipped
+	case ispec.MediaTypeImageLayerZstd:
+		unzipped, err := zstd.NewReader(r)
+		if err != nil {
+			return "", err
+		}
+		defer unzipped.Close()
+		r = unzipped
+	default:
+		return "", fmt.Errorf("it has media type %s", d.MediaType)
+	}
+	diffID, err := digest.FromReader(r)
+	if err == nil {
+		c.seen.Store(key, diffID)
+	}
+	return diffID, err
 }
 
 func readBlob(layout string, d ispec.Descriptor) ([]byte, error) {

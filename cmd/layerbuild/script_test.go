@@ -69,6 +69,9 @@ func runScripts(t *testing.T, uid int) {
 		},
 		Setup: func(env *testscript.Env) error {
 			if uid != 0 {
+				if why := asRootOnly[script(env.WorkDir)]; why != "" {
+					env.T().Skip(why)
+				}
 				env.Setenv(userID, strconv.Itoa(uid))
 				if err := os.Chmod(filepath.Dir(env.WorkDir), 0o755); err != nil {
 					return err
@@ -95,7 +98,7 @@ func runScripts(t *testing.T, uid int) {
 			env.Values[debianBase{}] = debian
 			env.Setenv("SHELL", "/bin/sh")
 			env.Values[registryKey{}] = &fakeRegistry{}
-			env.Defer(func() { built.add(uid, strings.TrimPrefix(filepath.Base(env.WorkDir), "script-"), env.WorkDir) })
+			env.Defer(func() { built.add(uid, script(env.WorkDir), env.WorkDir) })
 			env.Defer(func() {
 				if left := leftovers(env.WorkDir); len(left) > 0 {
 					env.T().Log("left behind:\n" + strings.Join(left, "\n"))
@@ -108,6 +111,9 @@ func runScripts(t *testing.T, uid int) {
 		RequireUniqueNames: true,
 	})
 }
+
+// script returns the name of the script that runs in a folder.
+func script(workDir string) string { return strings.TrimPrefix(filepath.Base(workDir), "script-") }
 
 // busyboxBase returns what scripts/base-busybox prints: the path of a base.
 func busyboxBase(t testing.TB) string {
