@@ -46,10 +46,10 @@ func (s *Store) Unpack(ctx context.Context, l Layer, root string, progress func(
 	}
 	if ctx.Err() == nil {
 		if damage := s.inspect(l.Descriptor); damage != nil {
-			return fmt.Errorf("unpacking a layer: %w", damage)
+			return damage
 		}
 	}
-	return fmt.Errorf("unpacking layer %s: %w", l.Digest, err)
+	return err
 }
 
 func (s *Store) unpack(ctx context.Context, l Layer, root string, progress func(done, total int64)) error {

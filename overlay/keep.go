@@ -25,14 +25,15 @@ const keptVersion = 1
 type keptFile struct {
 	Version     int           `json:"version"`
 	Parent      digest.Digest `json:"parent,omitempty"`
-	Mountpoints []string      `json:"mountpoints,omitempty"` // those that were made, from the root
+	Mountpoints []string      `json:"mountpoints,omitempty"` // those that were made at some time, from the root
 	Kept        time.Time     `json:"kept"`
 	Description string        `json:"description,omitempty"`
 }
 
-// Keep ends the Mutable as Drop does, but keeps it under a name, for Find. What
-// was kept under that name before is removed; ErrLocked if somebody works on it.
-// Its parent stays in use until it is found and dropped.
+// Keep ends the Mutable as Drop does, but keeps it under a name, for Find, without
+// the mountpoints that were made and nothing was put in. What was kept under that
+// name before is removed; ErrLocked if somebody works on it. Its parent stays in
+// use until it is found and dropped.
 func (m *Mutable) Keep(name, description string) error {
 	if err := m.keep(name, description); err != nil {
 		return fmt.Errorf("keep %q: %w", name, err)
@@ -52,6 +53,9 @@ func (m *Mutable) keep(name, description string) error {
 		return err
 	}
 	if err := m.clear(); err != nil {
+		return err
+	}
+	if _, err := m.normalize(context.Background(), &normalizer{exact: true}); err != nil {
 		return err
 	}
 	text, err := json.MarshalIndent(keptFile{

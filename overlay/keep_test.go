@@ -31,7 +31,7 @@ func TestKeepAndFind(t *testing.T) {
 		is(t, err, ErrLocked)
 		root, err = m.Mount(t.Context())
 		ok(t, err)
-		if got := strings.Fields(shell(t, root, "ls")); !slices.Equal(got, []string{"etc", "proc", "y"}) {
+		if got := strings.Fields(shell(t, root, "ls")); !slices.Equal(got, []string{"y"}) {
 			t.Errorf("%d: it holds %v", i, got)
 		}
 		ok(t, m.Keep("web", "layer web"))

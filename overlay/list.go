@@ -143,7 +143,7 @@ func (s *Store) kept(ctx context.Context) ([]Kept, error) {
 		file, err := readKept(path)
 		kept := Kept{Name: name, Parent: file.Parent, Description: file.Description, Time: file.Kept, Err: err}
 		var u usage
-		if err := u.addTree(filepath.Join(path, "fs")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := u.addTree(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
 		kept.Size, kept.Inodes = u.bytes, u.inodes

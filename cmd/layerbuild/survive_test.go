@@ -35,7 +35,19 @@ var (
 	flips     = flag.Int("flips", 80, "how many damages TestFlip does; 0 is each way of damage to each file")
 	powerCuts = flag.Int("power-cuts", 15, "from how many instants of a build TestPowerCut goes on")
 	race      = flag.Duration("race-for", 5*time.Second, "how long TestRace runs")
+	part      = flag.String("part", "1/1", "K/N: of TestKill, TestInject and TestFlip only the Kth of N parts")
 )
+
+// ours returns a number for what the Kth of N parts chooses at random, and says
+// which of all cases are in it.
+func ours(t *testing.T) (seed uint64, has func(n int) bool) {
+	t.Helper()
+	var k, of int
+	if _, err := fmt.Sscanf(*part, "%d/%d", &k, &of); err != nil || k < 1 || k > of {
+		t.Fatalf("-part %s is not K/N", *part)
+	}
+	return uint64(k), func(n int) bool { return n%of == k-1 }
+}
 
 // A project is a stackerfile in a folder of its own with a state of its own: a
 // base, a layer that only others read, one that reads it, and a second image.
@@ -201,7 +213,8 @@ func TestKill(t *testing.T) {
 	t.Parallel()
 	p := newProject(t)
 	want := p.reference()
-	r := rand.New(rand.NewPCG(1, 2))
+	seed, _ := ours(t)
+	r := rand.New(rand.NewPCG(seed, 2))
 	for n := 0; n < *kills; {
 		p.reset()
 		for range 5 {
@@ -256,9 +269,13 @@ func TestInject(t *testing.T) {
 		n          int
 	}
 	var points []point
+	_, has := ours(t)
 	for i, total := range p.count(writing) {
 		calls, errs := writing[i], []string{"error=ENOSPC", "error=EIO", "error=EDQUOT"}
 		for n := 1; n <= total; n++ {
+			if !has(i + n) {
+				continue
+			}
 			points = append(points, point{calls, "signal=KILL", n}, point{calls, errs[(i+n)%len(errs)], n})
 		}
 	}
@@ -342,7 +359,11 @@ func TestFlip(t *testing.T) {
 	mustRun(t, exec.Command("cp", "-a", p.state(), kept))
 	type damage struct{ file, how string }
 	var damages []damage
-	for _, file := range regularFiles(t, kept) {
+	_, has := ours(t)
+	for i, file := range regularFiles(t, kept) {
+		if !has(i) {
+			continue
+		}
 		for _, how := range []string{"flip", "cut", "empty", "remove"} {
 			damages = append(damages, damage{file, how})
 		}
