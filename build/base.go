@@ -108,7 +108,7 @@ func (b *Builder) registryBase(ctx context.Context, l *layers.Layer) (*oci.Base,
 
 // pull takes in an image that is not here, once for all layers that start from it.
 func (b *Builder) pull(ctx context.Context, l *layers.Layer, ref oci.ImageRef, manifest digest.Digest) (*oci.Base, error) {
-	lock, err := b.lock(ctx, l, buildcache.Key(manifest.Encoded()))
+	lock, err := b.cache.Lock(ctx, buildcache.Key(manifest.Encoded()), "has been pulling "+l.From.URL)
 	if err != nil {
 		return nil, err
 	}

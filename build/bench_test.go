@@ -47,7 +47,7 @@ func BenchmarkColdGraph(b *testing.B) {
 				b.Fatal(err)
 			}
 			for b.Loop() {
-				builder, err := open(Options{StateDir: b.TempDir(), OCIDir: filepath.Join(b.TempDir(), "oci"), Sink: silence{}}, graph)
+				builder, err := open(b.Context(), Options{StateDir: b.TempDir(), OCIDir: filepath.Join(b.TempDir(), "oci"), Sink: silence{}}, graph)
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -26,6 +26,7 @@ import (
 	"github.com/layerbuild/layerbuild/explain"
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
+	"github.com/layerbuild/layerbuild/locks"
 	"github.com/layerbuild/layerbuild/namespace"
 	"github.com/layerbuild/layerbuild/oci"
 	"github.com/layerbuild/layerbuild/overlay"
@@ -192,7 +193,10 @@ func buildAll(ctx context.Context, o Options) error {
 // attempt is one Build, up to the first damage it meets.
 func attempt(ctx context.Context, o Options, graph *layers.Graph) (err error) {
 	before := roomOf(o.StateDir)
-	b, err := open(o, graph)
+	ctx = locks.Watch(ctx, func(w locks.Waiting) {
+		o.Sink.Report(progress.Event{Time: time.Now(), Kind: progress.Notice, Layer: w.Layer, Text: w.String()})
+	})
+	b, err := open(ctx, o, graph)
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		return before.explain(err)
 	}
@@ -259,7 +263,7 @@ func Order(stackerfiles []string, o layers.Options, targets ...string) ([]string
 }
 
 // open opens the rooms.
-func open(o Options, graph *layers.Graph) (*Builder, error) {
+func open(ctx context.Context, o Options, graph *layers.Graph) (*Builder, error) {
 	var err error
 	for _, dir := range []*string{&o.StateDir, &o.OCIDir} {
 		if *dir, err = filepath.Abs(*dir); err != nil {
@@ -293,7 +297,7 @@ func open(o Options, graph *layers.Graph) (*Builder, error) {
 	b.downloads = newDownloader(b)
 	b.makers = &makers{versions: map[oci.Filesystem]string{}}
 	b.git = &gitFolders{sink: b.report, versions: map[string]func() string{}}
-	b.rooms, err = openRooms(o.StateDir, imports.Options{NoStatIndex: o.NoStatIndex, Forbidden: []string{o.StateDir, o.OCIDir}})
+	b.rooms, err = openRooms(ctx, o.StateDir, imports.Options{NoStatIndex: o.NoStatIndex, Forbidden: []string{o.StateDir, o.OCIDir}})
 	if err != nil {
 		return nil, err
 	}
@@ -543,7 +547,7 @@ func (b *Builder) layerInTurn(ctx context.Context, l *layers.Layer) error {
 			return nil
 		}
 	}
-	err := b.layer(ctx, l)
+	err := b.layer(locks.For(ctx, l.Name), l)
 	if err == nil {
 		return nil
 	}

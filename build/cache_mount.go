@@ -3,13 +3,9 @@ package build
 import (
 	"cmp"
 	"context"
-	"os"
 	"slices"
-	"time"
 
-	"github.com/layerbuild/layerbuild/caches"
 	"github.com/layerbuild/layerbuild/layers"
-	"github.com/layerbuild/layerbuild/progress"
 	"github.com/layerbuild/layerbuild/sandbox"
 )
 
@@ -19,7 +15,7 @@ import (
 func (r *stepRun) takeCaches(ctx context.Context) (mounts []sandbox.Mount, err error) {
 	byID := func(a, b layers.CacheMount) int { return cmp.Compare(a.ID, b.ID) }
 	for _, m := range slices.SortedFunc(slices.Values(r.l.Caches), byID) {
-		c, err := r.b.caches.Take(ctx, m.ID, m.Sharing, r.l.Name, func(h caches.Holder) { r.b.waitingFor(r.l, m, h) })
+		c, err := r.b.caches.Take(ctx, m.ID, m.Sharing)
 		if err != nil {
 			return nil, r.b.failAt(ctx, r.l, m.Pos, err)
 		}
@@ -30,15 +26,4 @@ func (r *stepRun) takeCaches(ctx context.Context) (mounts []sandbox.Mount, err e
 	// What is in a cache is mounted over it.
 	slices.SortFunc(mounts, func(a, b sandbox.Mount) int { return cmp.Compare(a.Dest, b.Dest) })
 	return mounts, nil
-}
-
-func (b *Builder) waitingFor(l *layers.Layer, m layers.CacheMount, h caches.Holder) {
-	switch {
-	case h.Layer == "":
-		b.notice(l, progress.Notice, "waiting for the cache %q", m.ID)
-	case h.PID == os.Getpid():
-		b.notice(l, progress.Notice, "waiting for layer %q, which has the cache %q", h.Layer, m.ID)
-	default:
-		b.notice(l, progress.Notice, "waiting for process %d, whose layer %q has had the cache %q since %s", h.PID, h.Layer, m.ID, h.Since.Local().Format(time.TimeOnly))
-	}
 }

@@ -104,7 +104,7 @@ func (b *Builder) ensure(ctx context.Context, l *layers.Layer, c *chain) error {
 }
 
 func (b *Builder) unpack(ctx context.Context, l *layers.Layer, c *chain) error {
-	lock, err := b.lock(ctx, l, buildcache.Key(c.id.Encoded()))
+	lock, err := b.cache.Lock(ctx, buildcache.Key(c.id.Encoded()), "has been unpacking layer "+c.diff.String())
 	if err != nil {
 		return err
 	}

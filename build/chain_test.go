@@ -45,7 +45,7 @@ func TestChainIDs(t *testing.T) {
 // error, the same one is nothing, one that is not there is refused.
 func TestOneBlob(t *testing.T) {
 	state := t.TempDir()
-	b, err := open(Options{StateDir: state, OCIDir: filepath.Join(state, "oci"), Sink: progress.NewPlain(t.Output(), progress.Verbose)}, &layers.Graph{})
+	b, err := open(t.Context(), Options{StateDir: state, OCIDir: filepath.Join(state, "oci"), Sink: progress.NewPlain(t.Output(), progress.Verbose)}, &layers.Graph{})
 	if err != nil {
 		t.Fatal(err)
 	}

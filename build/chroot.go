@@ -28,7 +28,7 @@ func Chroot(ctx context.Context, o Options, name string, command []string) error
 	if err != nil {
 		return err
 	}
-	b, err := openMounting(o, graph)
+	b, err := openMounting(ctx, o, graph)
 	if err != nil {
 		return err
 	}

@@ -44,7 +44,7 @@ func Forget(ctx context.Context, stateDir string) error {
 	if err != nil {
 		return err
 	}
-	if err := buildcache.Destroy(stateDir); err != nil || roots == stateDir {
+	if err := buildcache.Destroy(ctx, stateDir); err != nil || roots == stateDir {
 		return err
 	}
 	snapshots, err := overlay.Open(roots)

@@ -21,7 +21,7 @@ type Usage struct {
 // when it was made; the files of snapshots are not looked at. With filters, Other
 // is left out.
 func DiskUsage(ctx context.Context, state string, filters []Filter) (*Usage, error) {
-	r, err := openExisting(state)
+	r, err := openExisting(ctx, state)
 	if r == nil || err != nil {
 		return &Usage{}, err
 	}

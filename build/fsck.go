@@ -46,7 +46,7 @@ func (e *FsckError) Error() string {
 // how many things it checked. Builds may go on meanwhile. With ReadData it mounts
 // and must be root.
 func Fsck(ctx context.Context, o FsckOptions) (checked int, err error) {
-	r, err := openExisting(o.StateDir)
+	r, err := openExisting(ctx, o.StateDir)
 	if r == nil || err != nil {
 		return 0, err
 	}
@@ -276,7 +276,7 @@ func (f *fsck) sources(ctx context.Context) error {
 			if s.Download {
 				kind = KindDownload
 			}
-			f.fault(kind, string(s.Digest), err, func() error { return f.rooms.sources.Remove(ctx, s) })
+			f.fault(kind, string(s.Digest), err, func() error { return f.rooms.sources.Remove(s) })
 		}
 	}
 	return nil

@@ -7,8 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/layerbuild/layerbuild/locks"
 	"github.com/layerbuild/layerbuild/namespace"
 	"github.com/layerbuild/layerbuild/progress"
 )
@@ -65,7 +64,7 @@ func gc(ctx context.Context, o Options) {
 	if !namespace.Ready() || !gcDue(o.StateDir, o.Policy, time.Now()) {
 		return
 	}
-	r, err := openExisting(o.StateDir)
+	r, err := openExisting(ctx, o.StateDir)
 	if r == nil || err != nil {
 		return
 	}
@@ -98,18 +97,14 @@ func (r *rooms) collect(ctx context.Context, policy []Rule, removed func(Removed
 	if err := os.MkdirAll(filepath.Dir(gcMark(r.state)), 0o700); err != nil {
 		return err
 	}
-	mark, err := os.OpenFile(gcMark(r.state), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return err
-	}
-	defer mark.Close()
-	err = unix.Flock(int(mark.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
+	mark, err := locks.TryOpen(gcMark(r.state), os.O_CREATE|os.O_RDWR, locks.Exclusive)
+	if errors.Is(err, locks.ErrHeld) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
+	defer mark.Close()
 	now := time.Now()
 	if err := os.Chtimes(mark.Name(), now, now); err != nil {
 		return err
@@ -119,7 +114,7 @@ func (r *rooms) collect(ctx context.Context, policy []Rule, removed func(Removed
 
 // GC applies the policy now, due or not.
 func GC(ctx context.Context, o PruneOptions) error {
-	r, err := openExisting(o.StateDir)
+	r, err := openExisting(ctx, o.StateDir)
 	if r == nil || err != nil {
 		return err
 	}

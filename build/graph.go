@@ -33,7 +33,7 @@ func Nodes(ctx context.Context, o Options) ([]Node, error) {
 	}
 	reasons := &reasonSink{byLayer: map[string][]string{}}
 	o.Plan, o.Sink = true, reasons
-	b, err := open(o, graph)
+	b, err := open(ctx, o, graph)
 	if err != nil {
 		return nil, err
 	}

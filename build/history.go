@@ -2,6 +2,7 @@ package build
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,11 +30,11 @@ type Past struct {
 }
 
 // OpenPast opens a state folder that is there.
-func OpenPast(stateDir string) (*Past, error) {
+func OpenPast(ctx context.Context, stateDir string) (*Past, error) {
 	if _, err := os.Stat(filepath.Join(stateDir, "version")); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("nothing was built with the state folder %s: `layerbuild build` comes first", stateDir)
 	}
-	cache, err := buildcache.Open(stateDir)
+	cache, err := buildcache.Open(ctx, stateDir)
 	if err != nil {
 		return nil, err
 	}
@@ -204,13 +205,13 @@ func (p *Past) side(title string, r *explain.Report) *side {
 
 // Against compares a build with something else: the number of another build, the
 // beginning of a record's key, a bundle, or the last build of another state folder.
-func (p *Past) Against(r *explain.Report, what string) (*explain.Report, error) {
+func (p *Past) Against(ctx context.Context, r *explain.Report, what string) (*explain.Report, error) {
 	info, err := os.Stat(what)
 	number, notNumber := strconv.Atoi(what)
 	var other *side
 	switch {
 	case err == nil && info.IsDir():
-		past, err := OpenPast(what)
+		past, err := OpenPast(ctx, what)
 		if err != nil {
 			return nil, err
 		}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/imports"
+	"github.com/layerbuild/layerbuild/locks"
 	"github.com/layerbuild/layerbuild/oci"
 	"github.com/layerbuild/layerbuild/overlay"
 )
@@ -313,7 +314,7 @@ func (v *inventory) addImports() {
 			ID: s.Digest.String(), Type: KindTree, Created: time.Unix(s.Time, 0), Size: s.Disk, Inodes: s.Inodes,
 			locks:  s.Locks,
 			inUse:  func() bool { return v.sources.InUse(s) },
-			remove: func(ctx context.Context) error { return v.sources.Remove(ctx, s) },
+			remove: func(context.Context) error { return v.sources.Remove(s) },
 		}
 		if s.Download {
 			i.Type, i.Description, i.current = KindDownload, s.URL, s.URL != ""
@@ -395,12 +396,12 @@ func (v *inventory) addCorrupt(ctx context.Context) error {
 
 // lookInUse finds out which items are in use, and with them what they stand on.
 func (v *inventory) lookInUse(ctx context.Context) error {
-	locked, err := lockedInodes()
+	locked, err := locks.Held()
 	if err != nil {
 		return err
 	}
 	for _, i := range v.items {
-		free := len(i.locks) > 0 && !slices.ContainsFunc(i.locks, func(ino uint64) bool { return locked[ino] })
+		free := len(i.locks) > 0 && !slices.ContainsFunc(i.locks, func(ino uint64) bool { return locked[ino] != 0 })
 		if i.InUse = !free && v.isInUse(i); i.InUse {
 			for up := i.parent; up != nil && !up.InUse; up = up.parent {
 				up.InUse = true

@@ -25,7 +25,7 @@ var many = flag.Int("snapshots", 300, "how many snapshots the state folder of Te
 func manySnapshots(t testing.TB, n int) string {
 	t.Helper()
 	state := t.TempDir()
-	r, err := openRooms(state, imports.Options{})
+	r, err := openRooms(t.Context(), state, imports.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

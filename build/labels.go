@@ -43,7 +43,7 @@ func (b *Builder) labels(ctx context.Context, s *rootfsStep, o *outcome) (map[st
 		return nil, "", err
 	}
 	defer ended()
-	lock, err := b.lock(ctx, s.l, key)
+	lock, err := b.cache.Lock(ctx, key, "has been making the same labels")
 	if err != nil {
 		return nil, "", err
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"time"
 
@@ -150,7 +149,7 @@ func (b *Builder) rootfs(ctx context.Context, s *rootfsStep, o *outcome, looked 
 		return nil, fs, err
 	}
 	defer ended()
-	lock, err := b.lock(ctx, s.l, s.inputs.Key(buildcache.Rootfs))
+	lock, err := b.cache.Lock(ctx, s.inputs.Key(buildcache.Rootfs), "has been doing the same step")
 	if err != nil {
 		return nil, fs, err
 	}
@@ -231,16 +230,6 @@ func (b *Builder) lookup(kind buildcache.Kind, in buildcache.Inputs, result any)
 	}
 	b.use(string(record.Key))
 	return record, json.Unmarshal(record.Result, result)
-}
-
-// lock waits for others that do the same work, and says for which process.
-func (b *Builder) lock(ctx context.Context, l *layers.Layer, key buildcache.Key) (*buildcache.Lock, error) {
-	return b.cache.Lock(ctx, key, l.Name, func(h buildcache.Holder) {
-		if h.PID == os.Getpid() {
-			return // another layer of this build
-		}
-		b.notice(l, progress.Notice, "waiting for process %d, which has been building layer %q since %s", h.PID, h.Layer, h.Since.Local().Format(time.TimeOnly))
-	})
 }
 
 func (b *Builder) setLatest(l *layers.Layer, o *outcome, rootfs, labels buildcache.Key) error {

@@ -2,6 +2,7 @@ package build
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -45,8 +46,8 @@ func (b *Builder) openLog() (*os.File, error) {
 
 // Log copies the log of a build to w, with no more than colours for a terminal to obey:
 // of the last one when number is 0.
-func Log(stateDir string, number int, w io.Writer) error {
-	cache, err := buildcache.Open(stateDir)
+func Log(ctx context.Context, stateDir string, number int, w io.Writer) error {
+	cache, err := buildcache.Open(ctx, stateDir)
 	if err != nil {
 		return err
 	}

@@ -36,7 +36,7 @@ func Grab(ctx context.Context, o Options, layer, file, dest string) error {
 	if strings.HasSuffix(dest, "/") || dest == "." {
 		to += "/"
 	}
-	b, err := openMounting(o, &layers.Graph{})
+	b, err := openMounting(ctx, o, &layers.Graph{})
 	if err != nil {
 		return err
 	}
@@ -71,11 +71,11 @@ func (o Options) unread(layer string) (*layers.Layer, error) {
 }
 
 // openMounting opens the rooms in a process that has mounts of its own.
-func openMounting(o Options, graph *layers.Graph) (*Builder, error) {
+func openMounting(ctx context.Context, o Options, graph *layers.Graph) (*Builder, error) {
 	if err := namespace.Enter(); err != nil {
 		return nil, err
 	}
-	b, err := open(o, graph)
+	b, err := open(ctx, o, graph)
 	if err != nil {
 		return nil, err
 	}

@@ -100,7 +100,7 @@ func buildWith(t *testing.T, dir, state string, o Options) built {
 		o.OCIDir = filepath.Join(t.TempDir(), "oci")
 	}
 	o.Sink = progress.NewPlain(&log, progress.Verbose)
-	b, err := open(o, graph)
+	b, err := open(t.Context(), o, graph)
 	if err != nil {
 		t.Fatal(err)
 	}

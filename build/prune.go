@@ -13,9 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layerbuild/layerbuild/buildcache"
-	"github.com/layerbuild/layerbuild/caches"
 	"github.com/layerbuild/layerbuild/imports"
-	"github.com/layerbuild/layerbuild/oci"
+	"github.com/layerbuild/layerbuild/locks"
 	"github.com/layerbuild/layerbuild/overlay"
 )
 
@@ -70,7 +69,7 @@ type PruneOptions struct {
 // first; never what a process uses, and never what something else stands on.
 // Cancelled, it stops at once, and what is left is whole.
 func Prune(ctx context.Context, o PruneOptions) error {
-	r, err := openExisting(o.StateDir)
+	r, err := openExisting(ctx, o.StateDir)
 	if r == nil || err != nil {
 		return err
 	}
@@ -80,14 +79,14 @@ func Prune(ctx context.Context, o PruneOptions) error {
 
 // openExisting opens a state folder to look at all that is in it, or to remove it;
 // nil if there is none.
-func openExisting(state string) (*rooms, error) {
+func openExisting(ctx context.Context, state string) (*rooms, error) {
 	if _, err := os.Lstat(state); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err := EnterState(state); err != nil {
 		return nil, err
 	}
-	return openRooms(state, imports.Options{})
+	return openRooms(ctx, state, imports.Options{})
 }
 
 func (r *rooms) prune(ctx context.Context, o PruneOptions) error {
@@ -211,7 +210,7 @@ func (p *pruner) removeItem(ctx context.Context, i *Item, why string) (bool, err
 			return false, nil
 		}
 		switch err := p.takeAway(ctx, i, why); {
-		case errors.Is(err, overlay.ErrLocked), errors.Is(err, oci.ErrInUse), errors.Is(err, imports.ErrInUse), errors.Is(err, caches.ErrInUse):
+		case errors.Is(err, locks.ErrHeld):
 			return false, nil // somebody came first
 		case err != nil && !errors.Is(err, overlay.ErrNotFound):
 			return false, fmt.Errorf("removing %s: %w", i.ID, err)
@@ -249,7 +248,7 @@ func (p *pruner) takeAway(ctx context.Context, i *Item, why string) error {
 		if b.users > 1 {
 			continue // another item has it, too
 		}
-		if err := p.blobs.Remove(b.Digest); err != nil && !errors.Is(err, oci.ErrInUse) {
+		if err := p.blobs.Remove(b.Digest); err != nil && !errors.Is(err, locks.ErrHeld) {
 			return err
 		}
 	}

@@ -145,7 +145,7 @@ func (o PublishOptions) checkCurrent(ctx context.Context, layout *oci.Layout, gr
 	}
 	reasons := &reasonSink{byLayer: map[string][]string{}}
 	o.Sink, o.FailOnMiss = reasons, true
-	b, err := open(o.Options, graph)
+	b, err := open(ctx, o.Options, graph)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -29,13 +30,13 @@ type rooms struct {
 
 // openRooms opens a state folder, and makes it if need be. Until close nobody
 // destroys it, and nobody removes what was found in it.
-func openRooms(state string, o imports.Options) (*rooms, error) {
+func openRooms(ctx context.Context, state string, o imports.Options) (*rooms, error) {
 	state, err := filepath.Abs(state)
 	if err != nil {
 		return nil, err
 	}
 	r := &rooms{state: state}
-	if r.cache, err = buildcache.Open(state); err != nil {
+	if r.cache, err = buildcache.Open(ctx, state); err != nil {
 		return nil, err
 	}
 	if r.roots, err = overlay.Roots(state); err == nil {

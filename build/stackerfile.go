@@ -25,7 +25,7 @@ func (s *Stackerfiles) Name(url string) string { return imports.Redact(url) }
 
 // Fetch is a method of layers.Fetcher.
 func (s *Stackerfiles) Fetch(url string) (string, error) {
-	r, err := openRooms(s.StateDir, imports.Options{})
+	r, err := openRooms(s.Context, s.StateDir, imports.Options{})
 	if err != nil {
 		return "", err
 	}

@@ -15,6 +15,7 @@ package buildcache
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -32,6 +33,8 @@ import (
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/locks"
 )
 
 // StateVersion is the version of the state folder. Older ones are migrated.
@@ -55,27 +58,40 @@ type Cache struct {
 // private to its user. A folder of an older layerbuild is migrated, one of a
 // newer is refused and left as it is. Until Close the folder is in use, and is
 // not destroyed.
-func Open(state string) (*Cache, error) {
+func Open(ctx context.Context, state string) (*Cache, error) {
+	for range attempts {
+		c, err := openNow(ctx, state)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return c, err
+		}
+	}
+	return nil, fmt.Errorf("state folder %s is removed again and again: name another one with --state-dir", state)
+}
+
+// attempts is how often a folder is opened that others destroy meanwhile.
+const attempts = 10
+
+func openNow(ctx context.Context, state string) (*Cache, error) {
 	c := &Cache{dir: state}
 	c.redaction = sync.OnceValues(c.redactionKey)
 	if version, err := c.written(); err == nil && version > StateVersion {
 		return nil, fmt.Errorf("state folder %s was written by a newer layerbuild (version %d, this one knows %d): upgrade layerbuild, or name another folder with --state-dir", state, version, StateVersion)
 	}
-	if err := c.create(); err != nil {
+	if err := c.create(ctx); err != nil {
 		return nil, fmt.Errorf("state folder: %w: name another one with --state-dir", err)
 	}
 	version, err := c.version()
 	if err != nil {
 		return nil, err
 	}
-	if err := c.migrate(); err != nil {
+	if err := c.migrate(ctx); err != nil {
 		return nil, fmt.Errorf("state folder %s: migrating it from version %d: %w", state, version, err)
 	}
 	if err := c.sweep(); err != nil {
 		return nil, fmt.Errorf("state folder %s: sweeping what a killed build left: %w", state, err)
 	}
-	if c.inUse, err = c.use(unix.LOCK_SH); err != nil {
-		return nil, fmt.Errorf("state folder %s: %w: name a folder on a local filesystem with --state-dir", state, err)
+	if c.inUse, err = c.use(ctx, locks.Shared); err != nil {
+		return nil, err
 	}
 	return c, nil
 }
@@ -96,9 +112,12 @@ func (c *Cache) sweep() error {
 	if len(left) == 0 {
 		return nil
 	}
-	lock, err := c.use(unix.LOCK_EX | unix.LOCK_NB)
+	lock, err := locks.TryOpen(c.path(inUse), os.O_CREATE|os.O_RDWR, locks.Exclusive)
+	if errors.Is(err, locks.ErrHeld) {
+		return nil // others live
+	}
 	if err != nil {
-		return nil // others live, or flock does not work: the next one will tell
+		return err
 	}
 	defer lock.Close()
 	for _, e := range left {
@@ -138,36 +157,26 @@ func (c *Cache) version() (int, error) {
 	return version, nil
 }
 
-// use locks the state folder, until the returned file is closed.
-func (c *Cache) use(how int) (*os.File, error) {
-	for {
-		file, err := os.OpenFile(c.path("in-use"), os.O_CREATE|os.O_RDWR, 0o600)
-		if err != nil {
-			return nil, err
-		}
-		if err := unix.Flock(int(file.Fd()), how); err != nil {
-			_ = file.Close()
-			return nil, fmt.Errorf("flock: %w", err)
-		}
-		if current(file) {
-			return file, nil
-		}
-		_ = file.Close() // the folder was destroyed meanwhile
-	}
+// use says that the state folder is in use, until the returned file is closed.
+func (c *Cache) use(ctx context.Context, how int) (*os.File, error) {
+	return locks.Open(ctx, c.path(inUse), os.O_CREATE|os.O_RDWR, how, "has had the state folder "+c.dir)
 }
+
+// inUse is the file that is locked shared by who uses the state folder.
+const inUse = "in-use"
 
 // Close ends the use of the state folder.
 func (c *Cache) Close() error { return c.inUse.Close() }
 
 // Destroy removes a whole state folder. It fails while any process uses it.
-func Destroy(state string) error {
-	c, err := Open(state)
+func Destroy(ctx context.Context, state string) error {
+	c, err := Open(ctx, state)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	if err := unix.Flock(int(c.inUse.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("state folder %s is in use by another build: wait for it to end: %w", state, err)
+	if err := locks.Try(c.inUse, locks.Exclusive); err != nil {
+		return fmt.Errorf("state folder %s: %w%s: wait for that to end", state, err, locks.By(c.inUse))
 	}
 	gone, err := os.MkdirTemp(filepath.Dir(state), ".layerbuild-removed-")
 	if err != nil {
@@ -180,7 +189,7 @@ func Destroy(state string) error {
 }
 
 // create makes the folder if it is not there.
-func (c *Cache) create() error {
+func (c *Cache) create(ctx context.Context) error {
 	if err := os.MkdirAll(c.path("tmp"), 0o700); err != nil {
 		return err
 	}
@@ -195,7 +204,7 @@ func (c *Cache) create() error {
 	if _, err := os.Stat(c.path("version")); err == nil {
 		return nil
 	}
-	lock, err := c.use(unix.LOCK_SH) // against being swept
+	lock, err := c.use(ctx, locks.Shared) // against being swept
 	if err != nil {
 		return err
 	}

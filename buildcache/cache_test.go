@@ -123,14 +123,14 @@ func TestNewer(t *testing.T) {
 	if err := os.Chtimes(dir, old, old); err != nil {
 		t.Fatal(err)
 	}
-	_, err := Open(dir)
+	_, err := Open(t.Context(), dir)
 	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("newer layerbuild (version %d, this one knows %d): upgrade", newer, StateVersion)) {
 		t.Errorf("error is %v", err)
 	}
-	if _, err := Open(dir); err == nil {
+	if _, err := Open(t.Context(), dir); err == nil {
 		t.Error("the second time it is opened")
 	}
-	if err := Destroy(dir); err == nil {
+	if err := Destroy(t.Context(), dir); err == nil {
 		t.Error("it was destroyed")
 	}
 	info, err := os.Stat(dir)

@@ -25,7 +25,7 @@ func FuzzFiles(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := Open(t.TempDir())
+		c, err := Open(t.Context(), t.TempDir())
 		if err != nil {
 			t.Fatal(err)
 		}

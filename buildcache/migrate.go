@@ -1,6 +1,7 @@
 package buildcache
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -8,7 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 
-	"golang.org/x/sys/unix"
+	"github.com/layerbuild/layerbuild/locks"
 )
 
 // migrations lead a state folder from one version to the next: the first from 1
@@ -46,11 +47,11 @@ var migrated = []string{"records", "latest"}
 // folders are written whole beside the old ones; the old ones are there until
 // the new version is durably written, and only then do the new ones take their
 // place. So it can be killed at any point, and be run again.
-func (c *Cache) migrate() error {
+func (c *Cache) migrate(ctx context.Context) error {
 	if version, err := c.version(); err != nil || version == StateVersion && !c.unfinished() {
 		return err
 	}
-	lock, err := c.use(unix.LOCK_EX) // waits for builds of the older layerbuild
+	lock, err := c.use(ctx, locks.Exclusive) // waits for builds of the older layerbuild
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package buildcache
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -26,7 +27,7 @@ func init() {
 
 func TestMain(m *testing.M) {
 	if state := os.Getenv(migrateVariable); state != "" {
-		c, err := Open(state)
+		c, err := Open(context.Background(), state)
 		if err == nil {
 			err = c.Close()
 		}

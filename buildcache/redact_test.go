@@ -9,7 +9,7 @@ import (
 
 func open(t *testing.T, state string) *Cache {
 	t.Helper()
-	c, err := Open(state)
+	c, err := Open(t.Context(), state)
 	if err != nil {
 		t.Fatal(err)
 	}

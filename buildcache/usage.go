@@ -3,6 +3,7 @@ package buildcache
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"maps"
@@ -12,7 +13,7 @@ import (
 	"strconv"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/layerbuild/layerbuild/locks"
 )
 
 // How often things of the state folder are used is counted in two files of
@@ -42,7 +43,7 @@ func (c *Cache) Used(now time.Time, ids []string) error {
 	if len(ids) == 0 {
 		return nil
 	}
-	file, err := c.lockUsage(unix.LOCK_SH)
+	file, err := c.lockUsage(locks.Shared)
 	if err != nil {
 		return err
 	}
@@ -62,25 +63,15 @@ func (c *Cache) Used(now time.Time, ids []string) error {
 // lockUsage opens the log: shared to append, exclusive to empty it.
 func (c *Cache) lockUsage(how int) (*os.File, error) {
 	path := c.path(usageLog)
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
-	if os.IsNotExist(err) {
-		if err = os.MkdirAll(filepath.Dir(path), 0o700); err == nil {
-			file, err = os.OpenFile(path, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
-		}
-	}
-	if err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(file.Fd()), how); err != nil {
-		_ = file.Close()
-		return nil, fmt.Errorf("locking %s: %w", path, err)
-	}
-	return file, nil
+	return locks.Open(context.Background(), path, os.O_CREATE|os.O_RDWR|os.O_APPEND, how, "has been counting uses")
 }
 
 // foldUsage adds the log to the totals and empties it.
 func (c *Cache) foldUsage() error {
-	log, err := c.lockUsage(unix.LOCK_EX)
+	log, err := c.lockUsage(locks.Exclusive)
 	if err != nil {
 		return err
 	}
@@ -172,7 +163,7 @@ func (c *Cache) usageLines(name string, do func(words [][]byte)) error {
 
 // ForgetUsage forgets what was used but is gone.
 func (c *Cache) ForgetUsage(gone []string) error {
-	log, err := c.lockUsage(unix.LOCK_EX)
+	log, err := c.lockUsage(locks.Exclusive)
 	if err != nil {
 		return err
 	}

@@ -31,14 +31,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layerbuild/layerbuild/layers"
+	"github.com/layerbuild/layerbuild/locks"
 )
 
-var (
-	// ErrInUse says that some step has the cache.
-	ErrInUse = errors.New("in use")
-	// ErrInvalid says that what is there is no cache.
-	ErrInvalid = errors.New("damaged cache")
-)
+// ErrInvalid says that what is there is no cache.
+var ErrInvalid = errors.New("damaged cache")
 
 // A Store is the caches of one state folder.
 type Store struct{ state string }
@@ -46,13 +43,6 @@ type Store struct{ state string }
 // Open returns the store in a state folder that exists. Nothing is made before a
 // cache is taken.
 func Open(state string) *Store { return &Store{state} }
-
-// A Holder is who took a cache last.
-type Holder struct {
-	PID   int       `json:"pid"`
-	Layer string    `json:"layer"`
-	Since time.Time `json:"since"`
-}
 
 // A Cache is one that was taken. It is given back by Release, or the process's end.
 type Cache struct {
@@ -64,46 +54,36 @@ type Cache struct {
 // Release gives the cache back.
 func (c *Cache) Release() { _ = c.lock.Close() }
 
-// Take takes the cache of an id for a layer, and makes it when there is none: an empty
-// folder, root's, of mode 0755. By sharing, one of layers' words, it may be others' at
-// the same time, or is waited for, or is a copy that nobody else has. Waiting is called
-// once, with who is waited for.
-func (s *Store) Take(ctx context.Context, id, sharing, layer string, waiting func(Holder)) (*Cache, error) {
-	how := map[string]int{
-		layers.SharingShared:  unix.LOCK_SH,
-		layers.SharingLocked:  unix.LOCK_EX,
-		layers.SharingPrivate: unix.LOCK_EX,
-	}[sharing]
+// Take takes the cache of an id, and makes it when there is none: an empty folder,
+// root's, of mode 0755. By sharing, one of layers' words, it may be others' at the same
+// time, or is waited for, or is a copy that nobody else has.
+func (s *Store) Take(ctx context.Context, id, sharing string) (*Cache, error) {
+	how := locks.Exclusive
+	if sharing == layers.SharingShared {
+		how = locks.Shared
+	}
 	for n := 0; ; {
 		name := copyName(id, n)
 		dir, err := s.open(name, id)
 		if err != nil {
 			return nil, fmt.Errorf("cache %q: %w", id, err)
 		}
-		err = unix.Flock(int(dir.Fd()), how|unix.LOCK_NB)
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			if sharing == layers.SharingPrivate {
-				dir.Close()
-				n++
-				continue
-			}
-			err = wait(ctx, dir, how, func(poll int) {
-				if h := holder(dir.Name()); waiting != nil && (h.PID != 0 || poll == signPolls) {
-					waiting(h)
-					waiting = nil
-				}
-			})
+		if sharing == layers.SharingPrivate {
+			err = locks.Try(dir, how)
+		} else {
+			err = locks.Wait(ctx, dir, how, fmt.Sprintf("has had the cache %q", id), holder)
 		}
-		if err != nil {
-			dir.Close()
+		switch {
+		case errors.Is(err, locks.ErrHeld):
+			n++
+		case err == nil && locks.Current(dir, dir.Name()):
+			sign(dir.Name(), locks.Me(ctx))
+			return &Cache{name, filepath.Join(dir.Name(), "data"), dir}, nil
+		}
+		dir.Close()
+		if err != nil && !errors.Is(err, locks.ErrHeld) {
 			return nil, err
 		}
-		if !current(dir) {
-			dir.Close() // it was removed before it was locked
-			continue
-		}
-		sign(dir.Name(), Holder{os.Getpid(), layer, time.Now().UTC()})
-		return &Cache{name, filepath.Join(dir.Name(), "data"), dir}, nil
 	}
 }
 
@@ -111,35 +91,6 @@ func (s *Store) Take(ctx context.Context, id, sharing, layer string, waiting fun
 func copyName(id string, n int) string {
 	sum := sha256.Sum256([]byte(id))
 	return fmt.Sprintf("%x-%d", sum[:16], n)
-}
-
-// pollInterval is how soon somebody who waits notices that a cache is free.
-const pollInterval = 20 * time.Millisecond
-
-// signPolls is after how many polls somebody who waits gives up to learn for whom: who
-// has locked a cache signs it in an instant, or could not.
-const signPolls = 10
-
-// wait locks dir as soon as that is possible. Waiting is called at each poll.
-func wait(ctx context.Context, dir *os.File, how int, waiting func(poll int)) error {
-	for poll := 0; ; poll++ {
-		waiting(poll)
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(pollInterval):
-		}
-		if err := unix.Flock(int(dir.Fd()), how|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
-			return err
-		}
-	}
-}
-
-// current tells whether the locked folder is still the one that its name stands for.
-func current(dir *os.File) bool {
-	locked, err1 := dir.Stat()
-	named, err2 := os.Stat(dir.Name())
-	return err1 == nil && err2 == nil && os.SameFile(locked, named)
 }
 
 func (s *Store) path(name string) string { return filepath.Join(s.state, "caches", name) }
@@ -195,18 +146,18 @@ func (s *Store) create(name, id string) error {
 func holderFile(dir string) string { return filepath.Join(dir, "holder.json") }
 
 // sign notes who has a cache. Those who wait do without, if it fails.
-func sign(dir string, h Holder) {
+func sign(dir string, h locks.Holder) {
 	if text, err := json.Marshal(h); err == nil {
 		_ = os.WriteFile(holderFile(dir), append(text, '\n'), 0o600)
 	}
 }
 
 // holder reads who took a cache last; the zero Holder has not signed yet.
-func holder(dir string) (h Holder) {
-	if text, err := os.ReadFile(holderFile(dir)); err == nil {
+func holder(dir *os.File) (h locks.Holder, say bool) {
+	if text, err := os.ReadFile(holderFile(dir.Name())); err == nil {
 		_ = json.Unmarshal(text, &h)
 	}
-	return h
+	return h, true
 }
 
 // A Stored cache is one of those that List found.
@@ -293,26 +244,15 @@ func (s *Store) InUse(name string) bool {
 	if err == nil {
 		dir.Close()
 	}
-	return errors.Is(err, ErrInUse)
+	return errors.Is(err, locks.ErrHeld)
 }
 
 // lock locks a cache for oneself.
 func (s *Store) lock(name string) (*os.File, error) {
-	dir, err := os.Open(s.path(name))
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		dir.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			err = ErrInUse
-		}
-		return nil, err
-	}
-	return dir, nil
+	return locks.TryOpen(s.path(name), os.O_RDONLY, locks.Exclusive)
 }
 
-// Remove removes a cache, unless it is in use: ErrInUse.
+// Remove removes a cache, unless it is in use: locks.ErrHeld.
 func (s *Store) Remove(name string) error {
 	grave := filepath.Join(s.state, "tmp", "cache-"+rand.Text())
 	if err := s.move(name, grave); err != nil {

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/layerbuild/layerbuild/layers"
+	"github.com/layerbuild/layerbuild/locks"
 )
 
 func store(t testing.TB) *Store {
@@ -23,9 +23,9 @@ func store(t testing.TB) *Store {
 
 func take(t *testing.T, s *Store, sharing string) *Cache {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	ctx, cancel := context.WithTimeout(locks.For(t.Context(), "layer"), 100*time.Millisecond)
 	defer cancel()
-	c, err := s.Take(ctx, "id", sharing, "layer", nil)
+	c, err := s.Take(ctx, "id", sharing)
 	if errors.Is(err, context.DeadlineExceeded) {
 		return nil
 	}
@@ -72,12 +72,13 @@ func TestTake(t *testing.T) {
 func TestWaiting(t *testing.T) {
 	s := store(t)
 	first := take(t, s, layers.SharingLocked)
-	second, err := s.Take(t.Context(), "id", layers.SharingLocked, "second", func(h Holder) {
-		if h.PID != os.Getpid() || h.Layer != "layer" || h.Since.IsZero() {
-			t.Errorf("waiting for %+v", h)
+	ctx := locks.Watch(t.Context(), func(w locks.Waiting) {
+		if want := `waiting for layer "layer", which has had the cache "id" since `; !strings.HasPrefix(w.String(), want) || w.Holder.Since.IsZero() {
+			t.Errorf("%s", w)
 		}
 		first.Release()
 	})
+	second, err := s.Take(ctx, "id", layers.SharingLocked)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,15 +92,16 @@ func TestWaitingForNobody(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+	if err := locks.Try(dir, locks.Exclusive); err != nil {
 		t.Fatal(err)
 	}
-	c, err := s.Take(t.Context(), "id", layers.SharingLocked, "layer", func(h Holder) {
-		if h != (Holder{}) {
-			t.Errorf("waiting for %+v", h)
+	ctx := locks.Watch(t.Context(), func(w locks.Waiting) {
+		if want := `waiting for another process, which has had the cache "id"`; w.String() != want {
+			t.Errorf("%s", w)
 		}
 		dir.Close()
 	})
+	c, err := s.Take(ctx, "id", layers.SharingLocked)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +118,7 @@ func TestListAndRemove(t *testing.T) {
 	if err != nil || len(all) != 2 || all[0].ID != "id" || all[1].Copy != 1 || all[1].Used.IsZero() {
 		t.Fatalf("%+v, %v", all, err)
 	}
-	if err := s.Remove(first.Name); !errors.Is(err, ErrInUse) || !s.InUse(first.Name) {
+	if err := s.Remove(first.Name); !errors.Is(err, locks.ErrHeld) || !s.InUse(first.Name) {
 		t.Error(err)
 	}
 	first.Release()

@@ -20,7 +20,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/locks"
 )
 
 // FetchOptions of a download.
@@ -127,14 +128,11 @@ func (f *fetch) run(ctx context.Context) (Download, error) {
 		}
 	}
 	path := f.validatorsPath()
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return Download{}, err
-	}
-	asking, err := lockFile(ctx, path+".lock")
+	asking, err := locks.Take(ctx, path+".lock", "has been downloading "+f.name)
 	if err != nil {
 		return Download{}, err
 	}
-	defer asking.remove()
+	defer asking.Unlock()
 
 	var known Download
 	v, has := readValidators(path)
@@ -168,7 +166,7 @@ func (f *fetch) mismatch(got string) error {
 
 // get asks the server, again after failures that may pass.
 func (f *fetch) get(ctx context.Context, v validators, known Download, has bool) (Download, error) {
-	part, err := os.CreateTemp(filepath.Join(f.state, "tmp"), "imports-download-")
+	part, err := f.newPart()
 	if err != nil {
 		return Download{}, err
 	}
@@ -176,10 +174,6 @@ func (f *fetch) get(ctx context.Context, v validators, known Download, has bool)
 		part.Close()
 		os.Remove(part.Name())
 	}()
-	// Who removes downloads leaves it alone from the moment that it is one.
-	if err := flock(ctx, int(part.Fd()), unix.LOCK_SH); err != nil {
-		return Download{}, err
-	}
 	t := &transfer{fetch: f, part: part, sum: sha256.New(), total: -1}
 	if has {
 		t.ask = v
@@ -210,6 +204,26 @@ func (f *fetch) get(ctx context.Context, v validators, known Download, has bool)
 		case <-time.After(wait):
 		case <-ctx.Done():
 			return Download{}, context.Cause(ctx)
+		}
+	}
+}
+
+// newPart makes a file to download to. It is locked, so that nobody sweeps it, and who
+// removes downloads leaves it alone from the moment that it is one.
+func (f *fetch) newPart() (*os.File, error) {
+	for {
+		part, err := os.CreateTemp(filepath.Join(f.state, "tmp"), downloadPrefix)
+		if err != nil {
+			return nil, err
+		}
+		err = locks.Try(part, locks.Shared)
+		if err == nil && locks.Current(part, part.Name()) {
+			return part, nil
+		}
+		part.Close()
+		os.Remove(part.Name())
+		if err != nil && !errors.Is(err, locks.ErrHeld) {
+			return nil, err
 		}
 	}
 }
@@ -510,7 +524,7 @@ func (t *transfer) finish() (*Download, error) {
 		return nil, err
 	}
 	// Since part is locked, nobody removes it.
-	if held, err := t.hold(context.Background(), path, unix.LOCK_NB); !held {
+	if held, err := t.tryHold(path); !held {
 		return nil, errors.Join(err, fmt.Errorf("%s was removed as it was downloaded: build again", path))
 	}
 	v := validators{1, t.name, d, t.done, t.etag, t.lastModified, time.Now().UTC().Truncate(time.Second)}
@@ -557,7 +571,7 @@ func (f *fetch) have(ctx context.Context, v validators) (Download, bool) {
 		_ = os.Rename(path, path+".corrupt") // otherwise it is met, and put aside, again
 		return Download{}, false
 	}
-	if held, _ := f.hold(ctx, path, unix.LOCK_NB); !held {
+	if held, _ := f.tryHold(path); !held {
 		return Download{}, false
 	}
 	return Download{Path: path, Digest: v.Digest, Size: st.Size(), ETag: v.ETag, LastModified: v.LastModified}, true

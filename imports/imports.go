@@ -67,7 +67,8 @@ type forbidden struct {
 }
 
 // Open opens the store in the given state folder and makes the folders it keeps
-// there: trees, statindex, mirrors, downloads, tmp.
+// there: trees, statindex, mirrors, downloads, tmp. What killed processes left in
+// tmp is removed.
 func Open(state string, o Options) (*Store, error) {
 	state, err := filepath.Abs(state)
 	if err != nil {
@@ -85,6 +86,9 @@ func Open(state string, o Options) (*Store, error) {
 			return nil, err
 		}
 		s.forbidden = append(s.forbidden, f)
+	}
+	if err := s.sweep(); err != nil {
+		return nil, fmt.Errorf("sweeping the state's tmp folder: %w", err)
 	}
 	s.taken = s.takeOver()
 	if !o.NoStatIndex {

@@ -8,9 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/layerbuild/layerbuild/locks"
 )
 
 // A lockedDir is a folder or file that is locked (flock(2)) as long as it is
@@ -21,13 +22,6 @@ type lockedDir struct {
 }
 
 func (d *lockedDir) fd() int { return int(d.Fd()) }
-
-// isAt tells whether it is what is at path.
-func (d *lockedDir) isAt(path string) bool {
-	is, err := d.Stat()
-	now, gone := os.Lstat(path)
-	return err == nil && gone == nil && os.SameFile(is, now)
-}
 
 func (d *lockedDir) rename(path string) error {
 	err := os.Rename(d.path, path)
@@ -42,72 +36,73 @@ func (d *lockedDir) remove() error {
 	return errors.Join(os.RemoveAll(d.path), d.Close())
 }
 
+// What the names in tmp/ begin with.
+const (
+	mirrorPrefix   = "imports-mirror-"
+	downloadPrefix = "imports-download-"
+	hintPrefix     = "imports-hint-"
+)
+
 // newDir makes a folder in tmp/, locked for this process alone.
 func (s *Store) newDir(ctx context.Context) (*lockedDir, error) {
 	for {
-		path := s.tmpName("mirror")
+		path := s.tmpName(mirrorPrefix)
 		if err := os.Mkdir(path, 0o700); err != nil {
 			return nil, err
 		}
-		if d, err := lockDir(ctx, path, unix.LOCK_EX); d != nil || err != nil {
+		if d, err := lockDir(ctx, path, locks.Exclusive); d != nil || err != nil {
 			return d, err
 		}
 	}
 }
 
 // tmpName returns a name in tmp/ that nobody else has.
-func (s *Store) tmpName(kind string) string {
+func (s *Store) tmpName(prefix string) string {
 	n := strconv.FormatInt(time.Now().UnixNano(), 36) + "-" + strconv.FormatUint(s.unique.Add(1), 36)
-	return filepath.Join(s.state, "tmp", fmt.Sprintf("imports-%s-%d-%s", kind, os.Getpid(), n))
+	return filepath.Join(s.state, "tmp", fmt.Sprintf("%s%d-%s", prefix, os.Getpid(), n))
 }
 
-// lockDir opens and locks a folder. It returns nil if the folder is not there,
-// or, with LOCK_NB, if somebody else has a lock on it.
+// lockDir opens a folder or file and locks it, also if that takes a while. It returns
+// nil if it is not there.
 func lockDir(ctx context.Context, path string, how int) (*lockedDir, error) {
-	return lock(ctx, path, os.O_RDONLY, how)
+	f, err := locks.Open(ctx, path, os.O_RDONLY, how, "has been removing "+path)
+	return locked(f, path, err)
 }
 
-// lockFile makes a file unless it is there, and locks it for this process alone.
-func lockFile(ctx context.Context, path string) (*lockedDir, error) {
-	return lock(ctx, path, os.O_RDWR|os.O_CREATE, unix.LOCK_EX)
+// tryDir is lockDir, but it also returns nil if somebody else has a lock.
+func tryDir(path string, how int) (*lockedDir, error) {
+	f, err := locks.TryOpen(path, os.O_RDONLY, how)
+	return locked(f, path, err)
 }
 
-func lock(ctx context.Context, path string, flags, how int) (*lockedDir, error) {
-	for {
-		f, err := os.OpenFile(path, flags, 0o644)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		if err := flock(ctx, int(f.Fd()), how); err != nil {
-			f.Close()
-			if how&unix.LOCK_NB != 0 && errors.Is(err, unix.EWOULDBLOCK) {
-				return nil, nil
-			}
-			return nil, fmt.Errorf("locking %s: %w", path, err)
-		}
-		d := &lockedDir{f, path}
-		if d.isAt(path) {
-			return d, nil
-		}
-		f.Close() // it was renamed or removed before the lock was there
+func locked(f *os.File, path string, err error) (*lockedDir, error) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, locks.ErrHeld):
+		return nil, nil
+	case err != nil:
+		return nil, err
 	}
+	return &lockedDir{f, path}, nil
 }
 
-// flock locks an open file. It waits for a lock that somebody else has until
-// ctx ends; with LOCK_NB it does not wait and returns unix.EWOULDBLOCK.
-func flock(ctx context.Context, fd, how int) error {
-	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		err := unix.Flock(fd, how|unix.LOCK_NB)
-		if err == nil || !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) || how&unix.LOCK_NB != 0 {
+// sweep removes the folders and downloads in tmp/ that dead processes had locked.
+func (s *Store) sweep() error {
+	entries, err := os.ReadDir(filepath.Join(s.state, "tmp"))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), mirrorPrefix) && !strings.HasPrefix(e.Name(), downloadPrefix) {
+			continue
+		}
+		left, err := tryDir(filepath.Join(s.state, "tmp", e.Name()), locks.Exclusive)
+		if left != nil {
+			err = left.remove()
+		}
+		// What a user may remove only where it is root, the next one there removes.
+		if err != nil && !errors.Is(err, fs.ErrPermission) {
 			return err
 		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
 	}
+	return nil
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/locks"
 )
 
 // A Mirror is an immutable copy of a tree in the state folder: owned by root,
@@ -71,7 +73,7 @@ func (s *Store) hintPath(src Source) string {
 
 // findMirror returns a mirror that is there and can be trusted, or nil.
 func (s *Store) findMirror(ctx context.Context, d digest.Digest) (*Mirror, error) {
-	dir, err := lockDir(ctx, s.mirrorDir(d), unix.LOCK_SH)
+	dir, err := lockDir(ctx, s.mirrorDir(d), locks.Shared)
 	if err != nil || dir == nil {
 		return nil, err
 	}
@@ -90,7 +92,7 @@ func (s *Store) findMirror(ctx context.Context, d digest.Digest) (*Mirror, error
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	if dir, err = s.takeMirror(ctx, d); err != nil || dir == nil {
+	if dir, err = s.takeMirror(d); err != nil || dir == nil {
 		return nil, err
 	}
 	return nil, dir.remove()
@@ -116,12 +118,12 @@ func (s *Store) checkMirror(ctx context.Context, m *Mirror, d digest.Digest, boo
 
 // takeMirror moves a mirror that nobody uses into tmp/, and returns it locked for
 // this process alone; nil if it is not there, or used.
-func (s *Store) takeMirror(ctx context.Context, d digest.Digest) (*lockedDir, error) {
-	dir, err := lockDir(ctx, s.mirrorDir(d), unix.LOCK_EX|unix.LOCK_NB)
+func (s *Store) takeMirror(d digest.Digest) (*lockedDir, error) {
+	dir, err := tryDir(s.mirrorDir(d), locks.Exclusive)
 	if err != nil || dir == nil {
 		return nil, err
 	}
-	if err := dir.rename(s.tmpName("mirror")); err != nil {
+	if err := dir.rename(s.tmpName(mirrorPrefix)); err != nil {
 		dir.Close()
 		return nil, err
 	}
@@ -131,11 +133,11 @@ func (s *Store) takeMirror(ctx context.Context, d digest.Digest) (*lockedDir, er
 // makeMirror makes the mirror of d from src, out of the last mirror of src if
 // that helps.
 func (s *Store) makeMirror(ctx context.Context, src Source, d digest.Digest) (err error) {
-	making, err := lockFile(ctx, s.mirrorDir(d)+".lock")
+	making, err := locks.Take(ctx, s.mirrorDir(d)+".lock", "has been copying the same import")
 	if err != nil {
 		return err
 	}
-	defer making.remove()
+	defer making.Unlock()
 	if _, err := os.Lstat(s.mirrorDir(d)); err == nil {
 		return nil // somebody else was faster
 	}
@@ -174,7 +176,7 @@ func (s *Store) moldMirror(ctx context.Context, src Source, entries []Entry, las
 		old = nil // too little is the same
 	}
 	if old != nil {
-		dir, err := s.takeMirror(ctx, last)
+		dir, err := s.takeMirror(last)
 		if err != nil {
 			return nil, err
 		}
@@ -349,7 +351,7 @@ func readHint(path string) digest.Digest {
 
 // writeHint replaces a small file that may be lost: it is not synced.
 func (s *Store) writeHint(path, text string) error {
-	tmp := s.tmpName("hint")
+	tmp := s.tmpName(hintPrefix)
 	if err := os.WriteFile(tmp, []byte(text), 0o644); err != nil {
 		return err
 	}

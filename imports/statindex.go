@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/locks"
 )
 
 // A statIndex remembers the sha256 of files by what stat tells of them, so that
@@ -235,14 +237,11 @@ func (x *statIndex) add(recs []record) {
 	}
 	x.write.Lock()
 	defer x.write.Unlock()
-	lock, err := os.OpenFile(filepath.Join(x.dir, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
+	lock, err := locks.Open(context.Background(), filepath.Join(x.dir, "lock"), os.O_RDWR|os.O_CREATE, locks.Exclusive, "has been writing the stat index")
 	if err != nil {
 		return
 	}
 	defer lock.Close()
-	if flock(context.Background(), int(lock.Fd()), unix.LOCK_EX) != nil {
-		return
-	}
 	for i, part := range parts {
 		if len(part) > 0 && x.replace(i, part) != nil {
 			return

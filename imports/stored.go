@@ -11,10 +11,9 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
-)
 
-// ErrInUse is the cause of an error when something is in use.
-var ErrInUse = errors.New("in use")
+	"github.com/layerbuild/layerbuild/locks"
+)
 
 // A Stored is one tree or download that a Store keeps.
 type Stored struct {
@@ -125,7 +124,7 @@ func (i *Stored) add(ctx context.Context, root string, linked map[uint64]bool) e
 // InUse says whether any process uses a tree or a download right now.
 func (s *Store) InUse(i Stored) bool {
 	return slices.ContainsFunc(s.places(i), func(path string) bool {
-		free, err := lockDir(context.Background(), path, unix.LOCK_EX|unix.LOCK_NB)
+		free, err := tryDir(path, locks.Exclusive)
 		if free != nil {
 			free.Close()
 			return false
@@ -143,19 +142,19 @@ func (s *Store) places(i Stored) []string {
 	return []string{s.manifestPath(i.Digest), s.mirrorDir(i.Digest)}
 }
 
-// Remove removes a tree or a download. It fails with ErrInUse while any process
+// Remove removes a tree or a download. It fails with locks.ErrHeld while any process
 // reads it; that it is not there is no error.
-func (s *Store) Remove(ctx context.Context, i Stored) error {
+func (s *Store) Remove(i Stored) error {
 	if s.InUse(i) {
-		return fmt.Errorf("removing %s: %w", i.Digest, ErrInUse)
+		return fmt.Errorf("removing %s: %w", i.Digest, locks.ErrHeld)
 	}
 	if i.Download {
-		return s.removeFile(ctx, s.downloadPath(i.Digest))
+		return s.removeFile(s.downloadPath(i.Digest))
 	}
-	if err := s.removeFile(ctx, s.manifestPath(i.Digest)); err != nil {
+	if err := s.removeFile(s.manifestPath(i.Digest)); err != nil {
 		return err
 	}
-	dir, err := s.takeMirror(ctx, i.Digest)
+	dir, err := s.takeMirror(i.Digest)
 	if dir != nil {
 		err = dir.remove()
 	}
@@ -163,8 +162,8 @@ func (s *Store) Remove(ctx context.Context, i Stored) error {
 }
 
 // removeFile removes a file that nobody uses.
-func (s *Store) removeFile(ctx context.Context, path string) error {
-	file, err := lockDir(ctx, path, unix.LOCK_EX|unix.LOCK_NB)
+func (s *Store) removeFile(path string) error {
+	file, err := tryDir(path, locks.Exclusive)
 	if err != nil {
 		return err
 	}
@@ -172,7 +171,7 @@ func (s *Store) removeFile(ctx context.Context, path string) error {
 		return file.remove()
 	}
 	if _, err := os.Lstat(path); err == nil {
-		return fmt.Errorf("removing %s: %w", path, ErrInUse) // by somebody who came just now
+		return fmt.Errorf("removing %s: %w", path, locks.ErrHeld) // by somebody who came just now
 	}
 	return nil
 }
@@ -198,18 +197,27 @@ func (s *Store) removeHints(d digest.Digest) error {
 }
 
 // hold keeps a download or a manifest from being removed until Close. It returns
-// false if it is gone, or with LOCK_NB also if it is being removed.
-func (s *Store) hold(ctx context.Context, path string, how int) (bool, error) {
+// false if it is gone.
+func (s *Store) hold(ctx context.Context, path string) (bool, error) {
+	return s.holdBy(path, func() (*lockedDir, error) { return lockDir(ctx, path, locks.Shared) })
+}
+
+// tryHold is hold, but it also returns false if it is being removed.
+func (s *Store) tryHold(path string) (bool, error) {
+	return s.holdBy(path, func() (*lockedDir, error) { return tryDir(path, locks.Shared) })
+}
+
+func (s *Store) holdBy(path string, lock func() (*lockedDir, error)) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if file := s.held[path]; file != nil {
-		if file.isAt(path) {
+		if locks.Current(file.File, path) {
 			return true, nil
 		}
 		file.Close() // it was put aside
 		delete(s.held, path)
 	}
-	file, err := lockDir(ctx, path, unix.LOCK_SH|how)
+	file, err := lock()
 	if file != nil {
 		s.held[path] = file
 	}

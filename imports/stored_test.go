@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+
+	"github.com/layerbuild/layerbuild/locks"
 )
 
 // TestTreeHeld has a tree that nobody can remove while somebody works with it.
@@ -22,7 +24,7 @@ func TestTreeHeld(t *testing.T) {
 	if len(all) != 1 || all[0].Digest != tree.Digest || !pruner.InUse(all[0]) {
 		t.Fatalf("%+v", all)
 	}
-	if err := pruner.Remove(t.Context(), all[0]); !errors.Is(err, ErrInUse) {
+	if err := pruner.Remove(all[0]); !errors.Is(err, locks.ErrHeld) {
 		t.Fatalf("it is removed: %v", err)
 	}
 	must(user.Entries(tree.Digest))(t)
@@ -30,7 +32,7 @@ func TestTreeHeld(t *testing.T) {
 	if pruner.InUse(all[0]) {
 		t.Error("it is in use after Close")
 	}
-	ok(t, pruner.Remove(t.Context(), all[0]))
+	ok(t, pruner.Remove(all[0]))
 	if left := must(pruner.List(t.Context()))(t); len(left) != 0 {
 		t.Errorf("left: %+v", left)
 	}
@@ -47,7 +49,7 @@ func TestTreePruned(t *testing.T) {
 		s := must(Open(state, Options{}))(t)
 		for ctx.Err() == nil {
 			for _, i := range must(s.List(t.Context()))(t) {
-				if err := s.Remove(t.Context(), i); err != nil && !errors.Is(err, ErrInUse) {
+				if err := s.Remove(i); err != nil && !errors.Is(err, locks.ErrHeld) {
 					t.Error(err)
 				}
 			}

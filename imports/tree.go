@@ -14,6 +14,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/locks"
 )
 
 // A Tree says what a Source contains.
@@ -41,7 +43,7 @@ const attempts = 3
 // have to do with Options.Forbidden. A fifo, socket or device is not a source.
 func (s *Store) Digest(ctx context.Context, src Source) (t Tree, err error) {
 	if t, ok := s.taken[src.id()]; ok && src.Root == "" {
-		if held, err := s.hold(ctx, s.manifestPath(t.Digest), 0); held || err != nil {
+		if held, err := s.hold(ctx, s.manifestPath(t.Digest)); held || err != nil {
 			return t, err
 		}
 	}
@@ -112,7 +114,7 @@ func (s *Store) read(ctx context.Context, src Source, index *statIndex) (r readi
 	if sum, ok := w.sum(top); ok {
 		r.look = hex.EncodeToString(sum[:])
 		if m, ok := readMemo(s.memoPath(src.id())); ok && m.Look == r.look {
-			if held, err := s.hold(ctx, s.manifestPath(m.Tree.Digest), 0); held || err != nil {
+			if held, err := s.hold(ctx, s.manifestPath(m.Tree.Digest)); held || err != nil {
 				r.Tree = m.Tree
 				return r, err
 			}
@@ -267,20 +269,17 @@ func (f *folder) digest() digest.Digest {
 // Until Close nobody removes it.
 func (s *Store) keepManifest(ctx context.Context, d digest.Digest, f *folder) error {
 	path := s.manifestPath(d)
-	if held, err := s.hold(ctx, path, 0); held || err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if held, err := s.hold(ctx, path); held || err != nil {
 		return err
 	}
 	// One at a time: what one process holds another may not replace.
-	making, err := lockFile(ctx, path+".lock")
+	making, err := locks.Take(ctx, path+".lock", "has been reading the same import")
 	if err != nil {
 		return err
 	}
-	defer making.remove()
+	defer making.Unlock()
 	for {
-		if held, err := s.hold(ctx, path, 0); held || err != nil {
+		if held, err := s.hold(ctx, path); held || err != nil {
 			return err
 		}
 		if err := s.storeManifest(path, f); err != nil {

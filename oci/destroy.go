@@ -5,13 +5,13 @@ import (
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
+	"github.com/layerbuild/layerbuild/locks"
 )
 
 // Destroy removes the layout with all that is in its folder, at once as others
 // see it. It waits for writers.
 func (l *Layout) Destroy(ctx context.Context) error {
-	return l.locked(ctx, unix.LOCK_EX, func() error {
+	return l.locked(ctx, locks.Exclusive, func() error {
 		gone, err := os.MkdirTemp(filepath.Dir(l.path), ".layerbuild-removed-")
 		if err != nil {
 			return err

@@ -11,14 +11,15 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/locks"
 )
 
 // GC removes the blobs that nothing in the index leads to, and what killed
 // processes left half-written, and returns their bytes. Writers of layerbuild are waited for. Other tools take no lock, and
 // write blobs before the index names them: blobs younger than age stay.
 func (l *Layout) GC(ctx context.Context, age time.Duration) (freed int64, err error) {
-	err = l.locked(ctx, unix.LOCK_EX, func() error {
+	err = l.locked(ctx, locks.Exclusive, func() error {
 		index, err := readRegular(filepath.Join(l.path, ispec.ImageIndexFile))
 		if err != nil {
 			return err

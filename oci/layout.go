@@ -13,13 +13,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/moby/sys/userns"
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/umoci/oci/casext"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/locks"
 )
 
 // A Layout is an OCI layout of the user's, which other tools and other processes
@@ -241,10 +242,10 @@ func (l *Layout) Put(ctx context.Context, s Blobs, images map[string]*Image) err
 	}
 	// Long copies go on side by side. What another process removes as unused
 	// before the index names it is copied again below.
-	if err := l.locked(ctx, unix.LOCK_SH, func() error { return l.copyBlobs(ctx, s, images) }); err != nil {
+	if err := l.locked(ctx, locks.Shared, func() error { return l.copyBlobs(ctx, s, images) }); err != nil {
 		return fmt.Errorf("writing to the OCI layout %s: %w", l.path, err)
 	}
-	err := l.locked(ctx, unix.LOCK_EX, func() error {
+	err := l.locked(ctx, locks.Exclusive, func() error {
 		if err := l.copyBlobs(ctx, s, images); err != nil {
 			return err
 		}
@@ -273,7 +274,7 @@ func (l *Layout) setTags(images map[string]*Image) error {
 
 // Remove removes tags; those that are not there are no error. Blobs stay.
 func (l *Layout) Remove(ctx context.Context, tags ...string) error {
-	return l.locked(ctx, unix.LOCK_EX, func() error {
+	return l.locked(ctx, locks.Exclusive, func() error {
 		index, err := l.readIndex()
 		if err != nil {
 			return err
@@ -408,8 +409,8 @@ func (l *Layout) locked(ctx context.Context, how int, do func() error) error {
 		return fmt.Errorf("OCI layout: %w", err)
 	}
 	defer f.Close() // unlocks
-	if err := flock(ctx, f, how); err != nil {
-		return fmt.Errorf("locking the OCI layout %s: %w", l.path, err)
+	if err := locks.Wait(ctx, f, how, "has had the OCI layout "+l.path, nil); err != nil {
+		return err
 	}
 	return do()
 }
@@ -564,19 +565,4 @@ func (x *indexFile) marshal() ([]byte, error) {
 		fields[name] = value
 	}
 	return json.Marshal(fields)
-}
-
-// flock waits for a lock on f until ctx is cancelled. The lock ends when f is closed.
-func flock(ctx context.Context, f *os.File, how int) error {
-	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
-		if err == nil || !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(wait):
-		}
-	}
 }

@@ -15,6 +15,8 @@ import (
 
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/locks"
 )
 
 // imageOf packs a folder with one file into an image.
@@ -314,7 +316,7 @@ func TestLockIsWaitedForUntilCancelled(t *testing.T) {
 	s, l := newStore(t), newLayout(t)
 	image := imageOf(t, s, "x")
 	ctx, cancel := context.WithCancel(context.Background())
-	err := l.locked(context.Background(), unix.LOCK_EX, func() error {
+	err := l.locked(context.Background(), locks.Exclusive, func() error {
 		cancel()
 		return l.Put(ctx, s, map[string]*Image{"web": image})
 	})

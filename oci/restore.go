@@ -10,7 +10,8 @@ import (
 	"path/filepath"
 
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/locks"
 )
 
 // Restore makes a layout of a folder that was one, and whose index or oci-layout
@@ -33,7 +34,7 @@ func Restore(ctx context.Context, path string) (aside []string, err error) {
 		}
 		return fillLayout(path)
 	}
-	if err = l.locked(ctx, unix.LOCK_EX, restore); errors.Is(err, fs.ErrNotExist) {
+	if err = l.locked(ctx, locks.Exclusive, restore); errors.Is(err, fs.ErrNotExist) {
 		aside, err = nil, restore() // without oci-layout there is nothing to lock
 	}
 	if err != nil {

@@ -16,6 +16,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/locks"
 )
 
 // Descriptor names a blob by media type, digest and size.
@@ -88,7 +90,7 @@ func (s *Store) sweep() error {
 		if err != nil {
 			continue // its writer was faster
 		}
-		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+		if locks.Try(f, locks.Exclusive) == nil {
 			err = os.Remove(f.Name())
 		}
 		f.Close()
@@ -113,13 +115,13 @@ func (s *Store) Has(d Descriptor) bool {
 	defer s.mu.Unlock()
 	path := s.Path(d.Digest)
 	if held := s.held[d.Digest]; held != nil {
-		if sized(held, d) && current(held, path) {
+		if sized(held, d) && locks.Current(held, path) {
 			return true
 		}
 		held.Close() // it was damaged, and put aside or cut
 		delete(s.held, d.Digest)
 	}
-	f := lockBlob(path, unix.LOCK_SH)
+	f := lockBlob(path, locks.Shared)
 	if f == nil {
 		return false
 	}
@@ -140,22 +142,11 @@ func sized(f *os.File, d Descriptor) bool {
 // way. Whoever removes a blob has it locked while that takes, so there is no
 // use in waiting for it.
 func lockBlob(path string, how int) *os.File {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	f, err := locks.TryOpen(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, how)
 	if err != nil {
 		return nil
 	}
-	if unix.Flock(int(f.Fd()), how|unix.LOCK_NB) != nil || !current(f, path) {
-		f.Close()
-		return nil
-	}
 	return f
-}
-
-// current tells whether a path still stands for an open file.
-func current(f *os.File, path string) bool {
-	open, err1 := f.Stat()
-	named, err2 := os.Lstat(path)
-	return err1 == nil && err2 == nil && os.SameFile(open, named)
 }
 
 // Close ends the use of all blobs.
@@ -439,14 +430,14 @@ func (s *Store) tempFile() (*os.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
-		if _, gone := os.Lstat(f.Name()); err == nil && gone == nil {
+		err = locks.Try(f, locks.Shared)
+		if err == nil && locks.Current(f, f.Name()) {
 			return f, nil
 		}
 		f.Close() // a sweep was faster
 		os.Remove(f.Name())
-		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("locking %s: %w", f.Name(), err)
+		if err != nil && !errors.Is(err, locks.ErrHeld) {
+			return nil, err
 		}
 	}
 }

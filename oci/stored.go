@@ -14,10 +14,9 @@ import (
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
-)
 
-// ErrInUse is the cause of an error when a blob is in use.
-var ErrInUse = errors.New("in use")
+	"github.com/layerbuild/layerbuild/locks"
+)
 
 // A Stored is one blob of a Store as a listing shows it.
 type Stored struct {
@@ -57,7 +56,7 @@ func isSHA256(hex string) bool {
 
 // InUse says whether any process uses a blob right now.
 func (s *Store) InUse(d digest.Digest) bool {
-	f := lockBlob(s.Path(d), unix.LOCK_EX)
+	f := lockBlob(s.Path(d), locks.Exclusive)
 	if f != nil {
 		f.Close()
 		return false
@@ -66,18 +65,18 @@ func (s *Store) InUse(d digest.Digest) bool {
 	return err == nil
 }
 
-// Remove removes a blob. It fails with ErrInUse while any process uses it; that
+// Remove removes a blob. It fails with locks.ErrHeld while any process uses it; that
 // it is not there is no error.
 func (s *Store) Remove(d digest.Digest) error {
 	if err := checkDigest(d); err != nil {
 		return err
 	}
-	f := lockBlob(s.Path(d), unix.LOCK_EX)
+	f := lockBlob(s.Path(d), locks.Exclusive)
 	if f == nil {
 		if _, err := os.Lstat(s.Path(d)); errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		return fmt.Errorf("removing blob %s: %w", d, ErrInUse)
+		return fmt.Errorf("removing blob %s: %w", d, locks.ErrHeld)
 	}
 	defer f.Close()
 	if err := os.Remove(s.Path(d)); err != nil {

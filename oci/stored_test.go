@@ -4,6 +4,8 @@ import (
 	"errors"
 	"os"
 	"testing"
+
+	"github.com/layerbuild/layerbuild/locks"
 )
 
 // TestInUse has blobs that one Store holds, and another removes.
@@ -17,7 +19,7 @@ func TestInUse(t *testing.T) {
 	maker, remover := open(), open()
 	made, err := maker.PutBytes(t.Context(), "text/plain", []byte("made"))
 	must(t, err)
-	if err := remover.Remove(made.Digest); !errors.Is(err, ErrInUse) || !remover.InUse(made.Digest) {
+	if err := remover.Remove(made.Digest); !errors.Is(err, locks.ErrHeld) || !remover.InUse(made.Digest) {
 		t.Error("its maker lives:", err)
 	}
 	must(t, maker.Close())
@@ -27,7 +29,7 @@ func TestInUse(t *testing.T) {
 	if !maker.Has(made) {
 		t.Fatal("it is there")
 	}
-	if err := remover.Remove(made.Digest); !errors.Is(err, ErrInUse) {
+	if err := remover.Remove(made.Digest); !errors.Is(err, locks.ErrHeld) {
 		t.Error("it was found:", err)
 	}
 	must(t, maker.Close())

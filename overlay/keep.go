@@ -16,6 +16,8 @@ import (
 	"github.com/google/renameio/v2"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/locks"
 )
 
 // keptVersion is the version of mutable.json that is written and read.
@@ -85,7 +87,7 @@ func (m *Mutable) moveTo(path string) error {
 	if err := os.MkdirAll(m.store.failed, 0o700); err != nil {
 		return err
 	}
-	older, err := lockFolder(path, unix.LOCK_EX)
+	older, err := lockFolder(path, locks.Exclusive)
 	if err == nil {
 		defer older.Close()
 		err = bury(path, m.store.tmp)
@@ -116,7 +118,7 @@ func (s *Store) find(ctx context.Context, name string) (*Mutable, error) {
 	if err != nil {
 		return nil, err
 	}
-	lock, err := lockFolder(path, unix.LOCK_EX)
+	lock, err := lockFolder(path, locks.Exclusive)
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/locks"
 )
 
 // A Listed is one snapshot of a List.
@@ -177,7 +179,7 @@ func (s *Store) KeptInUse(name string) bool {
 }
 
 func inUse(path string) bool {
-	lock, err := lockFolder(path, unix.LOCK_EX)
+	lock, err := lockFolder(path, locks.Exclusive)
 	if err == nil {
 		lock.Close()
 	}
@@ -299,7 +301,7 @@ func (s *Store) RemoveKept(name string) error {
 	if err != nil {
 		return err
 	}
-	lock, err := lockFolder(path, unix.LOCK_EX)
+	lock, err := lockFolder(path, locks.Exclusive)
 	if err == nil {
 		defer lock.Close()
 		err = bury(path, s.tmp)

@@ -3,82 +3,39 @@ package overlay
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
-	"time"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/locks"
 )
 
-// lockPoll is how long a reader waits before it looks again at a folder that
-// somebody has locked to remove it. That lock is held for as long as it takes to
-// decide, not to remove.
-const lockPoll = 2 * time.Millisecond
+// aFolder is how folders are opened to be locked.
+const aFolder = os.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW
 
-// lockFolder locks the folder at path without waiting: unix.LOCK_SH to use it,
-// unix.LOCK_EX to remove it. The lock lasts until the file is closed or the
-// process ends. It is the folder that is locked, not its name: the lock goes
-// along when the folder is renamed.
-//
-// It fails with ErrNotFound if there is no such folder, also when it was renamed
-// between opening and locking, and with ErrLocked if somebody has it.
+// lockFolder locks the folder at path without waiting, shared to use it, exclusive to
+// remove it, until the file is closed or the process ends. It fails with ErrNotFound if
+// there is no such folder, and with ErrLocked if somebody has it.
 func lockFolder(path string, how int) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, ErrNotFound
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := flock(f, how); err != nil {
-		f.Close()
-		return nil, err
-	}
-	locked, err := f.Stat()
-	if err == nil {
-		var named fs.FileInfo
-		named, err = os.Lstat(path)
-		if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(locked, named) {
-			err = ErrNotFound
-		}
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
+	f, err := locks.TryOpen(path, aFolder, how)
+	return f, found(err)
 }
 
-func flock(f *os.File, how int) error {
-	for {
-		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
-		switch {
-		case err == nil:
-			return nil
-		case errors.Is(err, unix.EINTR):
-		case errors.Is(err, unix.EWOULDBLOCK):
-			return ErrLocked
-		default:
-			return fmt.Errorf("lock %s: %w: its filesystem has no flock; put --state-dir on a local disk", f.Name(), err)
-		}
-	}
-}
-
-// use locks the folder at path shared. If somebody is about to remove it, it
-// waits for what comes of that.
+// use locks the folder at path shared. If somebody is about to remove it, it waits for
+// what comes of that: the lock is held for as long as it takes to decide.
 func use(ctx context.Context, path string) (*os.File, error) {
-	for {
-		f, err := lockFolder(path, unix.LOCK_SH)
-		if !errors.Is(err, ErrLocked) {
-			return f, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(lockPoll):
-		}
+	f, err := locks.Open(ctx, path, aFolder, locks.Shared, "has been removing "+filepath.Base(path))
+	return f, found(err)
+}
+
+// found makes ErrNotFound of what says that a file does not exist.
+func found(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return ErrNotFound
 	}
+	return err
 }
 
 // newFolder makes a folder of a unique name in tmp/, locked shared by this process.
@@ -88,7 +45,7 @@ func (s *Store) newFolder() (string, *os.File, error) {
 		if err != nil {
 			return "", nil, err
 		}
-		f, err := lockFolder(path, unix.LOCK_SH)
+		f, err := lockFolder(path, locks.Shared)
 		if err == nil {
 			return path, f, nil
 		}

@@ -15,12 +15,14 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/locks"
 )
 
 // What a caller can tell apart with errors.Is.
 var (
 	ErrNotFound = errors.New("not found")
-	ErrLocked   = errors.New("in use")
+	ErrLocked   = locks.ErrHeld
 	ErrInvalid  = errors.New("damaged")
 )
 
@@ -225,7 +227,7 @@ func (s *Store) remove(id digest.Digest, child func() (string, error), gone func
 	}
 	// Whoever commits a child holds its parent. So no child can come up while
 	// the parent is held exclusive.
-	lock, err := lockFolder(path, unix.LOCK_EX)
+	lock, err := lockFolder(path, locks.Exclusive)
 	if err != nil {
 		return fmt.Errorf("remove snapshot %s: %w", id, err)
 	}

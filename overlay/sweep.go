@@ -10,7 +10,8 @@ import (
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
-	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/locks"
 )
 
 // Sweep removes what dead processes left in tmp/, and unmounts what they left
@@ -56,7 +57,7 @@ func (s *Store) leftovers() ([]string, error) {
 // sweep unmounts what is mounted in a folder, and perhaps removes it, if nobody
 // holds it.
 func sweep(dir string, remove bool) error {
-	lock, err := lockFolder(dir, unix.LOCK_EX)
+	lock, err := lockFolder(dir, locks.Exclusive)
 	if errors.Is(err, ErrLocked) || errors.Is(err, ErrNotFound) {
 		return nil
 	}

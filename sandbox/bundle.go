@@ -17,6 +17,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/locks"
 )
 
 // A bundle is the folder of one container while it lives. It is locked by the process
@@ -64,7 +66,7 @@ func newBundle(tmp string) (*bundle, error) {
 			return nil, err
 		}
 		switch err := b.acquire(); {
-		case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.EWOULDBLOCK):
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, locks.ErrHeld):
 			continue // swept before it was locked
 		case err != nil:
 			return nil, err
@@ -80,23 +82,11 @@ func newBundle(tmp string) (*bundle, error) {
 	}
 }
 
-// acquire locks b. The error is EWOULDBLOCK when another process holds it,
+// acquire locks b. The error is locks.ErrHeld when another process holds it,
 // fs.ErrNotExist when it has gone.
-func (b *bundle) acquire() error {
-	f, err := os.Open(b.dir)
-	if err != nil {
-		return err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return err
-	}
-	if _, err := os.Lstat(b.dir); err != nil {
-		f.Close()
-		return err
-	}
-	b.lock = f
-	return nil
+func (b *bundle) acquire() (err error) {
+	b.lock, err = locks.TryOpen(b.dir, os.O_RDONLY, locks.Exclusive)
+	return err
 }
 
 func (b *bundle) remove() error {
@@ -256,7 +246,7 @@ func Sweep(ctx context.Context, tmp string) error {
 		}
 		b := &bundle{dir: dir, id: filepath.Base(dir)}
 		switch err := b.acquire(); {
-		case errors.Is(err, unix.EWOULDBLOCK), errors.Is(err, fs.ErrNotExist):
+		case errors.Is(err, locks.ErrHeld), errors.Is(err, fs.ErrNotExist):
 		case err != nil:
 			errs = append(errs, err)
 		default:

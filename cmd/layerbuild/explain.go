@@ -73,7 +73,7 @@ func (s *settings) explain(ctx context.Context, w io.Writer, f *explainFlags, na
 	if f.ignored != "" {
 		return explainIgnored(w, f)
 	}
-	past, err := build.OpenPast(s.stateDir)
+	past, err := build.OpenPast(ctx, s.stateDir)
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func (s *settings) explain(ctx context.Context, w io.Writer, f *explainFlags, na
 	case f.export != "":
 		return export(past.Export(report), f.export)
 	case f.against != "":
-		if report, err = past.Against(report, f.against); err != nil {
+		if report, err = past.Against(ctx, report, f.against); err != nil {
 			return err
 		}
 	case f.hits:

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strconv"
@@ -24,7 +25,7 @@ first. "history show" explains one of them, "history diff" compares two.`,
   layerbuild history diff 11 12`,
 		Args: noArguments(""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return s.past(func(past *build.Past) error { return listBuilds(cmd.OutOrStdout(), past, format) })
+			return s.past(cmd.Context(), func(past *build.Past) error { return listBuilds(cmd.OutOrStdout(), past, format) })
 		},
 	}
 	addFormatFlag(cmd, &format)
@@ -39,7 +40,7 @@ func newHistoryShowCommand(s *settings) *cobra.Command {
 		Short: "Explain a build",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return s.past(func(past *build.Past) error {
+			return s.past(cmd.Context(), func(past *build.Past) error {
 				report, err := numbered(past, args[0])
 				if err != nil {
 					return err
@@ -59,7 +60,7 @@ func newHistoryDiffCommand(s *settings) *cobra.Command {
 		Short: "Compare the inputs of two builds",
 		Args:  cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return s.past(func(past *build.Past) error {
+			return s.past(cmd.Context(), func(past *build.Past) error {
 				before, err := numbered(past, args[0])
 				if err != nil {
 					return err
@@ -80,8 +81,8 @@ func newHistoryDiffCommand(s *settings) *cobra.Command {
 }
 
 // past calls do with the builds of the state folder.
-func (s *settings) past(do func(*build.Past) error) error {
-	past, err := build.OpenPast(s.stateDir)
+func (s *settings) past(ctx context.Context, do func(*build.Past) error) error {
+	past, err := build.OpenPast(ctx, s.stateDir)
 	if err != nil {
 		return err
 	}

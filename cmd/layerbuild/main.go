@@ -17,6 +17,7 @@ import (
 
 	"github.com/layerbuild/layerbuild/build"
 	"github.com/layerbuild/layerbuild/layers"
+	"github.com/layerbuild/layerbuild/locks"
 	"github.com/layerbuild/layerbuild/progress"
 )
 
@@ -30,6 +31,7 @@ func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(patience, abandon) })()
+	ctx = locks.Watch(ctx, func(w locks.Waiting) { fmt.Fprintln(os.Stderr, progress.Safe(w.String())) })
 	cmd := newCommand()
 	cmd.SetOut(progress.NewSafeWriter(os.Stdout))
 	cmd.SetErr(progress.NewSafeWriter(os.Stderr))
