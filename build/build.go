@@ -193,9 +193,7 @@ func buildAll(ctx context.Context, o Options) error {
 // attempt is one Build, up to the first damage it meets.
 func attempt(ctx context.Context, o Options, graph *layers.Graph) (err error) {
 	before := roomOf(o.StateDir)
-	ctx = locks.Watch(ctx, func(w locks.Waiting) {
-		o.Sink.Report(progress.Event{Time: time.Now(), Kind: progress.Notice, Layer: w.Layer, Text: w.String()})
-	})
+	ctx = reportWaiting(ctx, o.Sink.Report) // at once, whatever is held back
 	b, err := open(ctx, o, graph)
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		return before.explain(err)
@@ -216,7 +214,7 @@ func attempt(ctx context.Context, o Options, graph *layers.Graph) (err error) {
 			return err
 		}
 		end := b.begin()
-		err := b.build(ctx)
+		err := b.build(reportWaiting(ctx, b.report))
 		end(err)
 		return err
 	}
@@ -239,6 +237,13 @@ func attempt(ctx context.Context, o Options, graph *layers.Graph) (err error) {
 	hold.release(b.Sink)
 	end(err)
 	return err
+}
+
+// reportWaiting has it reported for whom something waits.
+func reportWaiting(ctx context.Context, report func(progress.Event)) context.Context {
+	return locks.Watch(ctx, func(w locks.Waiting) {
+		report(progress.Event{Time: time.Now(), Kind: progress.Notice, Layer: w.Layer, Text: w.String()})
+	})
 }
 
 func load(stackerfiles []string, o layers.Options, targets []string) (*layers.Graph, error) {
