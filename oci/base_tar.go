@@ -95,7 +95,11 @@ func (s *Store) layerFromTar(ctx context.Context, file string, want digest.Diges
 	} else {
 		t.in = f
 	}
-	diffID, err := t.read(ctx, w, c == "")
+	z := io.WriteCloser(nopCloser{io.Discard})
+	if c == "" {
+		z = newBlockWriter(w, Gzip, gzipLevel, s.cores, nil)
+	}
+	diffID, err := t.read(ctx, z)
 	if err != nil {
 		return Layer{}, err
 	}
@@ -127,9 +131,12 @@ type tarFile struct {
 	count       *tally
 }
 
-// read checks the tar and returns its DiffID. With compress it is also
-// compressed into w.
-func (t *tarFile) read(ctx context.Context, w io.Writer, compress bool) (digest.Digest, error) {
+type nopCloser struct{ io.Writer }
+
+func (nopCloser) Close() error { return nil }
+
+// read checks the tar and returns its DiffID. It is also written to z, and z closed.
+func (t *tarFile) read(ctx context.Context, z io.WriteCloser) (digest.Digest, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	p := newDigestPipe(ctx)
 	done := make(chan struct{})
@@ -139,14 +146,7 @@ func (t *tarFile) read(ctx context.Context, w io.Writer, compress bool) (digest.
 		p.CloseWrite(t.inflate(p))
 	}()
 
-	z, err := None.writer(io.Discard, 0)
-	if compress {
-		z, err = Gzip.writer(w, gzipLevel)
-	}
-	if err != nil {
-		return "", err
-	}
-	err = checkTar(ctx, io.TeeReader(p, z), t.compression == "", t.count)
+	err := checkTar(ctx, io.TeeReader(p, z), t.compression == "", t.count)
 	if err == nil {
 		_, err = p.WriteTo(z) // what follows the end belongs to it too
 	}

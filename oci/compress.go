@@ -7,11 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"github.com/klauspost/pgzip"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/ulikunitz/xz"
 )
@@ -30,9 +28,6 @@ const (
 	Zstd Compression = "zstd"
 	None Compression = "none"
 )
-
-// gzipBlock is what one core compresses at a time: fixed, since it decides bytes.
-const gzipBlock = 1 << 20
 
 // Default levels, and the highest.
 const (
@@ -71,27 +66,6 @@ func (c Compression) mediaType() string {
 	}
 	return ispec.MediaTypeImageLayerGzip
 }
-
-// writer returns a compressor on w. Its bytes depend on the level and on what is
-// written, never on the number of cores or on how writes are cut.
-func (c Compression) writer(w io.Writer, level int) (io.WriteCloser, error) {
-	switch c {
-	case Gzip:
-		z, err := pgzip.NewWriterLevel(w, level)
-		if err != nil {
-			return nil, err
-		}
-		// pgzip's header has neither name nor time unless they are set.
-		return z, z.SetConcurrency(gzipBlock, runtime.GOMAXPROCS(0)+1)
-	case Zstd:
-		return newFrameWriter(w, level)
-	}
-	return nopCloser{w}, nil
-}
-
-type nopCloser struct{ io.Writer }
-
-func (nopCloser) Close() error { return nil }
 
 // Magic numbers of compressed files.
 var (

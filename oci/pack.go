@@ -3,6 +3,7 @@ package oci
 import (
 	"archive/tar"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -34,7 +35,7 @@ type Packed struct {
 }
 
 // Pack makes a layer of dir, the upper folder of an overlay, in one pass: tar,
-// DiffID, compressor, digest and file each go on while the others do. Memory is
+// DiffID, compressor on all cores, digest and file each go on while the others do. Memory is
 // bounded whatever the size. dir must not change meanwhile; a file that does is
 // an error.
 //
@@ -62,54 +63,23 @@ func (s *Store) pack(ctx context.Context, dir string, o PackOptions) (Packed, er
 	if err != nil {
 		return Packed{}, err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	pipe := newDigestPipe(ctx)
-	t := &tarrer{ctx: ctx, tw: tar.NewWriter(pipe), epoch: o.Epoch, links: map[inode]string{}, buf: make([]byte, 256<<10), progress: o.Progress}
-	done := make(chan struct{})
-	defer func() { cancel(); <-done }()
-	go func() {
-		defer close(done)
-		pipe.CloseWrite(t.root(dir))
-	}()
-
-	var d Descriptor
+	t := &tarrer{ctx: ctx, epoch: o.Epoch, links: map[inode]string{}, progress: o.Progress}
 	if o.Discard {
-		_, err = pipe.WriteTo(io.Discard)
-	} else {
-		d, err = s.compressed(ctx, pipe, compression, level, func() bool { return t.entries > 0 || o.Root })
+		z := newBlockWriter(io.Discard, None, 0, s.cores, sha256.New())
+		return t.into(z, dir, o.Root)
 	}
+	w, err := s.NewWriter(ctx)
 	if err != nil {
 		return Packed{}, err
 	}
-	if t.entries == 0 && !o.Root {
-		return Packed{Empty: true}, nil
-	}
-	diffID, size := pipe.result()
-	return Packed{Layer: Layer{Descriptor: d, DiffID: diffID}, TarSize: size}, nil
-}
-
-// compressed makes a blob of a stream. Once the stream has ended keep says
-// whether the blob is wanted.
-func (s *Store) compressed(ctx context.Context, r io.WriterTo, c Compression, level int, keep func() bool) (Descriptor, error) {
-	w, err := s.NewWriter(ctx)
-	if err != nil {
-		return Descriptor{}, err
-	}
 	defer w.Close()
-	z, err := c.writer(w, level)
-	if err != nil {
-		return Descriptor{}, err
+	packed, err := t.into(newBlockWriter(w, compression, level, s.cores, sha256.New()), dir, o.Root)
+	if err != nil || packed.Empty {
+		return packed, err
 	}
-	_, err = r.WriteTo(z)
-	if closeErr := z.Close(); err == nil { // also ends its goroutines
-		err = closeErr
-	}
-	if err != nil || !keep() {
-		return Descriptor{}, err
-	}
-	d, err := w.Commit()
-	d.MediaType = c.mediaType()
-	return d, err
+	packed.Descriptor, err = w.Commit()
+	packed.MediaType = compression.mediaType()
+	return packed, err
 }
 
 // inode tells files apart. The number alone does not where dir holds mounts.
@@ -118,14 +88,29 @@ type inode struct{ dev, ino uint64 }
 // tarrer writes a folder as the tar of a layer.
 type tarrer struct {
 	ctx     context.Context
-	tw      *tar.Writer
+	out     *blockWriter
 	epoch   time.Time
 	links   map[inode]string // the first name of files that have several
 	entries int              // without the root's
-	buf     []byte
 
 	progress func(done, total int64)
 	read     int64 // bytes of files
+}
+
+// into writes the whole tar and closes what it is written to.
+func (t *tarrer) into(z *blockWriter, dir string, root bool) (Packed, error) {
+	t.out = z
+	err := t.root(dir)
+	if closeErr := z.Close(); err == nil { // also ends its goroutines
+		err = closeErr
+	}
+	if err != nil {
+		return Packed{}, err
+	}
+	if t.entries == 0 && !root {
+		return Packed{Empty: true}, nil
+	}
+	return Packed{Layer: Layer{DiffID: sumDigest(z.sum)}, TarSize: z.size}, nil
 }
 
 // root writes the whole tar.
@@ -143,8 +128,12 @@ func (t *tarrer) root(dir string) error {
 	if err := t.folder(f, ".", &st, procPath(f, ".")); err != nil {
 		return err
 	}
-	return t.tw.Close()
+	return t.zeros(2 * tarBlock) // the end, as POSIX has it
 }
+
+// put writes a header. Each has a tar writer of its own, so that what the file holds
+// can be read past it into the blocks that are compressed.
+func (t *tarrer) put(hdr *tar.Header) error { return tar.NewWriter(t.out).WriteHeader(hdr) }
 
 // folder writes a folder's own entry and, sorted by name, what is in it.
 func (t *tarrer) folder(f *os.File, name string, st *unix.Stat_t, xattrPath string) error {
@@ -154,7 +143,7 @@ func (t *tarrer) folder(f *os.File, name string, st *unix.Stat_t, xattrPath stri
 	}
 	hdr := t.header(name+"/", st, xattrs.records)
 	hdr.Typeflag = tar.TypeDir
-	if err := t.tw.WriteHeader(hdr); err != nil {
+	if err := t.put(hdr); err != nil {
 		return fmt.Errorf("/%s: %w", name, err)
 	}
 	if xattrs.opaque {
@@ -219,7 +208,7 @@ func (t *tarrer) file(dir *os.File, base, name string, st *unix.Stat_t) error {
 		if first, ok := t.links[id]; ok {
 			hdr := t.header(name, st, nil)
 			hdr.Typeflag, hdr.Linkname = tar.TypeLink, first
-			return t.tw.WriteHeader(hdr)
+			return t.put(hdr)
 		}
 		t.links[id] = name
 	}
@@ -249,7 +238,7 @@ func (t *tarrer) file(dir *os.File, base, name string, st *unix.Stat_t) error {
 	if err != nil {
 		return err
 	}
-	return t.tw.WriteHeader(hdr)
+	return t.put(hdr)
 }
 
 // regular writes a regular file and makes sure that it stayed as st says.
@@ -260,13 +249,16 @@ func (t *tarrer) regular(dir *os.File, base string, hdr *tar.Header, st *unix.St
 	}
 	defer f.Close()
 	hdr.Typeflag, hdr.Size = tar.TypeReg, st.Size
-	if err := t.tw.WriteHeader(hdr); err != nil {
+	if err := t.put(hdr); err != nil {
 		return err
 	}
 	if st.Blocks*512 < st.Size {
 		err = t.sparse(f, st.Size)
 	} else {
 		err = t.data(f, st.Size)
+	}
+	if err == nil {
+		err = t.zeros(-st.Size & (tarBlock - 1))
 	}
 	if err != nil {
 		return err
@@ -297,14 +289,11 @@ func (t *tarrer) data(f io.Reader, n int64) error {
 		if err := context.Cause(t.ctx); err != nil {
 			return err
 		}
-		k, err := f.Read(t.buf[:min(n, int64(len(t.buf)))])
+		k, err := t.out.readSome(f, n)
 		if err == io.EOF {
 			return errChanged
 		}
 		if err != nil {
-			return err
-		}
-		if _, err := t.tw.Write(t.buf[:k]); err != nil {
 			return err
 		}
 		n -= int64(k)
@@ -348,14 +337,11 @@ func (t *tarrer) sparse(f io.ReadSeeker, size int64) error {
 
 // zeros writes n zero bytes.
 func (t *tarrer) zeros(n int64) error {
-	if n > 0 {
-		clear(t.buf)
-	}
 	for n > 0 {
 		if err := context.Cause(t.ctx); err != nil {
 			return err
 		}
-		k, err := t.tw.Write(t.buf[:min(n, int64(len(t.buf)))])
+		k, err := t.out.readSome(zeroReader{}, n)
 		if err != nil {
 			return err
 		}
@@ -364,11 +350,19 @@ func (t *tarrer) zeros(n int64) error {
 	return nil
 }
 
+// zeroReader reads as zeros.
+type zeroReader struct{}
+
+func (zeroReader) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
 // whiteout writes the entry of a deleted file or an opaque folder. It has no
 // owner, no mode and the epoch's time: nobody reads them.
 func (t *tarrer) whiteout(name string) error {
 	t.entries++
-	return t.tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, ModTime: t.epoch.Truncate(time.Second), Format: tar.FormatPAX})
+	return t.put(&tar.Header{Typeflag: tar.TypeReg, Name: name, ModTime: t.epoch.Truncate(time.Second), Format: tar.FormatPAX})
 }
 
 // header returns what all kinds of entries have in common. Names and links that

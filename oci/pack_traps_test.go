@@ -4,12 +4,14 @@ import (
 	"archive/tar"
 	"context"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -181,27 +183,17 @@ func TestFilesThatChangeWhilePacked(t *testing.T) {
 		_, err = f.Write(make([]byte, 2<<20))
 		must(t, err)
 		must(t, os.Chtimes(f.Name(), epoch, epoch))
-		// The packer has seen the file once its header is written.
-		tr := &tarrer{ctx: context.Background(), links: map[inode]string{}, buf: make([]byte, 4096)}
-		var once bool
-		tr.tw = tar.NewWriter(writerFunc(func(p []byte) (int, error) {
-			if strings.Contains(string(p[:min(len(p), 100)]), "file") && !once {
-				once = true
-				if err := change(f); err != nil {
-					t.Error(err)
-				}
+		begun := sync.OnceFunc(func() { // the packer has read some of it
+			if err := change(f); err != nil {
+				t.Error(err)
 			}
-			return len(p), nil
-		}))
-		if err := tr.root(dir); !errors.Is(err, errChanged) || !strings.Contains(err.Error(), "/file: it changed") {
+		})
+		_, err = newStore(t).Pack(context.Background(), dir, PackOptions{Progress: func(int64, int64) { begun() }})
+		if !errors.Is(err, errChanged) || !strings.Contains(err.Error(), "/file: it changed") {
 			t.Errorf("a file that %s: %v", name, err)
 		}
 	}
 }
-
-type writerFunc func([]byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 // Holes are not read: packing a file of 8 TiB would take an hour otherwise.
 func TestHolesAreNotRead(t *testing.T) {
@@ -214,13 +206,11 @@ func TestHolesAreNotRead(t *testing.T) {
 	_, err = f.WriteAt([]byte("data"), 100<<20)
 	must(t, err)
 	reads := &countingReader{f: f}
-	tr := &tarrer{ctx: context.Background(), buf: make([]byte, 256<<10)}
-	var wrote int64
-	tr.tw = tar.NewWriter(writerFunc(func(p []byte) (int, error) { wrote += int64(len(p)); return len(p), nil }))
-	must(t, tr.tw.WriteHeader(&tar.Header{Name: "sparse", Size: size, Format: tar.FormatPAX}))
+	tr := &tarrer{ctx: context.Background(), out: newBlockWriter(io.Discard, None, 0, newCores(1), nil)}
 	must(t, tr.sparse(reads, size))
-	if wrote < size || reads.n > 1<<20 {
-		t.Errorf("%d bytes were written, %d were read", wrote, reads.n)
+	must(t, tr.out.Close())
+	if tr.out.size != size || reads.n > 1<<20 {
+		t.Errorf("%d bytes were written, %d were read", tr.out.size, reads.n)
 	}
 }
 
@@ -249,8 +239,7 @@ func TestCompressionDoesNotDependOnWrites(t *testing.T) {
 			d := digest.SHA256.Digester()
 			_, level, err := c.check(0)
 			must(t, err)
-			w, err := c.writer(d.Hash(), level)
-			must(t, err)
+			w := newBlockWriter(d.Hash(), c, level, newCores(2), nil)
 			for rest := content; len(rest) > 0; {
 				n := min(len(rest), 1+rng.IntN(most))
 				_, err := w.Write(rest[:n])

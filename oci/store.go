@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 
@@ -40,6 +41,7 @@ type Store struct {
 	dir          string // the layout
 	blobs        string // dir/blobs/sha256
 	tmp, corrupt string // of the state folder: on the same filesystem
+	cores        cores
 
 	// Bounds hold for layers that are taken in or unpacked. Set it before.
 	Bounds Bounds
@@ -58,6 +60,7 @@ func OpenStore(state string) (*Store, error) {
 		blobs:   filepath.Join(dir, ispec.ImageBlobsDir, digest.SHA256.String()),
 		tmp:     filepath.Join(state, "tmp"),
 		corrupt: filepath.Join(state, "corrupt"),
+		cores:   newCores(runtime.GOMAXPROCS(0)),
 		held:    map[digest.Digest]*os.File{},
 		made:    map[digest.Digest]bool{},
 	}
