@@ -320,6 +320,7 @@ type Writer struct {
 	f    *os.File
 	sum  hash.Hash
 	size int64
+	sent int64 // of them the disk was told to write
 
 	wrote func(n int64) // told what is written or, negative, taken back; may be nil
 }
@@ -344,10 +345,23 @@ func (w *Writer) Write(p []byte) (int, error) {
 	if w.wrote != nil {
 		w.wrote(int64(n))
 	}
+	w.send()
 	if err != nil {
 		err = fmt.Errorf("writing a blob: %w", err)
 	}
 	return n, err
+}
+
+// mostUnsent is how much is left for Commit to wait for.
+const mostUnsent = 8 << 20
+
+// send has the disk begin with what was written, while more is made. What it cannot
+// write is told when the file is synced.
+func (w *Writer) send() {
+	if left := w.size - w.sent; left >= mostUnsent {
+		_ = unix.SyncFileRange(int(w.f.Fd()), w.sent, left, unix.SYNC_FILE_RANGE_WRITE)
+		w.sent = w.size
+	}
 }
 
 // Size returns how many bytes were written so far: where a download that was
@@ -366,7 +380,7 @@ func (w *Writer) Reset() error {
 	if w.wrote != nil {
 		w.wrote(-w.size)
 	}
-	w.size = 0
+	w.size, w.sent = 0, 0
 	return nil
 }
 
