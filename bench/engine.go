@@ -176,56 +176,6 @@ func peers(b *bench) error {
 	return nil
 }
 
-// packing packs and unpacks files of this machine, beside pipes of tar.
-func packing(b *bench) error {
-	tree := filepath.Join(b.dir, "packed")
-	if err := sample("/usr/lib", tree, int64(*size)<<20); err != nil {
-		return err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	state := filepath.Join(b.dir, "state-packing")
-	for _, c := range []struct{ name, floor, suffix, unpack string }{
-		{"gzip", "pigz -6 -p2", ".gz", "tar -xzf"},
-		{"zstd", "zstd -q -T2 -3", ".zst", "tar --zstd -xf"},
-	} {
-		file := filepath.Join(b.dir, "floor.tar"+c.suffix)
-		ours := []string{self, "pack", state, tree, c.name}
-		floor := []string{"sh", "-c", fmt.Sprintf("tar -C %s -cf - . | %s | tee %s | sha256sum", tree, c.floor, file)}
-		if err := compare(fmt.Sprintf("pack %d MiB, %s : tar | %s | sha256sum", *size, c.name, c.floor), ours, floor); err != nil {
-			return err
-		}
-		if err := sizes(state, c.name, file); err != nil {
-			return err
-		}
-		out := filepath.Join(b.dir, "unpacked")
-		fresh := func(command string) []string {
-			return []string{"sh", "-c", fmt.Sprintf("rm -rf %s && mkdir %s && %s", out, out, command)}
-		}
-		unpack := fmt.Sprintf("%s unpack %s %s %s", self, state, c.name, out)
-		if err := compare(fmt.Sprintf("unpack it, DiffID checked : %s", c.unpack), fresh(unpack), fresh(fmt.Sprintf("%s %s -C %s", c.unpack, file, out))); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// sizes prints how large our blob is beside the floor's file.
-func sizes(state, compression, floor string) error {
-	layer, err := packedLayer(state, compression)
-	if err != nil {
-		return err
-	}
-	fi, err := os.Stat(floor)
-	if err != nil {
-		return err
-	}
-	fmt.Printf("%-42s %27s   %27s   %.2f\n", "  its size, in MiB", fmt.Sprint(layer.Size>>20), fmt.Sprint(fi.Size()>>20), float64(layer.Size)/float64(fi.Size()))
-	return nil
-}
-
 // graphs builds graphs of very many layers that are all found in the cache, and
 // shows the most memory that took.
 func graphs(b *bench) error {

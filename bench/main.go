@@ -49,6 +49,7 @@ var groups = []struct {
 	{"steps", steps},
 	{"peers", peers},
 	{"packing", packing},
+	{"debian", unpacking},
 	{"graphs", graphs},
 	{"memory", memory},
 	{"explain", explaining},
@@ -111,6 +112,20 @@ func (t times) String() string {
 // ratio of their medians.
 func compare(name string, ours, floor []string) error {
 	return compareSides(name, func() (time.Duration, error) { return timed(ours) }, func() (time.Duration, error) { return timed(floor) })
+}
+
+// compareFresh is compare of commands before each of which something is done that
+// does not count.
+func compareFresh(name string, before func() error, ours, floor []string) error {
+	fresh := func(args []string) func() (time.Duration, error) {
+		return func() (time.Duration, error) {
+			if err := before(); err != nil {
+				return 0, err
+			}
+			return timed(args)
+		}
+	}
+	return compareSides(name, fresh(ours), fresh(floor))
 }
 
 // compareSides is compare of whatever takes some time.
