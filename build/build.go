@@ -62,6 +62,11 @@ type Options struct {
 	LayerTypes []string // of the images, one tag each; none is TypeTar
 	NoVerity   bool     // append no dm-verity data to layers that are filesystems
 
+	// Compression and CompressionLevel are of layers that are tars and not a base's;
+	// "" is gzip, 0 the compression's default.
+	Compression      oci.Compression
+	CompressionLevel int
+
 	// AnnotationsNamespace begins the names of the annotations that say of what an
 	// image was built; without one there are none.
 	AnnotationsNamespace string
@@ -280,6 +285,9 @@ func open(ctx context.Context, o Options, graph *layers.Graph) (*Builder, error)
 	}
 	if o.LayerTypes, err = checkTypes(o.LayerTypes); err != nil {
 		return nil, err
+	}
+	if o.Compression, o.CompressionLevel, err = o.Compression.Check(o.CompressionLevel); err != nil {
+		return nil, fmt.Errorf("--compression-format and --compression-level: %w", err)
 	}
 	b := &Builder{
 		Options:  o,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -173,6 +174,9 @@ func (b *Builder) packOne(ctx context.Context, s *rootfsStep, c *chain) error {
 	if b.packed(c) {
 		return nil
 	}
+	if err := b.mounts(); err != nil { // without root, owners are what they are in the user namespace only
+		return err
+	}
 	if err := b.ensure(ctx, s.l, c); err != nil {
 		return err
 	}
@@ -206,7 +210,7 @@ func (b *Builder) packFolder(ctx context.Context, s *rootfsStep, dir string, dis
 		what = "digesting"
 	}
 	defer b.doing(s.l, what)()
-	return b.blobs.Pack(ctx, dir, oci.PackOptions{Epoch: s.epoch, Root: true, Discard: discard, Progress: b.meter(s.l, what)})
+	return b.blobs.Pack(ctx, dir, oci.PackOptions{Compression: b.Compression, Level: b.CompressionLevel, Epoch: s.epoch, Root: true, Discard: discard, Progress: b.meter(s.l, what)})
 }
 
 // packed tells whether the highest layer has a blob, remembered and there.
@@ -215,7 +219,7 @@ func (b *Builder) packed(c *chain) bool {
 		return true // a base's layer, taken over as it was, or packed by this build
 	}
 	var blob oci.Descriptor
-	if _, err := b.lookup(buildcache.Pack, packInputs(c.diff), &blob); err != nil || !b.blobs.Has(blob) {
+	if _, err := b.lookup(buildcache.Pack, b.packInputs(c.diff), &blob); err != nil || !b.blobs.Has(blob) {
 		return false
 	}
 	c.blob.Store(&blob)
@@ -230,7 +234,7 @@ func (b *Builder) rememberPacked(l *layers.Layer, layer oci.Layer, cost time.Dur
 	if !b.blobs.Has(layer.Descriptor) {
 		return fmt.Errorf("blob %s of layer %s is not in the store", layer.Digest, layer.DiffID)
 	}
-	in := packInputs(layer.DiffID)
+	in := b.packInputs(layer.DiffID)
 	var known oci.Descriptor
 	if _, err := b.lookup(buildcache.Pack, in, &known); err == nil && b.blobs.Has(known) {
 		if known.Digest != layer.Digest {
@@ -243,10 +247,14 @@ func (b *Builder) rememberPacked(l *layers.Layer, layer oci.Layer, cost time.Dur
 }
 
 // packInputs are the inputs of packing a snapshot's difference, whatever it lies on.
-func packInputs(diff digest.Digest) (in buildcache.Inputs) {
+// The compression's default level is named by the compressor's version.
+func (o *Options) packInputs(diff digest.Digest) (in buildcache.Inputs) {
 	in.Add(buildcache.BaseChange, "diff", string(diff))
 	in.Add(buildcache.Definition, "type", "tar")
-	in.Add(buildcache.Definition, "compression", string(oci.Gzip))
+	in.Add(buildcache.Definition, "compression", string(o.Compression))
+	if !o.Compression.DefaultLevel(o.CompressionLevel) {
+		in.Add(buildcache.Definition, "level", strconv.Itoa(o.CompressionLevel))
+	}
 	in.Add(buildcache.Format, "compressor", oci.CompressorVersion)
 	return in
 }

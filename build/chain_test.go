@@ -71,7 +71,7 @@ func TestOneBlob(t *testing.T) {
 	}
 	blobOf := func() digest.Digest {
 		var d oci.Descriptor
-		if _, err := b.lookup(buildcache.Pack, packInputs(diff), &d); err != nil {
+		if _, err := b.lookup(buildcache.Pack, b.packInputs(diff), &d); err != nil {
 			t.Fatal(err)
 		}
 		return d.Digest
@@ -82,7 +82,7 @@ func TestOneBlob(t *testing.T) {
 	if !set(one) || blobOf() != one.Digest {
 		t.Fatal("the first blob was not set")
 	}
-	record := filepath.Join(state, "records", "pack", string(packInputs(diff).Key(buildcache.Pack))[:2], string(packInputs(diff).Key(buildcache.Pack))+".json")
+	record := filepath.Join(state, "records", "pack", string(b.packInputs(diff).Key(buildcache.Pack))[:2], string(b.packInputs(diff).Key(buildcache.Pack))+".json")
 	before, err := os.Stat(record)
 	if err != nil {
 		t.Fatal(err)

@@ -60,13 +60,14 @@ func manySnapshots(t testing.TB, n int) string {
 		if err := os.WriteFile(r.blobs.Path(d.Digest), blob, 0o444); err != nil {
 			t.Fatal(err)
 		}
+		in := (&Options{Compression: oci.Gzip}).packInputs(diff)
 		record, err := json.Marshal(map[string]any{"sha256": "", "record": map[string]any{
-			"version": buildcache.FormatVersion, "kind": buildcache.Pack, "key": "", "inputs": packInputs(diff), "result": d,
+			"version": buildcache.FormatVersion, "kind": buildcache.Pack, "key": "", "inputs": in, "result": d,
 		}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		key := string(packInputs(diff).Key(buildcache.Pack))
+		key := string(in.Key(buildcache.Pack))
 		path := filepath.Join(state, "records", "pack", key[:2], key+".json")
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			t.Fatal(err)

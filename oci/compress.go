@@ -35,8 +35,8 @@ const (
 	zstdLevel, zstdMost = 3, 22
 )
 
-// check fills in the defaults and refuses what there is not.
-func (c Compression) check(level int) (Compression, int, error) {
+// Check fills in the defaults, Gzip and a level of 0, and refuses what there is not.
+func (c Compression) Check(level int) (Compression, int, error) {
 	usual, most := 0, 0
 	switch c {
 	case Gzip, "":
@@ -54,6 +54,12 @@ func (c Compression) check(level int) (Compression, int, error) {
 		return c, 0, fmt.Errorf("%s has no compression level %d: use 1 to %d", c, level, most)
 	}
 	return c, level, nil
+}
+
+// DefaultLevel tells whether a level is the compression's default.
+func (c Compression) DefaultLevel(level int) bool {
+	_, usual, err := c.Check(0)
+	return err == nil && level == usual
 }
 
 // mediaType returns a layer's media type.

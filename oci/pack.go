@@ -59,7 +59,7 @@ func (s *Store) Pack(ctx context.Context, dir string, o PackOptions) (Packed, er
 }
 
 func (s *Store) pack(ctx context.Context, dir string, o PackOptions) (Packed, error) {
-	compression, level, err := o.Compression.check(o.Level)
+	compression, level, err := o.Compression.Check(o.Level)
 	if err != nil {
 		return Packed{}, err
 	}

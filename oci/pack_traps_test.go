@@ -237,7 +237,7 @@ func TestCompressionDoesNotDependOnWrites(t *testing.T) {
 		var first digest.Digest
 		for _, most := range []int{len(content), 10_000, 3 << 20} {
 			d := digest.SHA256.Digester()
-			_, level, err := c.check(0)
+			_, level, err := c.Check(0)
 			must(t, err)
 			w := newBlockWriter(d.Hash(), c, level, newCores(2), nil)
 			for rest := content; len(rest) > 0; {

@@ -257,6 +257,8 @@ func addStackerfileFlags(cmd *cobra.Command, file *string, load *layers.Options)
 func addManifestFlags(cmd *cobra.Command, o *build.Options) {
 	flags := cmd.Flags()
 	flags.StringArrayVar(&o.LayerTypes, "layer-type", nil, "the type of images' layers: `tar`, squashfs or erofs, whose tags end in -squashfs and -erofs; repeatable")
+	flags.StringVar((*string)(&o.Compression), "compression-format", "gzip", "how tar layers are compressed: `gzip`, zstd or none; a base's stay as they are")
+	flags.IntVar(&o.CompressionLevel, "compression-level", 0, "1 to 9 of gzip, 1 to 22 of zstd (default: 6 of gzip, 3 of zstd)")
 	flags.BoolVar(&o.NoVerity, "no-verity", false, "append no dm-verity data to squashfs and erofs layers")
 	flags.StringVar(&o.AnnotationsNamespace, "annotations-namespace", "", "what the annotations begin with that say the git version and the stackerfile of an image, such as `io.stackeroci` (default: that with --timestamps now, otherwise there are none)")
 }
