@@ -2,13 +2,13 @@ package build
 
 import (
 	"os"
-	"slices"
 
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/layers"
 )
 
-// current is what the last builds of all layers have, by id and by digest.
+// current is what the last builds of all layers have: ids, digests, and the keys of
+// records.
 type current map[string]bool
 
 // markCurrent marks the items that the last build of some layer has, of
@@ -16,25 +16,22 @@ type current map[string]bool
 // trees. Downloads are current while they are what a URL gave last.
 func (v *inventory) markCurrent() {
 	now := current{}
-	byID := make(map[string]*record, len(v.records))
-	for _, r := range v.records {
-		byID[r.id()] = r
-	}
 	there := map[string]bool{} // stackerfiles
 	for _, last := range v.last {
 		if _, known := there[last.stackerfile]; !known {
 			_, err := os.Lstat(last.stackerfile)
 			there[last.stackerfile] = err == nil || layers.IsURL(last.stackerfile)
 		}
-		if !there[last.stackerfile] {
-			continue
-		}
-		for _, id := range last.records {
-			if r := byID[id]; r != nil {
-				now[id] = true
-				now.add(r.inputs)
-				now.add(r.results)
+		if there[last.stackerfile] {
+			for _, key := range last.keys {
+				now[string(key)] = true
 			}
+		}
+	}
+	for _, r := range v.records {
+		if now[string(r.key)] {
+			now.add(r.inputs)
+			now.add(r.results)
 		}
 	}
 	for _, i := range v.items {
@@ -54,38 +51,41 @@ func (v *inventory) markCurrent() {
 	}
 	v.addSmaller(now)
 	for _, i := range v.items {
-		i.current = i.current || now[i.ID]
+		i.current = i.current || now[i.ID] || i.Type == KindRecord && now[i.usageID]
 		for _, b := range i.blobs {
 			i.current = i.current || now[string(b.Digest)]
 		}
 	}
 }
 
-func (c current) add(ids []string) {
-	for _, id := range ids {
-		c[id] = true
+func (c current) add(all digests) {
+	for d := range all.all() {
+		c[string(d)] = true
 	}
 }
 
 // addSmaller adds the records of what is smaller than a layer: those that were
 // made of something current, and bases.
 func (v *inventory) addSmaller(now current) {
-	isNow := func(id string) bool { return now[id] }
-	var more []string
+	var more []*record
 	for _, r := range v.records {
+		from := r.inputs
 		switch r.kind {
 		case buildcache.Digest, buildcache.Pack:
-			if !slices.ContainsFunc(r.inputs, isNow) {
-				continue
-			}
 		case buildcache.Resolve:
-			if len(r.results) != 1 || !now[r.results[0]] {
-				continue
-			}
+			from = r.results
 		default:
 			continue
 		}
-		more = append(append(more, r.id()), r.results...)
+		for d := range from.all() {
+			if now[string(d)] {
+				more = append(more, r)
+				break
+			}
+		}
 	}
-	now.add(more)
+	for _, r := range more {
+		now[string(r.key)] = true
+		now.add(r.results)
+	}
 }

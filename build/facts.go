@@ -1,13 +1,11 @@
 package build
 
 import (
-	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
+	"hash/crc32"
+	"iter"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 	"unsafe"
@@ -17,37 +15,47 @@ import (
 
 // facts are what was read of the many small files of a state folder, so that who
 // takes an inventory again only looks whether they are still the same files: by
-// their inodes and ctimes, as the stat index does for imports. They are a hint,
-// rebuilt from the files when they are missing or damaged, and never what
-// something is removed for: who removes a thing looks at it first.
+// the inodes and ctimes of the folders they are in, and of their own where a folder
+// has changed, as the stat index does for imports. They are a hint, rebuilt from
+// the files when they are missing or damaged, and never what something is removed
+// for: who removes a thing looks at it first.
 //
 // They lie in one file, which is replaced as a whole. Of several processes the
 // last one wins. It is not synced: its checksum tells what a power cut left.
 //
-//	"lbfacts1\n", facts, sha256 of all before it
+//	"lbfacts2\n", folders, CRC-32C of all before it
 //
-// A fact is the name of its file, its inode and ctime, and words, each preceded
-// by its length and the words by their number, all numbers as uvarints.
+// A folder is its name, its inode and ctime, the number of its files, and their
+// facts as one text; a fact is the name of its file, the file's inode and ctime, and
+// a text that only who noted it understands. All numbers are uvarints, and before
+// each text stands its length.
 type facts struct {
 	state string
 	begun time.Time
-	old   map[string]*fact // as they were
+	old   map[string]known // by the names of their folders, as they were
 
-	mu    sync.Mutex
-	fresh map[string]*fact
+	mu     sync.Mutex
+	now    map[string]known
+	looked int // how many files had to be looked at
+}
+
+// known are the facts about the files in one folder.
+type known struct {
+	stamp buildcache.Stamp // of the folder; zero if files may have changed without it
+	count int
+	files string
 }
 
 // A fact is what was read of a file that looked like this.
 type fact struct {
-	inode   uint64
-	changed int64 // ctime, in nanoseconds since 1970
-	words   []string
-	found   bool
+	name  string // in its folder
+	stamp buildcache.Stamp
+	says  string
 }
 
 const (
 	factsName = "usage/facts"
-	factsHead = "lbfacts1\n"
+	factsHead = "lbfacts2\n"
 
 	// factsGrain is more than the distance of two ctimes that a local filesystem
 	// tells apart. What changed within it before it was read may change again
@@ -56,177 +64,177 @@ const (
 )
 
 func openFacts(state string) *facts {
-	f := &facts{state: state, begun: time.Now(), fresh: map[string]*fact{}}
+	f := &facts{state: state, begun: time.Now(), now: map[string]known{}}
 	data, _ := os.ReadFile(filepath.Join(state, factsName))
 	f.old = decodeFacts(data)
 	return f
 }
 
-// find returns what is known of a file that looks like this. Several goroutines
-// may call it, each for files of its own.
-func (f *facts) find(name string, inode uint64, changed int64) ([]string, bool) {
-	at := f.old[name]
-	if at == nil || at.inode != inode || at.changed != changed {
-		return nil, false
-	}
-	at.found = true
-	return at.words, true
-}
-
-// note keeps what was read of a file that find did not know.
-func (f *facts) note(name string, inode uint64, changed int64, words []string) {
-	if changed >= f.begun.Add(-factsGrain).UnixNano() {
-		return
+// find returns what is known of a folder that looks like this; false if it has
+// changed: a file came, went or was replaced.
+func (f *facts) find(folder string, stamp buildcache.Stamp) (known, bool) {
+	k, ok := f.old[folder]
+	if !ok || k.stamp != stamp {
+		return k, false
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.fresh[name] = &fact{inode: inode, changed: changed, words: words}
+	f.now[folder] = k
+	return k, true
 }
 
-// recall calls use with each file in some folders of the cache, and the words that
-// read finds in it, if any. Files that were read before are not read again, and in
-// a folder that has not changed since they are not even looked at: none of them
-// came, went or was replaced.
-func (f *facts) recall(c *buildcache.Cache, folders []buildcache.Folder, read func(list []buildcache.Entry, found func(buildcache.Entry, []string)) error, use func(buildcache.Entry, []string)) error {
-	var unread []buildcache.Entry
+// note keeps what was read of a folder that find did not know. What is too young to
+// be believed is read again the next time.
+func (f *facts) note(folder string, stamp buildcache.Stamp, files []fact) known {
+	young := f.begun.Add(-factsGrain).UnixNano()
+	if stamp.Changed >= young {
+		stamp = buildcache.Stamp{}
+	}
+	var b []byte
+	for _, at := range files {
+		if at.stamp.Changed >= young {
+			at.stamp, stamp = buildcache.Stamp{}, buildcache.Stamp{}
+		}
+		b = appendStamp(appendText(b, at.name), at.stamp)
+		b = appendText(b, at.says)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.now[folder] = known{stamp, len(files), string(b)}
+	f.looked += len(files)
+	return f.now[folder]
+}
+
+// recall calls use with each file in some folders of the cache, its size and time as
+// numbers, and the texts that read finds in it, if any. Files that were read before
+// are not read again, and in a folder that has not changed since they are not even
+// looked at.
+func (f *facts) recall(c *buildcache.Cache, folders []buildcache.Folder, read reader, use func(folder buildcache.Folder, file string, r *factReader)) error {
 	for _, folder := range folders {
-		if files, ok := f.inFolder(folder); ok {
-			for _, file := range files {
-				use(file.entry, file.words)
-			}
-			continue
-		}
-		entries, err := c.Files(folder)
-		if err != nil {
-			return err
-		}
-		var names []string
-		for _, e := range entries {
-			names = append(names, e.Name)
-			if words, ok := f.find(e.Name, e.Inode, e.Changed); ok && len(words) >= 2 {
-				use(e, words[2:])
-			} else {
-				unread = append(unread, e)
+		k, same := f.find(folder.Name, folder.Stamp)
+		if !same {
+			var err error
+			if k, err = f.look(c, folder, k, read); err != nil {
+				return err
 			}
 		}
-		f.note(folder.Name, folder.Inode, folder.Changed, names)
-	}
-	var one sync.Mutex
-	said := map[string][]string{}
-	err := read(unread, func(e buildcache.Entry, words []string) {
-		one.Lock()
-		defer one.Unlock()
-		said[e.Name] = words
-	})
-	for _, e := range unread {
-		words := said[e.Name]
-		f.note(e.Name, e.Inode, e.Changed, append(texts(e.Disk, e.Time), words...))
-		use(e, words)
-	}
-	return err
-}
-
-// A knownFile is a file in a folder that has not changed.
-type knownFile struct {
-	entry buildcache.Entry
-	words []string
-}
-
-// inFolder returns the files in a folder that has not changed; false if it has, or
-// something is not known of all of them.
-func (f *facts) inFolder(folder buildcache.Folder) ([]knownFile, bool) {
-	names, same := f.find(folder.Name, folder.Inode, folder.Changed)
-	if !same {
-		return nil, false
-	}
-	files := make([]knownFile, len(names))
-	for i, name := range names {
-		at := f.old[name]
-		if at == nil || len(at.words) < 2 {
-			return nil, false
+		for at := range k.all() {
+			use(folder, at.name, &factReader{left: at.says})
 		}
-		n, ok := numbers(at.words[:2])
-		if !ok {
-			return nil, false
-		}
-		at.found = true
-		files[i] = knownFile{buildcache.Entry{Name: name, Disk: n[0], Time: n[1]}, at.words[2:]}
 	}
-	return files, true
+	return nil
 }
 
-// store keeps the facts that were found or noted, if that pays: for one in fifty.
+// A reader reads files, some at a time, and calls found with the texts that are to
+// be remembered of each.
+type reader func(files []buildcache.Entry, found func(file buildcache.Entry, texts ...string)) error
+
+// look reads the files in a folder that are not as they were.
+func (f *facts) look(c *buildcache.Cache, folder buildcache.Folder, was known, read reader) (known, error) {
+	entries, err := c.Files(folder)
+	if err != nil {
+		return known{}, err
+	}
+	before := map[string]fact{}
+	for at := range was.all() {
+		before[at.name] = at
+	}
+	files := make([]fact, len(entries))
+	others := map[string]*fact{}
+	var unread []buildcache.Entry
+	for n, e := range entries {
+		if files[n] = before[e.Name]; files[n].stamp != e.Stamp {
+			files[n] = fact{e.Name, e.Stamp, saying([]int64{e.Disk, e.Time})}
+			others[e.Name] = &files[n]
+			unread = append(unread, e)
+		}
+	}
+	err = read(unread, func(e buildcache.Entry, texts ...string) { others[e.Name].says += saying(nil, texts...) })
+	return f.note(folder.Name, folder.Stamp, files), err
+}
+
+// store keeps the facts, if that pays: when one file in fifty had to be looked at.
 // What cannot be stored costs time later and nothing else.
 func (f *facts) store() {
-	other := len(f.fresh)
-	for _, at := range f.old {
-		if !at.found {
-			other++ // it is gone, or was changed
-		}
+	all := 0
+	for _, k := range f.now {
+		all += k.count
 	}
-	if other == 0 || other*50 < len(f.old) {
+	if f.looked == 0 || f.looked*50 < all {
 		return
-	}
-	for name, at := range f.old {
-		if at.found {
-			f.fresh[name] = at
-		}
 	}
 	tmp, err := os.CreateTemp(filepath.Join(f.state, "tmp"), "facts-")
 	if err != nil {
 		return
 	}
 	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(encodeFacts(f.fresh))
+	_, err = tmp.Write(encodeFacts(f.now))
 	if closed := tmp.Close(); err == nil && closed == nil {
 		_ = os.Rename(tmp.Name(), filepath.Join(f.state, factsName))
 	}
 }
 
-func encodeFacts(all map[string]*fact) []byte {
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func encodeFacts(all map[string]known) []byte {
 	b := []byte(factsHead)
-	text := func(s string) { b = append(binary.AppendUvarint(b, uint64(len(s))), s...) }
-	for name, at := range all {
-		text(name)
-		b = binary.AppendUvarint(b, at.inode)
-		b = binary.AppendUvarint(b, uint64(at.changed))
-		b = binary.AppendUvarint(b, uint64(len(at.words)))
-		for _, word := range at.words {
-			text(word)
-		}
+	for name, k := range all {
+		b = appendStamp(appendText(b, name), k.stamp)
+		b = appendText(binary.AppendUvarint(b, uint64(k.count)), k.files)
 	}
-	sum := sha256.Sum256(b)
-	return append(b, sum[:]...)
+	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
 
 // decodeFacts returns nothing for what is damaged.
-func decodeFacts(data []byte) map[string]*fact {
-	body := len(data) - sha256.Size
-	if body <= len(factsHead) || !strings.HasPrefix(string(data[:len(factsHead)]), factsHead) {
+func decodeFacts(data []byte) map[string]known {
+	body := len(data) - crc32.Size
+	if body <= len(factsHead) || string(data[:len(factsHead)]) != factsHead || binary.BigEndian.Uint32(data[body:]) != crc32.Checksum(data[:body], castagnoli) {
 		return nil
 	}
-	if sum := sha256.Sum256(data[:body]); !bytes.Equal(sum[:], data[body:]) {
-		return nil
-	}
-	// The words are parts of data, and lie in one array. Its size, and the map's, are
-	// what they are as a rule: to grow would take twice as long.
-	r := factReader{left: unsafe.String(&data[len(factsHead)], body-len(factsHead))}
-	all := make(map[string]*fact, body/128)
-	words := make([]string, 0, body/24)
+	all := map[string]known{}
+	r := factReader{left: unsafe.String(&data[len(factsHead)], body-len(factsHead))} // data is not changed from here on
 	for r.left != "" {
 		name := r.text()
-		at := &fact{inode: r.number(), changed: int64(r.number())}
-		first := len(words)
-		for n := r.number(); n > 0 && !r.damaged; n-- {
-			words = append(words, r.text())
+		k := known{stamp: r.stamp(), count: int(r.number()), files: r.text()}
+		if r.damaged || k.count < 0 || k.count > len(k.files) {
+			return nil
 		}
-		at.words = words[first:len(words):len(words)]
-		all[name] = at
-	}
-	if r.damaged {
-		return nil
+		all[name] = k
 	}
 	return all
+}
+
+// all are the facts, in the order they were noted in.
+func (k known) all() iter.Seq[fact] {
+	return func(yield func(fact) bool) {
+		r := factReader{left: k.files}
+		for r.left != "" {
+			at := fact{r.text(), r.stamp(), r.text()}
+			if r.damaged || !yield(at) {
+				return
+			}
+		}
+	}
+}
+
+// saying makes a fact of numbers and texts. A factReader returns them in their order.
+func saying(numbers []int64, texts ...string) string {
+	var b []byte
+	for _, n := range numbers {
+		b = binary.AppendUvarint(b, uint64(n))
+	}
+	for _, s := range texts {
+		b = appendText(b, s)
+	}
+	return string(b)
+}
+
+func appendText(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+func appendStamp(b []byte, s buildcache.Stamp) []byte {
+	return binary.AppendUvarint(binary.AppendUvarint(b, s.Inode), uint64(s.Changed))
 }
 
 // A factReader reads from the beginning of what is left; nothing, if that makes
@@ -236,14 +244,14 @@ type factReader struct {
 	damaged bool
 }
 
-func (r *factReader) number() (n uint64) {
+func (r *factReader) number() (n int64) {
 	for shift := 0; shift < 64; shift += 7 {
 		if r.left == "" {
 			break
 		}
 		c := r.left[0]
 		r.left = r.left[1:]
-		if n |= uint64(c&0x7f) << shift; c < 0x80 {
+		if n |= int64(c&0x7f) << shift; c < 0x80 {
 			return n
 		}
 	}
@@ -253,7 +261,7 @@ func (r *factReader) number() (n uint64) {
 
 func (r *factReader) text() string {
 	n := r.number()
-	if n > uint64(len(r.left)) {
+	if n < 0 || n > int64(len(r.left)) {
 		r.left, r.damaged = "", true
 		return ""
 	}
@@ -262,21 +270,6 @@ func (r *factReader) text() string {
 	return s
 }
 
-// texts and numbers turn numbers into words and back.
-func texts(all ...int64) (words []string) {
-	for _, n := range all {
-		words = append(words, strconv.FormatInt(n, 10))
-	}
-	return words
-}
-
-func numbers(words []string) (all [6]int64, ok bool) {
-	for i, word := range words {
-		n, err := strconv.ParseInt(word, 10, 64)
-		if err != nil {
-			return all, false
-		}
-		all[i] = n
-	}
-	return all, true
+func (r *factReader) stamp() buildcache.Stamp {
+	return buildcache.Stamp{Inode: uint64(r.number()), Changed: r.number()}
 }

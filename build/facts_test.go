@@ -1,13 +1,16 @@
 package build
 
 import (
-	"crypto/sha256"
+	"encoding/binary"
+	"hash/crc32"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/layerbuild/layerbuild/buildcache"
 )
 
 // TestFacts asks what a state folder holds with facts that are missing, damaged,
@@ -33,8 +36,12 @@ func TestFacts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := len(decodeFacts(good)); n <= 120 {
-		t.Errorf("%d facts about 60 snapshots, 60 records and their folders", n)
+	count := 0
+	for _, k := range decodeFacts(good) {
+		count += k.count
+	}
+	if count != 180 {
+		t.Errorf("%d facts about 60 snapshots, 60 blobs and 60 records", count)
 	}
 	for name, data := range map[string][]byte{
 		"good": good, "cut": good[:len(good)/2], "empty": {}, "flipped": append([]byte{good[0] ^ 1}, good[1:]...), "none": nil,
@@ -53,12 +60,15 @@ func TestFacts(t *testing.T) {
 
 	// They are believed while the file is the same, and no longer.
 	all := decodeFacts(must(os.ReadFile(path)))
-	var id string
-	for name, at := range all {
-		if filepath.Dir(name) == "." && len(at.words) == 10 {
-			at.words[2], id = "1000000", name
-		}
-	}
+	k := all[snapshotsFolder]
+	files := slices.Collect(k.all())
+	r := factReader{left: files[30].says}
+	r.number()
+	r.number()
+	r.number()
+	files[30].says = saying([]int64{1, 1, 1000000}) + r.left
+	all[snapshotsFolder] = openFacts(state).note(snapshotsFolder, k.stamp, files)
+	id := "sha256:" + files[30].name
 	if err := os.WriteFile(path, encodeFacts(all), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -79,21 +89,35 @@ func TestFacts(t *testing.T) {
 	if got := sizes()["layer "+id]; got >= 1000000 {
 		t.Error("facts of another file are used")
 	}
+	if err := os.Remove(filepath.Join(filepath.Dir(file), "fs")); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // it is not remembered as sound, nor forgotten
+		if _, corrupt := sizes()["corrupt "+id]; !corrupt {
+			t.Error("a snapshot whose fs is gone is not noticed")
+		}
+	}
 }
 
 // FuzzFacts reads whatever has a good checksum.
 func FuzzFacts(f *testing.F) {
-	one := encodeFacts(map[string]*fact{"a": {inode: 1, changed: 2, words: []string{"", "b"}}})
-	f.Add(one[len(factsHead) : len(one)-sha256.Size])
+	f.Add(sealed(encodeFacts(map[string]known{"a": {buildcache.Stamp{Inode: 1, Changed: 2}, 1, "\x01b\x03\x04\x01c"}})))
+	f.Add([]byte("\x01a\x01\x02\xff\xff\xff\xff\xff\xff\xff\xff\x7f"))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		data := append([]byte(factsHead), body...)
-		sum := sha256.Sum256(data)
-		all := decodeFacts(append(data, sum[:]...))
-		again := decodeFacts(encodeFacts(all))
-		for name, at := range all {
-			if b := again[name]; b == nil || b.inode != at.inode || b.changed != at.changed || !slices.Equal(b.words, at.words) {
-				t.Fatalf("%q: %v, then %v", name, at, b)
+		all := decodeFacts(binary.BigEndian.AppendUint32(data, crc32.Checksum(data, castagnoli)))
+		if again := decodeFacts(encodeFacts(all)); !maps.Equal(again, all) {
+			t.Fatalf("%v, then %v", all, again)
+		}
+		for _, k := range all {
+			for at := range k.all() {
+				r := factReader{left: at.says}
+				r.number()
+				r.text()
 			}
 		}
 	})
 }
+
+// sealed returns what the checksum of facts is about.
+func sealed(data []byte) []byte { return data[len(factsHead) : len(data)-crc32.Size] }

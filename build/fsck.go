@@ -104,15 +104,16 @@ func (f *fsck) files(ctx context.Context) error {
 // snapshots checks what is known of each snapshot, that its parent is there, and
 // perhaps its files.
 func (f *fsck) snapshots(ctx context.Context) error {
-	listing, err := f.rooms.snapshots.List(ctx, nil)
+	listing, err := f.rooms.snapshots.List(ctx, overlay.Listing{})
 	if err == nil && f.ReadData {
 		err = f.readEpochs(ctx)
 	}
 	if err != nil {
 		return err
 	}
-	for id, snap := range listing.Snapshots {
+	for _, snap := range listing.Snapshots {
 		f.checked++
+		id := snap.ID
 		problem := snap.Err
 		if problem == nil && snap.Parent != "" && !f.rooms.snapshots.Has(snap.Parent) {
 			problem = fmt.Errorf("what it stands on, %s, is gone or damaged", snap.Parent)
@@ -278,6 +279,9 @@ func (f *fsck) sources(ctx context.Context) error {
 			}
 			f.fault(kind, string(s.Digest), err, func() error { return f.rooms.sources.Remove(s) })
 		}
+	}
+	if f.Repair {
+		return f.rooms.sources.DropHints()
 	}
 	return nil
 }

@@ -1,7 +1,6 @@
 package build
 
 import (
-	"crypto/sha256"
 	"strings"
 	"testing"
 )
@@ -20,21 +19,5 @@ func FuzzParseSecret(f *testing.F) {
 			t.Errorf("%v", err)
 		}
 		_, _ = ParseSecretKey(text)
-	})
-}
-
-// Whatever the file of facts holds, it can be read.
-func FuzzDecodeFacts(f *testing.F) {
-	whole := encodeFacts(map[string]*fact{"a/b": {inode: 1, changed: 2, words: []string{"c", ""}}})
-	f.Add(whole[len(factsHead) : len(whole)-sha256.Size])
-	f.Add([]byte("\x01a\x01\x02\xff\xff\xff\xff\xff\xff\xff\xff\x7f"))
-	f.Fuzz(func(t *testing.T, body []byte) {
-		data := append([]byte(factsHead), body...)
-		sum := sha256.Sum256(data)
-		all := decodeFacts(append(data, sum[:]...))
-		again := decodeFacts(encodeFacts(all))
-		if len(again) != len(all) {
-			t.Errorf("%d facts are %d when they are written again", len(all), len(again))
-		}
 	})
 }

@@ -1,14 +1,11 @@
 package build
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -62,16 +59,15 @@ type Item struct {
 	Holds  int   `json:"children"` // what stands on it
 
 	usageID string
-	gone    bool          // by a rule before
-	current bool          // the last build of some layer has it: see markCurrent
+	holding holding // nil if it has only blobs
+	blobs   []*blob
+	parent  *Item
+	grave   string        // the kind of its tombstone, which has usageID; "" without one
 	diff    digest.Digest // DiffID of a snapshot
 	top     digest.Digest // the highest layer of the base that this is the manifest of
-	blobs   []*blob
-	remove  func(ctx context.Context) error // all but the blobs
-	inUse   func() bool
-	locks   []uint64 // the inodes of all that is locked when it is in use, if that is known
-	grave   string   // the kind of its tombstone, which has usageID; "" without one
-	parent  *Item
+	current bool          // the last build of some layer has it: see markCurrent
+	gone    bool          // by a rule before
+	turn    int           // when a rule removes it, from 1; 0 if it does not
 }
 
 // Bytes is what the item takes on disk.
@@ -89,7 +85,7 @@ type inventory struct {
 	last    []lastBuild
 	imports []imports.Stored
 	listing *overlay.Listing
-	stored  []oci.Stored
+	stored  []blob
 	shared  map[digest.Digest]bool // the blobs of all OCI layouts that builds wrote to
 	usage   map[string]buildcache.Usage
 
@@ -112,42 +108,39 @@ type Other struct {
 
 // take lists all that the rooms hold, without waiting for those who use it.
 func (r *rooms) take(ctx context.Context) (*inventory, error) {
-	// All that is read here stays: to look for garbage is a quarter of the time.
-	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	v := &inventory{rooms: r}
 	if err := v.read(ctx); err != nil {
 		return nil, err
 	}
 	v.facts.store()
-	v.addBlobs()
-	v.addSnapshots()
-	v.addLooseBlobs()
-	v.addImports()
-	v.addRecords()
-	for _, add := range []func(context.Context) error{v.addCaches, v.addCorrupt} {
-		if err := add(ctx); err != nil {
-			return nil, err
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return v.measureOther(ctx) })
+	group.Go(func() error {
+		v.addBlobs()
+		v.addSnapshots()
+		v.addLooseBlobs()
+		v.addImports()
+		v.addRecords()
+		if err := v.addCaches(ctx); err != nil {
+			return err
 		}
-	}
-	return v, v.measureOther(ctx)
+		return v.addCorrupt(ctx)
+	})
+	return v, group.Wait()
 }
 
 // read reads what each room has, all at the same time.
 func (v *inventory) read(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() (err error) { v.stored, err = v.blobs.Blobs(ctx); return err })
 	group.Go(func() (err error) { v.imports, err = v.sources.List(ctx); return err })
 	group.Go(func() (err error) { v.usage, err = v.cache.Usage(); return err })
 	group.Go(func() (err error) { v.shared, err = v.sharedBlobs(); return err })
 	v.facts = openFacts(v.state)
-	group.Go(func() (err error) { v.listing, err = v.snapshots.List(ctx, v.knownSnapshot); return err })
+	group.Go(func() error { return v.readSnapshots(ctx) })
 	group.Go(func() error { return v.readRecords(ctx) })
 	group.Go(func() error { return v.readLastBuilds(ctx) })
-	err := group.Wait()
-	if err == nil {
-		v.noteSnapshots()
-	}
-	return err
+	group.Go(func() error { return v.readBlobs(ctx) })
+	return group.Wait()
 }
 
 // sharedBlobs are the blobs of all OCI layouts that builds wrote to.
@@ -178,20 +171,25 @@ func (r *rooms) sharedBlobs() (map[digest.Digest]bool, error) {
 func (v *inventory) addBlobs() {
 	v.byDigest = make(map[digest.Digest]*blob, len(v.stored))
 	v.forms = make(map[digest.Digest][]*blob, len(v.stored))
-	for _, b := range v.stored {
-		v.byDigest[b.Digest] = &blob{Stored: b}
+	for n := range v.stored {
+		v.byDigest[v.stored[n].Digest] = &v.stored[n]
 	}
 	for _, r := range v.records {
 		if r.kind != buildcache.Pack {
 			continue
 		}
-		for _, diff := range r.inputs {
-			for _, blob := range r.results {
-				v.pair(digest.Digest(diff), digest.Digest(blob))
+		for diff := range r.inputs.all() {
+			for packed := range r.results.all() {
+				v.pair(diff, packed)
 			}
 		}
 	}
-	loose := slices.DeleteFunc(v.stored, func(b oci.Stored) bool { return v.byDigest[b.Digest].isLayer })
+	var loose []oci.Stored
+	for _, b := range v.stored {
+		if !b.isLayer {
+			loose = append(loose, b.Stored)
+		}
+	}
 	for _, base := range v.blobs.Bases(loose) {
 		v.addBase(base)
 	}
@@ -228,7 +226,6 @@ func (v *inventory) addBase(base oci.StoredBase) {
 func (v *inventory) add(i *Item, hex string, blobs ...*blob) {
 	i.blobs = blobs
 	for _, b := range blobs {
-		i.locks = append(i.locks, b.Inode)
 		i.Shared = i.Shared || v.shared[b.Digest]
 		if b.users == 0 {
 			i.Blob += b.Disk
@@ -247,17 +244,12 @@ func (v *inventory) add(i *Item, hex string, blobs ...*blob) {
 }
 
 func (v *inventory) addSnapshots() {
-	snaps := slices.SortedFunc(maps.Values(v.listing.Snapshots), func(a, b *overlay.Listed) int { return cmp.Compare(a.ID, b.ID) })
-	byID := make(map[digest.Digest]*Item, len(snaps))
-	for _, snap := range snaps {
-		id := snap.ID
+	first := len(v.items)
+	for _, snap := range v.listing.Snapshots {
 		i := &Item{
-			ID: id.String(), Type: snap.Kind, Description: snap.Description, Parent: snap.Parent.String(),
-			Created: snap.Created, Size: snap.Disk, Inodes: snap.DiskInodes, Holds: snap.Children, diff: snap.DiffID,
-			locks:  []uint64{snap.Inode},
-			inUse:  func() bool { return v.snapshots.InUse(id) },
-			remove: func(ctx context.Context) error { return v.snapshots.RemoveListed(ctx, v.listing, id) },
-			grave:  buildcache.BurySnapshot,
+			ID: string(snap.ID), Type: snap.Kind, Description: snap.Description, Parent: string(snap.Parent),
+			Created: snap.Created, Size: snap.Disk, Inodes: snap.DiskInodes, Holds: snap.Children,
+			holding: snapshot{snap}, grave: buildcache.BurySnapshot, diff: snap.DiffID,
 		}
 		switch {
 		case snap.Err != nil:
@@ -265,38 +257,32 @@ func (v *inventory) addSnapshots() {
 		case !slices.Contains(Kinds(), i.Type): // of an earlier layerbuild
 			i.Type = KindLayer
 		}
-		v.add(i, id.Encoded(), v.forms[snap.DiffID]...)
-		byID[id] = i
+		v.add(i, snap.ID.Encoded(), v.forms[snap.DiffID]...)
 	}
-	for _, snap := range snaps {
-		byID[snap.ID].parent = byID[snap.Parent]
+	item := func(id digest.Digest) *Item {
+		if snap := v.listing.Find(id); snap != nil {
+			return v.items[first+snap.Place]
+		}
+		return nil
 	}
-	for _, kept := range v.listing.Kept {
+	for _, snap := range v.listing.Snapshots {
+		v.items[first+snap.Place].parent = item(snap.Parent)
+	}
+	for _, k := range v.listing.Kept {
 		v.add(&Item{
-			ID: kept.Name, Type: KindFailed, Description: kept.Description, Parent: kept.Parent.String(),
-			Created: kept.Time, Size: kept.Size, Inodes: kept.Inodes, Mut: true, parent: byID[kept.Parent],
-			inUse: func() bool { return v.snapshots.KeptInUse(kept.Name) },
-			remove: func(context.Context) error {
-				err := v.snapshots.RemoveKept(kept.Name)
-				if err == nil {
-					v.listing.DropKept(kept.Name)
-				}
-				return err
-			},
-		}, kept.Name)
+			ID: k.Name, Type: KindFailed, Description: k.Description, Parent: string(k.Parent),
+			Created: k.Time, Size: k.Size, Inodes: k.Inodes, Mut: true, holding: kept(k.Name), parent: item(k.Parent),
+		}, k.Name)
 	}
 }
 
 // addLooseBlobs adds the layers that are packed, but not on disk.
 func (v *inventory) addLooseBlobs() {
-	var loose []*blob
-	for _, b := range v.byDigest {
-		if b.users == 0 {
-			loose = append(loose, b)
+	for n := range v.stored {
+		b := &v.stored[n]
+		if b.users > 0 {
+			continue
 		}
-	}
-	slices.SortFunc(loose, func(a, b *blob) int { return cmp.Compare(a.Digest, b.Digest) })
-	for _, b := range loose {
 		kind := KindBase
 		if b.isLayer {
 			kind = KindLayer
@@ -309,12 +295,10 @@ func (v *inventory) addLooseBlobs() {
 }
 
 func (v *inventory) addImports() {
-	for _, s := range v.imports {
+	for n, s := range v.imports {
 		i := &Item{
 			ID: s.Digest.String(), Type: KindTree, Created: time.Unix(s.Time, 0), Size: s.Disk, Inodes: s.Inodes,
-			locks:  s.Locks,
-			inUse:  func() bool { return v.sources.InUse(s) },
-			remove: func(context.Context) error { return v.sources.Remove(s) },
+			holding: stored{&v.imports[n]},
 		}
 		if s.Download {
 			i.Type, i.Description, i.current = KindDownload, s.URL, s.URL != ""
@@ -330,25 +314,21 @@ func (v *inventory) addRecords() {
 			grave = string(r.kind)
 		}
 		v.add(&Item{
-			ID: r.id(), Type: KindRecord, Description: string(r.kind) + " step",
-			Created: time.Unix(r.time, 0), Size: r.disk, Inodes: 1,
-			remove: func(context.Context) error { return v.cache.RemoveRecord(r.kind, r.key) },
-			grave:  grave,
+			ID: string(r.kind) + "/" + string(r.key), Type: KindRecord, Description: string(r.kind) + " step",
+			Created: time.Unix(r.time, 0), Size: r.disk, Inodes: 1, holding: r, grave: grave,
 		}, string(r.key))
 	}
 }
 
 // addCaches adds the caches of steps. They change as steps run, so they are measured.
 func (v *inventory) addCaches(ctx context.Context) error {
-	stored, err := v.caches.List()
+	all, err := v.caches.List()
 	if err != nil {
 		return err
 	}
-	for _, c := range stored {
+	for n, c := range all {
 		i := &Item{
-			ID: c.Name, Type: KindCache, Description: "cache mount " + c.ID, Created: c.Created, Mut: true, locks: []uint64{c.Inode},
-			inUse:  func() bool { return v.caches.InUse(c.Name) },
-			remove: func(context.Context) error { return v.caches.Remove(c.Name) },
+			ID: c.Name, Type: KindCache, Description: "cache mount " + c.ID, Created: c.Created, Mut: true, holding: cacheMount{&all[n]},
 		}
 		switch {
 		case c.Err != nil:
@@ -380,7 +360,7 @@ func (v *inventory) addCorrupt(ctx context.Context) error {
 		paths = append(paths, in...)
 	}
 	for _, path := range paths {
-		i := &Item{ID: filepath.Base(path), Type: KindCorrupt, Description: "put aside", remove: func(context.Context) error { return os.RemoveAll(path) }}
+		i := &Item{ID: filepath.Base(path), Type: KindCorrupt, Description: "put aside", holding: aside(path)}
 		if info, err := os.Lstat(path); err == nil {
 			i.Created = info.ModTime()
 		}
@@ -401,19 +381,13 @@ func (v *inventory) lookInUse(ctx context.Context) error {
 		return err
 	}
 	for _, i := range v.items {
-		free := len(i.locks) > 0 && !slices.ContainsFunc(i.locks, func(ino uint64) bool { return locked[ino] != 0 })
-		if i.InUse = !free && v.isInUse(i); i.InUse {
+		if i.InUse = v.isInUse(i, locked); i.InUse {
 			for up := i.parent; up != nil && !up.InUse; up = up.parent {
 				up.InUse = true
 			}
 		}
 	}
 	return ctx.Err()
-}
-
-// isInUse tells whether some process uses an item itself.
-func (v *inventory) isInUse(i *Item) bool {
-	return i.inUse != nil && i.inUse() || slices.ContainsFunc(i.blobs, func(b *blob) bool { return v.blobs.InUse(b.Digest) })
 }
 
 // measureOther measures what is no item.

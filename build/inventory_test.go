@@ -6,12 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
+	"golang.org/x/sys/unix"
 
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/imports"
@@ -132,6 +133,78 @@ func TestMany(t *testing.T) {
 	}
 }
 
+// TestPruneListsOnce removes some things, and twice as many: no folder that all of
+// them are in, or named in, is listed more often for that.
+func TestPruneListsOnce(t *testing.T) {
+	few, many := listings(t, 40), listings(t, 80)
+	for folder, n := range few {
+		if n == 0 || many[folder] > n+2 {
+			t.Errorf("%s is listed %d times to remove 40 things, %d times for 80", folder, n, many[folder])
+		}
+	}
+}
+
+// listings prunes n snapshots and n trees, and counts how often folders are listed
+// for it. To be told apart in the queue of inotify(7), two listings need
+// something else between them: what is removed.
+func listings(t *testing.T, n int) map[string]int {
+	t.Helper()
+	state := manySnapshots(t, n)
+	folders := []string{"snapshots", "mirrors/latest", "statindex/trees", "layout/blobs/sha256", "trees/ab"}
+	for _, folder := range folders {
+		if err := os.MkdirAll(filepath.Join(state, folder), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range n {
+		tree := "ab" + digest.FromString(fmt.Sprint("tree", i)).Encoded()[2:]
+		err := os.WriteFile(filepath.Join(state, "trees/ab", tree), nil, 0o600)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(state, "mirrors/latest", fmt.Sprint(i)), []byte("sha256:"+tree), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	watched := map[int32]string{}
+	for _, folder := range folders {
+		wd, err := unix.InotifyAddWatch(fd, filepath.Join(state, folder), unix.IN_ACCESS|unix.IN_MOVED_FROM|unix.IN_DELETE)
+		if err != nil {
+			t.Fatal(err)
+		}
+		watched[int32(wd)] = folder
+	}
+	gone := 0
+	err = Prune(t.Context(), PruneOptions{StateDir: state, Rules: []Rule{{All: true}}, Removed: func(Removed) { gone++ }})
+	if err != nil || gone != 3*n { // with the records
+		t.Fatalf("%d of %d are gone: %v", gone, 3*n, err)
+	}
+	if left, err := os.ReadDir(filepath.Join(state, "mirrors/latest")); err != nil || len(left) > 0 {
+		t.Errorf("%d hints are left: %v", len(left), err)
+	}
+	counts := map[string]int{}
+	for buf := make([]byte, 64<<10); ; {
+		size, err := unix.Read(fd, buf)
+		if err == unix.EAGAIN {
+			return counts
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for rest := buf[:size]; len(rest) > 0; {
+			e := (*unix.InotifyEvent)(unsafe.Pointer(&rest[0]))
+			if rest = rest[unix.SizeofInotifyEvent+e.Len:]; e.Len == 0 && e.Mask&unix.IN_ACCESS != 0 {
+				counts[watched[e.Wd]]++
+			}
+		}
+	}
+}
+
 // TestRanks has the least recently and the least often used first.
 func TestRanks(t *testing.T) {
 	now := time.Now()
@@ -141,15 +214,8 @@ func TestRanks(t *testing.T) {
 	p := &pruner{now: now, inventory: &inventory{items: []*Item{
 		item("old and rare", 9, 1), item("old and frequent", 9, 9), item("new and rare", 1, 1), item("new and frequent", 1, 9), item("between", 5, 5),
 	}}}
-	q := p.candidates(Rule{All: true})
 	var ids []string
-	slices.SortFunc(q.ready, func(a, b *candidate) int {
-		if a.rank < b.rank {
-			return -1
-		}
-		return 1
-	})
-	for _, c := range q.ready {
+	for _, c := range p.candidates(Rule{All: true}) {
 		ids = append(ids, fmt.Sprintf("%s %.0f", c.ID, c.rank*10))
 	}
 	if ids[0] != "old and rare 0" || ids[4] != "new and frequent 20" {
@@ -184,7 +250,7 @@ func TestNeed(t *testing.T) {
 		{Rule{Reserved: Size{Bytes: 499}}, true},
 		{Rule{MaxUsed: Size{Bytes: 900}, Reserved: Size{Bytes: 1}}, false},
 	} {
-		if got := p.need(row.rule) != ""; got != row.want {
+		if got := p.goal(row.rule)() != ""; got != row.want {
 			t.Errorf("%+v: %v", row.rule, got)
 		}
 	}

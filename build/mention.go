@@ -2,65 +2,62 @@ package build
 
 import (
 	"context"
+	"iter"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/oci"
 	"github.com/layerbuild/layerbuild/overlay"
 )
 
-// A mention is the digests that a record names: what ties the items of a state
-// folder together.
-type mention struct {
-	inputs  []string // in its inputs, and the manifest of its base
-	results []string // in its result; of a rootfs record, the ids and DiffIDs of its layers
-}
+// digests are the sha256 digests that something mentions, one after the other: what
+// ties the items of a state folder together.
+type digests string
 
-// digestText finds digests in the inputs of a record.
+// digestText finds digests in a text.
 var digestText = regexp.MustCompile(`sha256:[0-9a-f]{64}`)
 
-func mentionOf(r *buildcache.Record) (m mention) {
+const digestSize = len("sha256:") + 64
+
+func digestsIn(text string) digests {
+	return digests(strings.Join(digestText.FindAllString(text, -1), ""))
+}
+
+func (d digests) all() iter.Seq[digest.Digest] {
+	return func(yield func(digest.Digest) bool) {
+		for ; len(d) >= digestSize && yield(digest.Digest(d[:digestSize])); d = d[digestSize:] {
+		}
+	}
+}
+
+// mentionedIn returns the digests in a record's inputs, with the manifest of its
+// base, and those in its result; of a rootfs record, the ids and DiffIDs of its layers.
+func mentionedIn(r *buildcache.Record) (inputs, results digests) {
 	for _, in := range r.Inputs {
-		m.inputs = append(m.inputs, digestText.FindAllString(in.Value, -1)...)
+		inputs += digestsIn(in.Value)
 	}
-	if r.Origin.Manifest != "" {
-		m.inputs = append(m.inputs, r.Origin.Manifest)
-	}
+	inputs += digestsIn(r.Origin.Manifest)
 	if r.Kind != buildcache.Rootfs {
-		m.results = digestText.FindAllString(string(r.Result), -1)
+		results = digestsIn(string(r.Result))
 	}
 	for _, layer := range layersOf(r) {
-		m.results = append(m.results, string(layer.id), string(layer.diff))
+		results += digestsIn(string(layer.id) + " " + string(layer.diff))
 	}
-	return m
-}
-
-// The words of a mention as a fact: "" stands between inputs and results.
-func (m mention) words() []string {
-	return slices.Concat(m.inputs, []string{""}, m.results)
-}
-
-func mentionIn(words []string) mention {
-	n := slices.Index(words, "")
-	if n < 0 {
-		return mention{}
-	}
-	return mention{words[:n], words[n+1:]}
+	return inputs, results
 }
 
 // A record is one of the state folder's.
 type record struct {
-	kind buildcache.Kind
-	key  buildcache.Key
-	mention
-	disk, time int64 // of its file
+	kind            buildcache.Kind
+	key             buildcache.Key
+	disk, time      int64   // of its file
+	inputs, results digests // that it mentions
 }
-
-// id is that of its item.
-func (r *record) id() string { return string(r.kind) + "/" + string(r.key) }
 
 // readRecords lists all records and what they mention.
 func (v *inventory) readRecords(ctx context.Context) error {
@@ -68,12 +65,15 @@ func (v *inventory) readRecords(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	read := func(list []buildcache.Entry, got func(buildcache.Entry, []string)) error {
-		return v.cache.Each(ctx, list, func(e buildcache.Entry, r *buildcache.Record) { got(e, mentionOf(r).words()) })
+	read := func(files []buildcache.Entry, found func(buildcache.Entry, ...string)) error {
+		return v.cache.Each(ctx, files, func(e buildcache.Entry, r *buildcache.Record) {
+			inputs, results := mentionedIn(r)
+			found(e, string(inputs), string(results))
+		})
 	}
-	return v.facts.recall(v.cache, folders, read, func(e buildcache.Entry, words []string) {
-		if kind, key, ok := e.Record(); ok {
-			v.records = append(v.records, &record{kind, key, mentionIn(words), e.Disk, e.Time})
+	return v.facts.recall(v.cache, folders, read, func(folder buildcache.Folder, file string, r *factReader) {
+		if kind, key, ok := folder.Record(file); ok {
+			v.records = append(v.records, &record{kind, key, r.number(), r.number(), digests(r.text()), digests(r.text())})
 		}
 	})
 }
@@ -81,7 +81,7 @@ func (v *inventory) readRecords(ctx context.Context) error {
 // A lastBuild is the last build of one layer.
 type lastBuild struct {
 	stackerfile string
-	records     []string // the ids of their items
+	keys        []buildcache.Key // of its records
 }
 
 // readLastBuilds lists those of all layers of all stackerfiles.
@@ -90,44 +90,99 @@ func (v *inventory) readLastBuilds(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	read := func(list []buildcache.Entry, got func(buildcache.Entry, []string)) error {
-		return v.cache.EachLatest(ctx, list, func(e buildcache.Entry, l *buildcache.Latest) {
-			words := []string{l.Stackerfile}
-			for kind, key := range l.Keys {
-				words = append(words, string(kind)+"/"+string(key))
+	read := func(files []buildcache.Entry, found func(buildcache.Entry, ...string)) error {
+		return v.cache.EachLatest(ctx, files, func(e buildcache.Entry, l *buildcache.Latest) {
+			texts := []string{l.Stackerfile}
+			for _, key := range l.Keys {
+				texts = append(texts, string(key))
 			}
-			got(e, words)
+			found(e, texts...)
 		})
 	}
-	return v.facts.recall(v.cache, folders, read, func(_ buildcache.Entry, words []string) {
-		if len(words) > 0 {
-			v.last = append(v.last, lastBuild{words[0], words[1:]})
+	return v.facts.recall(v.cache, folders, read, func(_ buildcache.Folder, _ string, r *factReader) {
+		r.number() // size and time
+		r.number()
+		last := lastBuild{stackerfile: r.text()}
+		for r.left != "" {
+			last.keys = append(last.keys, buildcache.Key(r.text()))
 		}
+		v.last = append(v.last, last)
 	})
 }
 
-// knownSnapshot returns what is known of a snapshot without reading it.
-func (v *inventory) knownSnapshot(id digest.Digest, at overlay.Stamp) (l overlay.Listed, ok bool) {
-	words, ok := v.facts.find(string(id), at.Inode, at.Changed)
-	if !ok || len(words) != 10 {
-		return l, false
+// The folders of blobs and snapshots, as facts name them.
+const (
+	blobsFolder     = "layout/blobs/sha256"
+	snapshotsFolder = "snapshots"
+)
+
+// readBlobs lists all blobs. They are not looked at while none came or went.
+func (v *inventory) readBlobs(ctx context.Context) error {
+	inode, changed, err := v.blobs.Stamp()
+	if err != nil {
+		return err
 	}
-	n, ok := numbers(words[:6])
-	if !ok {
-		return l, false
+	stamp := buildcache.Stamp{Inode: inode, Changed: changed}
+	k, same := v.facts.find(blobsFolder, stamp)
+	if !same {
+		stored, err := v.blobs.Blobs(ctx)
+		if err != nil {
+			return err
+		}
+		files := make([]fact, len(stored))
+		for n, b := range stored {
+			files[n] = fact{b.Digest.Encoded(), buildcache.Stamp{Inode: b.Inode}, saying([]int64{b.Size, b.Disk, b.Time})}
+		}
+		k = v.facts.note(blobsFolder, stamp, files)
 	}
-	l.Size, l.Inodes, l.Disk, l.DiskInodes, l.Inode, l.Created = n[0], n[1], n[2], n[3], uint64(n[4]), time.Unix(0, n[5]).UTC()
-	l.DiffID, l.Parent, l.Kind, l.Description = digest.Digest(words[6]), digest.Digest(words[7]), words[8], words[9]
-	return l, true
+	v.stored = make([]blob, 0, k.count)
+	for at := range k.all() {
+		r := factReader{left: at.says}
+		v.stored = append(v.stored, blob{Stored: oci.Stored{
+			Digest: digest.Digest("sha256:" + at.name), Size: r.number(), Disk: r.number(), Time: r.number(), Inode: at.stamp.Inode,
+		}})
+	}
+	return nil
 }
 
-// noteSnapshots keeps what was read of snapshots.
+// readSnapshots lists all snapshots. Each is looked at, and read if it is another
+// than it was.
+func (v *inventory) readSnapshots(ctx context.Context) (err error) {
+	k := v.facts.old[snapshotsFolder]
+	earlier := overlay.Listing{Stamp: overlay.Stamp(k.stamp)}
+	for at := range k.all() {
+		r := factReader{left: at.says}
+		snap := &overlay.Listed{Stamp: overlay.Stamp(at.stamp)}
+		snap.ID = digest.Digest("sha256:" + at.name)
+		snap.Size, snap.Inodes, snap.Disk, snap.DiskInodes = r.number(), r.number(), r.number(), r.number()
+		snap.Created = time.Unix(0, r.number()).UTC()
+		snap.DiffID, snap.Parent = digest.Digest(r.text()), digest.Digest(r.text())
+		snap.Kind, snap.Description = r.text(), r.text()
+		earlier.Snapshots = append(earlier.Snapshots, snap)
+	}
+	if v.listing, err = v.snapshots.List(ctx, earlier); err != nil {
+		return err
+	}
+	if slices.Equal(earlier.Snapshots, v.listing.Snapshots) {
+		if _, same := v.facts.find(snapshotsFolder, buildcache.Stamp(v.listing.Stamp)); same {
+			return nil
+		}
+	}
+	v.noteSnapshots()
+	return nil
+}
+
+// noteSnapshots keeps what was read of snapshots, but for damaged ones.
 func (v *inventory) noteSnapshots() {
-	for id, s := range v.listing.Snapshots {
-		if _, known := v.facts.find(string(id), s.Stamp.Inode, s.Stamp.Changed); known || s.Err != nil {
+	stamp := buildcache.Stamp(v.listing.Stamp)
+	var files []fact
+	for _, s := range v.listing.Snapshots {
+		if s.Err != nil {
+			stamp = buildcache.Stamp{}
 			continue
 		}
-		words := texts(s.Size, s.Inodes, s.Disk, s.DiskInodes, int64(s.Inode), s.Created.UnixNano())
-		v.facts.note(string(id), s.Stamp.Inode, s.Stamp.Changed, append(words, string(s.DiffID), string(s.Parent), s.Kind, s.Description))
+		files = append(files, fact{s.ID.Encoded(), buildcache.Stamp(s.Stamp), saying(
+			[]int64{s.Size, s.Inodes, s.Disk, s.DiskInodes, s.Created.UnixNano()}, string(s.DiffID), string(s.Parent), s.Kind, s.Description)})
 	}
+	v.facts.note(snapshotsFolder, stamp, files)
 }

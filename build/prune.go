@@ -1,7 +1,7 @@
 package build
 
 import (
-	"container/heap"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -94,6 +94,7 @@ func (r *rooms) prune(ctx context.Context, o PruneOptions) error {
 	if err != nil {
 		return err
 	}
+	defer v.listing.Close()
 	d, err := diskOf(r.roots) // where most is, and can be made room
 	if err != nil {
 		return err
@@ -108,8 +109,9 @@ func (r *rooms) prune(ctx context.Context, o PruneOptions) error {
 			break
 		}
 	}
-	if len(p.gone) > 0 && !o.DryRun { // on a full disk, the next prune does it
+	if len(p.gone) > 0 { // on a full disk, the next prune does it
 		_ = r.cache.ForgetUsage(p.gone)
+		_ = r.sources.DropHints()
 		_ = r.cache.RemoveTombstones(p.now.Add(-tombstoneAge))
 	}
 	return err
@@ -148,30 +150,36 @@ type pruner struct {
 	gone          []string // the ids of what was removed
 }
 
-// need says which limit of a rule is exceeded, in words; "" if none is.
-func (p *pruner) need(r Rule) string {
+// goal returns what says which limit of a rule is exceeded, in words; "" if none is.
+func (p *pruner) goal(r Rule) (need func() string) {
 	used, free, reserved := r.MaxUsed.of(p.disk.size), r.MinFree.of(p.disk.size), r.Reserved.of(p.disk.size)
 	limited := used > 0 || free > 0 || r.MaxInodes > 0
-	switch {
-	case reserved > 0 && p.total <= reserved:
+	tooMuch := fmt.Sprintf("more than %s are used", bytesText(cmp.Or(used, reserved)))
+	tooMany := fmt.Sprintf("there are more than %d files and folders", r.MaxInodes)
+	tooFull := fmt.Sprintf("less than %s are free", bytesText(free))
+	return func() string {
+		switch {
+		case reserved > 0 && p.total <= reserved:
+			return ""
+		case reserved > 0 && !limited:
+			return tooMuch
+		case !limited:
+			return "nothing needs it"
+		case used > 0 && p.total > used:
+			return tooMuch
+		case r.MaxInodes > 0 && p.inodes > r.MaxInodes:
+			return tooMany
+		case free > 0 && p.disk.free < free:
+			return tooFull
+		}
 		return ""
-	case reserved > 0 && !limited:
-		return fmt.Sprintf("more than %s are used", bytesText(reserved))
-	case !limited:
-		return "nothing needs it"
-	case used > 0 && p.total > used:
-		return fmt.Sprintf("more than %s are used", bytesText(used))
-	case r.MaxInodes > 0 && p.inodes > r.MaxInodes:
-		return fmt.Sprintf("there are more than %d files and folders", r.MaxInodes)
-	case free > 0 && p.disk.free < free:
-		return fmt.Sprintf("less than %s are free", bytesText(free))
 	}
-	return ""
 }
 
 // apply removes what one rule says.
 func (p *pruner) apply(ctx context.Context, r Rule) error {
-	if p.need(r) == "" {
+	need := p.goal(r)
+	if need() == "" {
 		return nil
 	}
 	if p.DryRun || slices.ContainsFunc(r.Filters, Filter.asksInUse) {
@@ -179,22 +187,26 @@ func (p *pruner) apply(ctx context.Context, r Rule) error {
 			return err
 		}
 	}
-	queue := p.candidates(r)
-	for queue.Len() > 0 {
-		why := p.need(r)
-		if why == "" {
-			return nil
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		i := heap.Pop(queue).(*candidate).Item
-		removed, err := p.removeItem(ctx, i, why)
-		if err != nil {
-			return err
-		}
-		if removed && i.parent != nil {
-			queue.release(i.parent)
+	for n, c := range p.candidates(r) {
+		// What it stands on may have had its turn already, and had to wait for this.
+		for i := c.Item; i != nil && i.Holds == 0 && i.turn > 0 && i.turn <= n+1; i = i.parent {
+			why := need()
+			if why == "" {
+				return nil
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			removed, err := p.removeItem(ctx, i, why)
+			if err != nil {
+				return err
+			}
+			if !removed {
+				break
+			}
+			if i.parent != nil {
+				i.parent.Holds--
+			}
 		}
 	}
 	return nil
@@ -206,7 +218,7 @@ func (p *pruner) removeItem(ctx context.Context, i *Item, why string) (bool, err
 		return false, nil
 	}
 	if !p.DryRun {
-		if p.isInUse(i) {
+		if p.isInUse(i, nil) {
 			return false, nil
 		}
 		switch err := p.takeAway(ctx, i, why); {
@@ -215,6 +227,7 @@ func (p *pruner) removeItem(ctx context.Context, i *Item, why string) (bool, err
 		case err != nil && !errors.Is(err, overlay.ErrNotFound):
 			return false, fmt.Errorf("removing %s: %w", i.ID, err)
 		}
+		p.gone = append(p.gone, i.usageID)
 	}
 	i.gone = true
 	freed := i.Size
@@ -224,7 +237,6 @@ func (p *pruner) removeItem(ctx context.Context, i *Item, why string) (bool, err
 		}
 	}
 	p.total, p.inodes, p.disk.free = p.total-freed, p.inodes-i.Inodes, p.disk.free+freed
-	p.gone = append(p.gone, i.usageID)
 	if p.Removed != nil {
 		p.Removed(Removed{i, why})
 	}
@@ -238,8 +250,8 @@ func (p *pruner) takeAway(ctx context.Context, i *Item, why string) error {
 		// Without one, as on a full disk, a miss will be explained less well.
 		_ = p.cache.Bury(buildcache.Tombstone{Kind: i.grave, ID: i.usageID, When: p.now.UTC().Truncate(time.Second), By: p.By, Rule: why})
 	}
-	if i.remove != nil {
-		if err := i.remove(ctx); err != nil {
+	if i.holding != nil {
+		if err := i.holding.remove(ctx, p.inventory); err != nil {
 			p.cache.Exhume(i.grave, i.usageID)
 			return err
 		}
@@ -255,77 +267,47 @@ func (p *pruner) takeAway(ctx context.Context, i *Item, why string) error {
 	return nil
 }
 
-// A candidate is an item that a rule may remove, and its ranks.
-type candidate struct {
-	*Item
-	rank float64
-}
-
-// A queue has the candidates that nothing stands on, the one to go first on top.
-type queue struct {
-	ready []*candidate
-	all   map[*Item]*candidate
-}
-
-func (q *queue) Len() int { return len(q.ready) }
-func (q *queue) Less(a, b int) bool {
-	if x, y := q.ready[a].rank, q.ready[b].rank; x != y {
-		return x < y
-	}
-	return q.ready[a].ID < q.ready[b].ID
-}
-func (q *queue) Swap(a, b int) { q.ready[a], q.ready[b] = q.ready[b], q.ready[a] }
-func (q *queue) Push(c any)    { q.ready = append(q.ready, c.(*candidate)) }
-func (q *queue) Pop() any {
-	last := q.ready[len(q.ready)-1]
-	q.ready = q.ready[:len(q.ready)-1]
-	return last
-}
-
-// release says that something that stood on an item is gone.
-func (q *queue) release(i *Item) {
-	i.Holds--
-	if c := q.all[i]; c != nil && i.Holds == 0 {
-		heap.Push(q, c)
-	}
-}
-
-// candidates returns what a rule may remove. An item's rank is its place in the
-// order of last use, and its place in the order of how often it was used, both
-// between 0 and 1, added up.
-func (p *pruner) candidates(r Rule) *queue {
-	q := &queue{all: map[*Item]*candidate{}}
-	var list []*candidate
-	for _, i := range p.items {
+// candidates returns what a rule may remove, the one to go first first. An item's rank is its place in the order of last use, and its place in the order of
+// how often it was used, both between 0 and 1, added up.
+func (p *pruner) candidates(r Rule) []candidate {
+	var list []candidate
+	for n, i := range p.items {
+		i.turn = 0
 		if i.gone || (i.current && !r.All) || p.now.Sub(i.LastUsed) < r.KeepDuration || !matches(r.Filters, i, p.now) {
 			continue
 		}
-		list = append(list, &candidate{Item: i})
+		list = append(list, candidate{Item: i, place: n})
 	}
-	addRanks(list, func(c *candidate) int64 { return c.LastUsed.Unix() })
-	addRanks(list, func(c *candidate) int64 { return int64(c.Times) })
-	for _, c := range list {
-		q.all[c.Item] = c
-		if c.Holds == 0 {
-			q.ready = append(q.ready, c)
-		}
+	addRanks(list, func(i *Item) int64 { return i.LastUsed.Unix() })
+	addRanks(list, func(i *Item) int64 { return int64(i.Times) })
+	slices.SortFunc(list, func(a, b candidate) int {
+		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.place, b.place))
+	})
+	for n, c := range list {
+		c.turn = n + 1
 	}
-	heap.Init(q)
-	return q
+	return list
 }
 
-func addRanks(list []*candidate, by func(*candidate) int64) {
+// A candidate is an item that a rule may remove.
+type candidate struct {
+	*Item
+	rank  float64
+	place int // in the inventory
+}
+
+func addRanks(list []candidate, by func(*Item) int64) {
 	values := make([]int64, len(list))
 	for n, c := range list {
-		values[n] = by(c)
+		values[n] = by(c.Item)
 	}
 	places := slices.Clone(values)
 	slices.Sort(places)
 	places = slices.Compact(places)
-	for n, c := range list {
+	for n := range list {
 		if len(places) > 1 {
 			place, _ := slices.BinarySearch(places, values[n])
-			c.rank += float64(place) / float64(len(places)-1)
+			list[n].rank += float64(place) / float64(len(places)-1)
 		}
 	}
 }

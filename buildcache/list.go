@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -30,20 +31,19 @@ type Stamp struct {
 
 func stampOf(st *unix.Stat_t) Stamp { return Stamp{st.Ino, unix.TimespecToNsec(st.Ctim)} }
 
-// An Entry is one file of a Folder. It is written once.
-type Entry struct {
-	Name string // in the state folder
-	Disk int64  // bytes allocated on disk
-	Time int64  // when it was written, in seconds since 1970
-	Stamp
+// Record returns which record a file of a Folder holds; false if it holds none.
+func (f Folder) Record(file string) (kind Kind, key Key, ok bool) {
+	name, json := strings.CutSuffix(file, ".json")
+	return Kind(filepath.Base(filepath.Dir(f.Name))), Key(name), json && len(name) == 64
 }
 
-// Record returns which record the file of an Entry holds; false if it holds none.
-func (e Entry) Record() (kind Kind, key Key, ok bool) {
-	folder, file := filepath.Split(e.Name)
-	name, json := strings.CutSuffix(file, ".json")
-	kind = Kind(filepath.Base(filepath.Dir(filepath.Clean(folder))))
-	return kind, Key(name), json && len(name) == 64
+// An Entry is one file of a Folder. It is written once.
+type Entry struct {
+	Folder string // in the state folder
+	Name   string // in that
+	Disk   int64  // bytes allocated on disk
+	Time   int64  // when it was written, in seconds since 1970
+	Stamp
 }
 
 // RecordFolders returns the folders of the records of some kinds.
@@ -63,11 +63,11 @@ func (c *Cache) RecordFolders(kinds ...Kind) ([]Folder, error) {
 func (c *Cache) LatestFolders() ([]Folder, error) { return c.folders("latest") }
 
 // folders returns the folders in a folder.
-func (c *Cache) folders(name string) ([]Folder, error) {
+func (c *Cache) folders(folder string) ([]Folder, error) {
 	var all []Folder
-	err := c.each(name, func(name string, st *unix.Stat_t) {
+	err := c.each(folder, func(name string, st *unix.Stat_t) {
 		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-			all = append(all, Folder{name, stampOf(st)})
+			all = append(all, Folder{folder + "/" + name, stampOf(st)})
 		}
 	})
 	return all, err
@@ -78,13 +78,14 @@ func (c *Cache) Files(f Folder) ([]Entry, error) {
 	var all []Entry
 	err := c.each(f.Name, func(name string, st *unix.Stat_t) {
 		if st.Mode&unix.S_IFMT == unix.S_IFREG {
-			all = append(all, Entry{name, st.Blocks * 512, st.Mtim.Sec, stampOf(st)})
+			all = append(all, Entry{f.Name, name, st.Blocks * 512, st.Mtim.Sec, stampOf(st)})
 		}
 	})
 	return all, err
 }
 
-// each looks at all that is in a folder. One that is not there is empty.
+// each looks at all that is in a folder, in the order of the names. One that is not
+// there is empty.
 func (c *Cache) each(folder string, do func(name string, st *unix.Stat_t)) error {
 	dir, err := os.Open(c.path(folder))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -95,10 +96,11 @@ func (c *Cache) each(folder string, do func(name string, st *unix.Stat_t)) error
 	}
 	defer dir.Close()
 	names, err := dir.Readdirnames(-1)
+	slices.Sort(names)
 	for _, name := range names {
 		var st unix.Stat_t
 		if unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
-			do(folder+"/"+name, &st)
+			do(name, &st)
 		}
 	}
 	return err
@@ -136,7 +138,7 @@ func read[T any](ctx context.Context, c *Cache, list []Entry, do func(Entry, *T)
 		group.Go(func() error {
 			for i := w; i < len(list) && ctx.Err() == nil; i += workers {
 				var file struct{ Record T }
-				if data, err := os.ReadFile(c.path(list[i].Name)); err == nil && json.Unmarshal(data, &file) == nil {
+				if data, err := os.ReadFile(c.path(list[i].Folder, list[i].Name)); err == nil && json.Unmarshal(data, &file) == nil {
 					do(list[i], &file.Record)
 				}
 			}

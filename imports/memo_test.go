@@ -108,6 +108,7 @@ func TestMemoLost(t *testing.T) {
 	for _, i := range must(s.List(t.Context()))(t) {
 		ok(t, s.Remove(i))
 	}
+	ok(t, s.DropHints())
 	if _, err := os.Stat(path); err == nil {
 		t.Error("the memo of a tree that was removed stays")
 	}

@@ -143,7 +143,7 @@ func (s *Store) places(i Stored) []string {
 }
 
 // Remove removes a tree or a download. It fails with locks.ErrHeld while any process
-// reads it; that it is not there is no error.
+// reads it; that it is not there is no error. Who has removed trees calls DropHints.
 func (s *Store) Remove(i Stored) error {
 	if s.InUse(i) {
 		return fmt.Errorf("removing %s: %w", i.Digest, locks.ErrHeld)
@@ -158,7 +158,7 @@ func (s *Store) Remove(i Stored) error {
 	if dir != nil {
 		err = dir.remove()
 	}
-	return errors.Join(err, s.removeHints(i.Digest))
+	return err
 }
 
 // removeFile removes a file that nobody uses.
@@ -176,21 +176,29 @@ func (s *Store) removeFile(path string) error {
 	return nil
 }
 
-// removeHints removes what says that a tree is the last one of a source.
-func (s *Store) removeHints(d digest.Digest) error {
+// DropHints removes what says that a tree is the last one of a source, of trees that
+// are gone.
+func (s *Store) DropHints() error {
 	hints, err := filepath.Glob(filepath.Join(s.state, "mirrors", "latest", "*"))
 	if err != nil {
 		return err
 	}
-	for _, hint := range hints {
-		if readHint(hint) == d {
-			err = errors.Join(err, os.Remove(hint))
+	drop := func(path string, tree digest.Digest) {
+		if _, gone := os.Lstat(s.manifestPath(tree)); errors.Is(gone, fs.ErrNotExist) {
+			if failed := os.Remove(path); !errors.Is(failed, fs.ErrNotExist) { // by another
+				err = errors.Join(err, failed)
+			}
+		}
+	}
+	for _, path := range hints {
+		if tree := readHint(path); tree != "" {
+			drop(path, tree)
 		}
 	}
 	memos, _ := filepath.Glob(s.memoPath("*"))
 	for _, path := range memos {
-		if m, ok := readMemo(path); ok && m.Tree.Digest == d {
-			err = errors.Join(err, os.Remove(path))
+		if m, ok := readMemo(path); ok {
+			drop(path, m.Tree.Digest)
 		}
 	}
 	return err

@@ -47,9 +47,11 @@ func OpenLayout(path string) (*Layout, error) {
 // empty folder, or what a killed process left of making one. Anything else is
 // refused and left alone.
 func CreateLayout(path string) (*Layout, error) {
-	l, err := OpenLayout(path)
-	if err == nil || !canFill(path) {
-		return l, err
+	if l, err := OpenLayout(path); err == nil {
+		return l, nil
+	}
+	if !canFill(path) {
+		return OpenLayout(path) // another process may have made it just now
 	}
 	if err := fillLayout(path); err != nil {
 		return nil, fmt.Errorf("making the OCI layout %s: %w", path, err)
@@ -81,6 +83,7 @@ func fillLayout(dir string) error {
 	}
 	index := ispec.Index{MediaType: ispec.MediaTypeImageIndex, Manifests: []Descriptor{}}
 	index.SchemaVersion = 2
+	made := false
 	for _, file := range []struct {
 		name    string
 		content any
@@ -96,6 +99,10 @@ func fillLayout(dir string) error {
 		if err := born(dir, path, os.Link, content(data)); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
+		made = true
+	}
+	if !made {
+		return nil
 	}
 	return syncDir(dir)
 }

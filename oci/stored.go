@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -27,7 +28,18 @@ type Stored struct {
 	Time   int64 // when it came, in seconds since 1970
 }
 
-// Blobs lists all blobs. What has no digest for a name is left out.
+// Stamp tells the folder of all blobs, while none comes, goes or is replaced, from
+// what it was or will be at any other time: its inode and its ctime in nanoseconds.
+func (s *Store) Stamp() (inode uint64, changed int64, err error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(s.blobs, &st); err != nil {
+		return 0, 0, fmt.Errorf("looking at %s: %w", s.blobs, err)
+	}
+	return st.Ino, unix.TimespecToNsec(st.Ctim), nil
+}
+
+// Blobs lists all blobs, in the order of their digests. What has no digest for a
+// name is left out.
 func (s *Store) Blobs(ctx context.Context) ([]Stored, error) {
 	dir, err := os.Open(s.blobs)
 	if err != nil {
@@ -38,6 +50,7 @@ func (s *Store) Blobs(ctx context.Context) ([]Stored, error) {
 	if err != nil {
 		return nil, err
 	}
+	slices.Sort(names)
 	all := make([]Stored, 0, len(names))
 	for _, name := range names {
 		d := digest.Digest("sha256:" + name)

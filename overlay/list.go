@@ -3,7 +3,6 @@ package overlay
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -22,20 +21,22 @@ import (
 type Listed struct {
 	Snapshot
 	Err      error // ErrInvalid, if it is damaged: ID, Disk and DiskInodes are all that is known then
+	Place    int   // in the Listing's Snapshots
 	Children int   // snapshots and kept layers that stand on it
 
 	Disk       int64 // bytes allocated on disk, its own files and those of its difference
 	DiskInodes int64
-	Inode      uint64 // of its folder, which is locked while it is in use
-	Stamp      Stamp  // zero if it is damaged
+	Stamp      Stamp
 }
 
-// A Stamp tells a snapshot.json, which is written once, from any other that was or
-// will be there.
+// A Stamp tells a folder in which nothing has changed from any other that was or
+// will be there. In the folder of a snapshot nothing ever changes.
 type Stamp struct {
-	Inode   uint64
-	Changed int64 // ctime, in nanoseconds since 1970
+	Inode   uint64 // locked while the snapshot is in use
+	Changed int64  // ctime, in nanoseconds since 1970
 }
+
+func stampOf(st *unix.Stat_t) Stamp { return Stamp{st.Ino, unix.TimespecToNsec(st.Ctim)} }
 
 // A Kept is a difference that Mutable.Keep kept.
 type Kept struct {
@@ -50,26 +51,37 @@ type Kept struct {
 
 // A Listing is all that is in a store, at one time and without any lock.
 type Listing struct {
-	Snapshots map[digest.Digest]*Listed
+	Snapshots []*Listed // in the order of their ids
 	Kept      []Kept
+	Stamp     Stamp // of the folder of all snapshots, which changes with each that comes or goes
+
+	byID map[digest.Digest]*Listed
+	came *arrivals // since the listing; nil until something is removed
 }
 
+// Find returns a snapshot of the listing, or nil.
+func (l *Listing) Find(id digest.Digest) *Listed { return l.byID[id] }
+
 // List reads what is known of all snapshots and kept layers. Sizes are those of
-// snapshot.json: no snapshot's files are looked at, only a kept layer's. What a
-// caller remembers of a snapshot that had this stamp is not read again: known
-// returns it, and is called by several goroutines. It may be nil.
-func (s *Store) List(ctx context.Context, known func(id digest.Digest, at Stamp) (Listed, bool)) (*Listing, error) {
-	names, err := folderNames(s.snapshots)
+// snapshot.json: no snapshot's files are looked at, only a kept layer's. A snapshot
+// that has the Stamp it had in an earlier listing is not read again, but handed
+// over from that. The earlier one may be empty.
+func (s *Store) List(ctx context.Context, earlier Listing) (*Listing, error) {
+	dir, err := os.Open(s.snapshots)
 	if err != nil {
 		return nil, err
 	}
-	read := make([]*Listed, len(names))
+	defer dir.Close()
+	all, stamp, err := named(dir, earlier)
+	if err != nil {
+		return nil, err
+	}
 	var group errgroup.Group
 	workers := runtime.GOMAXPROCS(0)
 	for w := range workers {
 		group.Go(func() error {
-			for i := w; i < len(names) && ctx.Err() == nil; i += workers {
-				read[i] = s.listed(names[i], known)
+			for i := w; i < len(all) && ctx.Err() == nil; i += workers {
+				all[i] = s.listed(dir, all[i])
 			}
 			return ctx.Err()
 		})
@@ -77,10 +89,12 @@ func (s *Store) List(ctx context.Context, known func(id digest.Digest, at Stamp)
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	l := &Listing{Snapshots: make(map[digest.Digest]*Listed, len(names))}
-	for _, snap := range read {
+	l := &Listing{Stamp: stamp, byID: make(map[digest.Digest]*Listed, len(all))}
+	for _, snap := range all {
 		if snap != nil {
-			l.Snapshots[snap.ID] = snap
+			snap.Place = len(l.Snapshots)
+			l.Snapshots = append(l.Snapshots, snap)
+			l.byID[snap.ID] = snap
 		}
 	}
 	if l.Kept, err = s.kept(ctx); err != nil {
@@ -96,38 +110,62 @@ func (s *Store) List(ctx context.Context, known func(id digest.Digest, at Stamp)
 }
 
 func (l *Listing) addChild(parent digest.Digest) {
-	if snap := l.Snapshots[parent]; snap != nil {
+	if snap := l.byID[parent]; snap != nil {
 		snap.Children++
 	}
 }
 
-// listed returns nil for what is no snapshot, or was removed just now.
-func (s *Store) listed(name string, known func(digest.Digest, Stamp) (Listed, bool)) *Listed {
-	id := digest.Digest("sha256:" + name)
-	path := s.snapshots + "/" + name
-	var own usage
-	var file unix.Stat_t
-	if unix.Lstat(path+"/snapshot.json", &file) == nil {
-		own.add(&file)
+// named returns what is in the folder of all snapshots, by name: as it was in an
+// earlier listing, or with only its ID.
+func named(dir *os.File, earlier Listing) ([]*Listed, Stamp, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		return nil, Stamp{}, err
 	}
-	at := Stamp{file.Ino, unix.TimespecToNsec(file.Ctim)}
-	if known != nil {
-		if l, ok := known(id, at); ok && chainID(l.Parent, l.DiffID) == id {
-			l.ID, l.Stamp = id, at
-			return &l
+	if stampOf(&st) == earlier.Stamp {
+		return earlier.Snapshots, earlier.Stamp, nil
+	}
+	names, err := dir.Readdirnames(-1)
+	slices.Sort(names)
+	all := make([]*Listed, len(names))
+	rest := earlier.Snapshots
+	for i, name := range names {
+		id := digest.Digest("sha256:" + name)
+		for len(rest) > 0 && rest[0].ID < id {
+			rest = rest[1:]
+		}
+		if all[i] = (&Listed{Snapshot: Snapshot{ID: id}}); len(rest) > 0 && rest[0].ID == id {
+			all[i] = rest[0]
 		}
 	}
-	snap, err := s.Get(id)
+	return all, stampOf(&st), err
+}
+
+// listed returns a snapshot as it was, if it has the same Stamp, or reads it; nil
+// for what is no snapshot, or was removed just now.
+func (s *Store) listed(dir *os.File, was *Listed) *Listed {
+	name := was.ID.Encoded()
+	var st unix.Stat_t
+	if unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
+		return nil
+	}
+	stamp := stampOf(&st)
+	if was.Stamp == stamp && chainID(was.Parent, was.DiffID) == was.ID {
+		return was
+	}
+	path := s.snapshots + "/" + name
+	snap, err := s.Get(was.ID)
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
+	var own usage
 	if err != nil {
-		var all usage
-		_ = all.addTree(path) // as far as it can be read
-		return &Listed{Snapshot: Snapshot{ID: id}, Err: err, Disk: all.bytes, DiskInodes: all.inodes}
+		_ = own.addTree(path) // as far as it can be read
+		return &Listed{Snapshot: Snapshot{ID: was.ID}, Err: err, Disk: own.bytes, DiskInodes: own.inodes, Stamp: stamp}
 	}
-	folder := own.addPath(path)
-	return &Listed{Snapshot: snap, Disk: own.bytes + snap.Size, DiskInodes: own.inodes + snap.Inodes, Inode: folder, Stamp: at}
+	own.add(&st)
+	own.addPath(path + "/snapshot.json")
+	return &Listed{Snapshot: snap, Disk: own.bytes + snap.Size, DiskInodes: own.inodes + snap.Inodes, Stamp: stamp}
 }
 
 // kept lists what Keep kept.
@@ -226,88 +264,4 @@ func (s *Store) Release(id digest.Digest) {
 		lock.Close()
 		delete(s.held, id)
 	}
-}
-
-// RemoveListed is Remove for one that has many to remove. What stands on the
-// snapshot it knows from the listing, which it brings up to date: it reads only
-// what has come up since.
-func (s *Store) RemoveListed(ctx context.Context, l *Listing, id digest.Digest) error {
-	return s.remove(id, func() (string, error) {
-		if err := s.refresh(l); err != nil {
-			return "", err
-		}
-		if snap := l.Snapshots[id]; snap != nil && snap.Children > 0 {
-			return "another snapshot", ctx.Err()
-		}
-		return "", ctx.Err()
-	}, func() { l.drop(id) })
-}
-
-// refresh adds to a listing what was committed or kept since.
-func (s *Store) refresh(l *Listing) error {
-	names, err := folderNames(s.snapshots)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if l.Snapshots[digest.Digest("sha256:"+name)] != nil {
-			continue
-		}
-		if snap := s.listed(name, nil); snap != nil {
-			l.Snapshots[snap.ID] = snap
-			l.addChild(snap.Parent)
-		}
-	}
-	if names, err = folderNames(s.failed); err != nil {
-		return err
-	}
-	for _, name := range names {
-		kept, err := readKept(filepath.Join(s.failed, name))
-		if err == nil && !slices.ContainsFunc(l.Kept, func(k Kept) bool { return k.Name == name && k.Parent == kept.Parent }) {
-			l.Kept = append(l.Kept, Kept{Name: name, Parent: kept.Parent})
-			l.addChild(kept.Parent)
-		}
-	}
-	return nil
-}
-
-// drop takes a snapshot that is gone out of the listing.
-func (l *Listing) drop(id digest.Digest) {
-	if snap := l.Snapshots[id]; snap != nil {
-		if parent := l.Snapshots[snap.Parent]; parent != nil {
-			parent.Children--
-		}
-		delete(l.Snapshots, id)
-	}
-}
-
-// DropKept takes a kept layer that is gone out of the listing.
-func (l *Listing) DropKept(name string) {
-	l.Kept = slices.DeleteFunc(l.Kept, func(k Kept) bool {
-		if k.Name != name {
-			return false
-		}
-		if parent := l.Snapshots[k.Parent]; parent != nil {
-			parent.Children--
-		}
-		return true
-	})
-}
-
-// RemoveKept removes what was kept under a name. It fails with ErrLocked while
-// somebody works on it, and with ErrNotFound.
-func (s *Store) RemoveKept(name string) error {
-	path, err := s.keptPath(name)
-	if err != nil {
-		return err
-	}
-	lock, err := lockFolder(path, locks.Exclusive)
-	if err == nil {
-		defer lock.Close()
-		err = bury(path, s.tmp)
-	}
-	if err != nil {
-		return fmt.Errorf("remove kept layer %q: %w", name, err)
-	}
-	return nil
 }

@@ -67,7 +67,7 @@ func sameFolder(a, b string) bool {
 // Clear removes all that is in the store, but for what some process uses and what
 // that stands on, and the store's folder when nothing else is there.
 func (s *Store) Clear(ctx context.Context) error {
-	l, err := s.List(ctx, nil)
+	l, err := s.List(ctx, Listing{})
 	if err != nil {
 		return err
 	}
@@ -78,8 +78,8 @@ func (s *Store) Clear(ctx context.Context) error {
 			return err
 		}
 	}
-	for id := range l.Snapshots {
-		if err := s.clear(l, id); err != nil {
+	for _, snap := range l.Snapshots {
+		if err := s.clear(l, snap.ID); err != nil {
 			return err
 		}
 	}
@@ -96,8 +96,8 @@ func (s *Store) Clear(ctx context.Context) error {
 
 // clear removes a snapshot if nothing stands on it, and then what it stood on.
 func (s *Store) clear(l *Listing, id digest.Digest) error {
-	for l.Snapshots[id] != nil && l.Snapshots[id].Children == 0 {
-		below := l.Snapshots[id].Parent
+	for snap := l.Find(id); snap != nil && snap.Children == 0; snap = l.Find(id) {
+		below := snap.Parent
 		switch err := s.remove(id, func() (string, error) { return "", nil }, func() { l.drop(id) }); {
 		case errors.Is(err, ErrLocked):
 			return nil

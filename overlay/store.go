@@ -3,6 +3,8 @@ package overlay
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,7 +15,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/identity"
 	"golang.org/x/sys/unix"
 
 	"github.com/layerbuild/layerbuild/locks"
@@ -174,12 +175,14 @@ type snapshotFile struct {
 	Snapshot
 }
 
-// chainID is the id of the snapshot with the given DiffID on parent.
+// chainID is the id of the snapshot with the given DiffID on parent (image-spec,
+// config.md, "Layer ChainID"). It is asked for each snapshot of a listing.
 func chainID(parent, diffID digest.Digest) digest.Digest {
 	if parent == "" {
 		return diffID
 	}
-	return identity.ChainID([]digest.Digest{parent, diffID})
+	sum := sha256.Sum256([]byte(parent + " " + diffID))
+	return digest.Digest("sha256:" + hex.EncodeToString(sum[:]))
 }
 
 // chain returns the fs folders of id and of all below it, highest first, which
