@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 // state asks what a state folder of 10,000 snapshots holds, and what of it would be
@@ -40,7 +41,17 @@ func state(b *bench) error {
 	if err := compare("du of 10,000 snapshots : find", du, find); err != nil {
 		return err
 	}
-	return compare("prune decides among 10,000 : find", prune, find)
+	if err := compare("prune decides among 10,000 : find", prune, find); err != nil {
+		return err
+	}
+	n := 10000
+	return compareSides("prune decides after each layer more : find", func() (time.Duration, error) {
+		if err := fillState(folder, n); err != nil {
+			return 0, err
+		}
+		n++
+		return timed(prune)
+	}, func() (time.Duration, error) { return timed(find) })
 }
 
 // fillState adds a snapshot, its packed layer, and the record that ties them

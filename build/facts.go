@@ -36,7 +36,7 @@ type facts struct {
 
 	mu     sync.Mutex
 	now    map[string]known
-	looked int // how many files had to be looked at
+	others int // files that came, went or were replaced
 }
 
 // known are the facts about the files in one folder.
@@ -83,9 +83,10 @@ func (f *facts) find(folder string, stamp buildcache.Stamp) (known, bool) {
 	return k, true
 }
 
-// note keeps what was read of a folder that find did not know. What is too young to
-// be believed is read again the next time.
-func (f *facts) note(folder string, stamp buildcache.Stamp, files []fact) known {
+// note keeps what was read of a folder that find did not know, and in which some
+// files are the same as before. What is too young to be believed is read again the
+// next time.
+func (f *facts) note(folder string, stamp buildcache.Stamp, files []fact, same int) known {
 	young := f.begun.Add(-factsGrain).UnixNano()
 	if stamp.Changed >= young {
 		stamp = buildcache.Stamp{}
@@ -101,7 +102,7 @@ func (f *facts) note(folder string, stamp buildcache.Stamp, files []fact) known 
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.now[folder] = known{stamp, len(files), string(b)}
-	f.looked += len(files)
+	f.others += len(files) + f.old[folder].count - 2*same
 	return f.now[folder]
 }
 
@@ -150,17 +151,17 @@ func (f *facts) look(c *buildcache.Cache, folder buildcache.Folder, was known, r
 		}
 	}
 	err = read(unread, func(e buildcache.Entry, texts ...string) { others[e.Name].says += saying(nil, texts...) })
-	return f.note(folder.Name, folder.Stamp, files), err
+	return f.note(folder.Name, folder.Stamp, files, len(files)-len(unread)), err
 }
 
-// store keeps the facts, if that pays: when one file in fifty had to be looked at.
+// store keeps the facts, if that pays: when one file in fifty is another.
 // What cannot be stored costs time later and nothing else.
 func (f *facts) store() {
 	all := 0
 	for _, k := range f.now {
 		all += k.count
 	}
-	if f.looked == 0 || f.looked*50 < all {
+	if f.others == 0 || f.others*50 < all {
 		return
 	}
 	tmp, err := os.CreateTemp(filepath.Join(f.state, "tmp"), "facts-")

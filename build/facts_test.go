@@ -67,7 +67,7 @@ func TestFacts(t *testing.T) {
 	r.number()
 	r.number()
 	files[30].says = saying([]int64{1, 1, 1000000}) + r.left
-	all[snapshotsFolder] = openFacts(state).note(snapshotsFolder, k.stamp, files)
+	all[snapshotsFolder] = openFacts(state).note(snapshotsFolder, k.stamp, files, 0)
 	id := "sha256:" + files[30].name
 	if err := os.WriteFile(path, encodeFacts(all), 0o600); err != nil {
 		t.Fatal(err)

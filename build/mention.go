@@ -4,7 +4,6 @@ import (
 	"context"
 	"iter"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
 
@@ -133,7 +132,7 @@ func (v *inventory) readBlobs(ctx context.Context) error {
 		for n, b := range stored {
 			files[n] = fact{b.Digest.Encoded(), buildcache.Stamp{Inode: b.Inode}, saying([]int64{b.Size, b.Disk, b.Time})}
 		}
-		k = v.facts.note(blobsFolder, stamp, files)
+		k = v.facts.note(blobsFolder, stamp, files, min(k.count, len(files)))
 	}
 	v.stored = make([]blob, 0, k.count)
 	for at := range k.all() {
@@ -163,7 +162,7 @@ func (v *inventory) readSnapshots(ctx context.Context) (err error) {
 	if v.listing, err = v.snapshots.List(ctx, earlier); err != nil {
 		return err
 	}
-	if slices.Equal(earlier.Snapshots, v.listing.Snapshots) {
+	if v.listing.Same == k.count {
 		if _, same := v.facts.find(snapshotsFolder, buildcache.Stamp(v.listing.Stamp)); same {
 			return nil
 		}
@@ -184,5 +183,5 @@ func (v *inventory) noteSnapshots() {
 		files = append(files, fact{s.ID.Encoded(), buildcache.Stamp(s.Stamp), saying(
 			[]int64{s.Size, s.Inodes, s.Disk, s.DiskInodes, s.Created.UnixNano()}, string(s.DiffID), string(s.Parent), s.Kind, s.Description)})
 	}
-	v.facts.note(snapshotsFolder, stamp, files)
+	v.facts.note(snapshotsFolder, stamp, files, v.listing.Same)
 }

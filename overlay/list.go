@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -54,6 +55,7 @@ type Listing struct {
 	Snapshots []*Listed // in the order of their ids
 	Kept      []Kept
 	Stamp     Stamp // of the folder of all snapshots, which changes with each that comes or goes
+	Same      int   // how many are handed over from an earlier listing
 
 	byID map[digest.Digest]*Listed
 	came *arrivals // since the listing; nil until something is removed
@@ -65,7 +67,7 @@ func (l *Listing) Find(id digest.Digest) *Listed { return l.byID[id] }
 // List reads what is known of all snapshots and kept layers. Sizes are those of
 // snapshot.json: no snapshot's files are looked at, only a kept layer's. A snapshot
 // that has the Stamp it had in an earlier listing is not read again, but handed
-// over from that. The earlier one may be empty.
+// over from that, which is of no use any more. It may be empty.
 func (s *Store) List(ctx context.Context, earlier Listing) (*Listing, error) {
 	dir, err := os.Open(s.snapshots)
 	if err != nil {
@@ -76,12 +78,16 @@ func (s *Store) List(ctx context.Context, earlier Listing) (*Listing, error) {
 	if err != nil {
 		return nil, err
 	}
+	var same atomic.Int64
 	var group errgroup.Group
 	workers := runtime.GOMAXPROCS(0)
 	for w := range workers {
 		group.Go(func() error {
 			for i := w; i < len(all) && ctx.Err() == nil; i += workers {
-				all[i] = s.listed(dir, all[i])
+				was := all[i]
+				if all[i] = s.listed(dir, was); all[i] == was {
+					same.Add(1)
+				}
 			}
 			return ctx.Err()
 		})
@@ -89,7 +95,7 @@ func (s *Store) List(ctx context.Context, earlier Listing) (*Listing, error) {
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	l := &Listing{Stamp: stamp, byID: make(map[digest.Digest]*Listed, len(all))}
+	l := &Listing{Stamp: stamp, Same: int(same.Load()), byID: make(map[digest.Digest]*Listed, len(all))}
 	for _, snap := range all {
 		if snap != nil {
 			snap.Place = len(l.Snapshots)
