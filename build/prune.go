@@ -267,8 +267,9 @@ func (p *pruner) takeAway(ctx context.Context, i *Item, why string) error {
 	return nil
 }
 
-// candidates returns what a rule may remove, the one to go first first. An item's rank is its place in the order of last use, and its place in the order of
-// how often it was used, both between 0 and 1, added up.
+// candidates returns what a rule may remove, the one to go first first. An item's
+// rank is its place in the order of last use, and its place in the order of how often
+// it was used, both between 0 and 1, added up.
 func (p *pruner) candidates(r Rule) []candidate {
 	var list []candidate
 	for n, i := range p.items {
