@@ -41,11 +41,10 @@ func (u *usage) addTree(path string) error {
 	})
 }
 
-// addPath adds one file, unless it is gone, and returns its inode.
-func (u *usage) addPath(path string) uint64 {
+// addPath adds one file, unless it is gone.
+func (u *usage) addPath(path string) {
 	var st unix.Stat_t
 	if unix.Lstat(path, &st) == nil {
 		u.add(&st)
 	}
-	return st.Ino
 }
