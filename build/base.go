@@ -79,6 +79,14 @@ func (b *Builder) layoutBase(ctx context.Context, l *layers.Layer) (*oci.Base, e
 	if image, err := b.blobs.Base(manifest.Digest); err == nil {
 		return image, nil
 	}
+	lock, err := b.cache.Lock(ctx, buildcache.Key(manifest.Digest.Encoded()), "has been copying "+l.From.URL)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Unlock()
+	if image, err := b.blobs.Base(manifest.Digest); err == nil {
+		return image, nil
+	}
 	return b.blobs.BaseFromLayout(ctx, path, tag, platform(l))
 }
 
@@ -204,14 +212,26 @@ func (b *Builder) tarBase(ctx context.Context, l *layers.Layer) (*oci.Base, erro
 	in.Add(buildcache.BaseChange, "tar", string(sum))
 	in.Add(buildcache.Platform, "platform", l.OS+"/"+l.Arch)
 	in.Add(buildcache.Format, "compressor", oci.CompressorVersion)
-	var manifest digest.Digest
-	if _, err := b.lookup(buildcache.Resolve, in, &manifest); err == nil {
-		if image, err := b.blobs.Base(manifest); err == nil {
-			return image, nil
+	known := func() (*oci.Base, error) {
+		var manifest digest.Digest
+		if _, err := b.lookup(buildcache.Resolve, in, &manifest); err != nil {
+			return nil, err
 		}
+		return b.blobs.Base(manifest)
+	}
+	if image, err := known(); err == nil {
+		return image, nil
 	}
 	if err := b.mounts(); err != nil {
 		return nil, err
+	}
+	lock, err := b.cache.Lock(ctx, in.Key(buildcache.Resolve), "has been taking in "+imports.Redact(l.From.URL))
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Unlock()
+	if image, err := known(); err == nil { // another has taken it in meanwhile
+		return image, nil
 	}
 	start := time.Now()
 	at, release, err := file.open(ctx)

@@ -189,6 +189,8 @@ func (o PublishOptions) publish(ctx context.Context, layout *oci.Layout, graph *
 	o.say("publishing %s %s to %s", j.l.File.Name, j.l.Name, j.name)
 	there, err := to.push(ctx, layout, j.image.Manifest, j.name, registryBases(graph, j.l))
 	switch {
+	case errors.Is(err, oci.ErrCorrupt):
+		return fmt.Errorf("publishing %s: %w: it was put aside: build again", j.l.Name, err)
 	case err != nil:
 		return fmt.Errorf("publishing %s: %w", j.l.Name, err)
 	case there:

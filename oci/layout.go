@@ -202,7 +202,14 @@ func (l *Layout) Open(d Descriptor) (*os.File, error) {
 	return openSized(l.blobPath(d.Digest), d)
 }
 
-// Image returns an image of the layout, without its layers' DiffIDs.
+// PutAside takes a damaged blob out of the way, so that the next build brings a sound
+// one. GC removes it.
+func (l *Layout) PutAside(d digest.Digest) error {
+	return os.Rename(l.blobPath(d), filepath.Join(l.path, tempPrefix+"damaged-"+d.Encoded()))
+}
+
+// Image returns an image of the layout, whose blobs are there, without its layers'
+// DiffIDs.
 func (l *Layout) Image(manifest Descriptor) (*Image, error) {
 	i := &Image{Manifest: manifest}
 	var err error
@@ -220,7 +227,16 @@ func (l *Layout) Image(manifest Descriptor) (*Image, error) {
 	for _, d := range m.Layers {
 		i.Layers = append(i.Layers, Layer{Descriptor: d})
 	}
-	return i, nil
+	return i, l.hasAll(m.Layers)
+}
+
+func (l *Layout) hasAll(layers []Descriptor) error {
+	for _, d := range layers {
+		if !l.has(d) {
+			return fmt.Errorf("its layer %s is not in the OCI layout: build again to restore it", d.Digest)
+		}
+	}
+	return nil
 }
 
 // readManifest reads a manifest of the layout as it is.
@@ -235,6 +251,8 @@ func readManifest(data []byte) (m ispec.Manifest, err error) {
 type Blobs interface {
 	// Open opens a blob whose size is checked.
 	Open(Descriptor) (*os.File, error)
+	// PutAside takes a blob that is damaged out of the way.
+	PutAside(digest.Digest) error
 }
 
 // Put makes tags stand for images, all at once. Blobs that the layout lacks are
@@ -366,12 +384,11 @@ func copyBlob(ctx context.Context, to *os.File, s Blobs, d Descriptor) error {
 	}
 }
 
-// checkCopy compares a copy with the digest, since what leaves the store may be
-// trusted by others. A damaged blob of a Store is put aside. What the Store has
-// written itself was digested just now, and is not read again.
+// checkCopy compares a copy with the digest, since what leaves may be trusted by
+// others. A damaged blob is put aside. What a Store has written itself was digested
+// just now, and is not read again.
 func checkCopy(ctx context.Context, to *os.File, from Blobs, d Descriptor) error {
-	store, ok := from.(*Store)
-	if ok && store.wrote(d.Digest) {
+	if store, ok := from.(*Store); ok && store.wrote(d.Digest) {
 		return nil
 	}
 	sum := sha256.New()
@@ -379,11 +396,10 @@ func checkCopy(ctx context.Context, to *os.File, from Blobs, d Descriptor) error
 	if err != nil {
 		return err
 	}
-	err = compare(d, sumDigest(sum), n)
-	if err != nil && ok {
-		return errors.Join(err, store.PutAside(d.Digest))
+	if err := compare(d, sumDigest(sum), n); err != nil {
+		return errors.Join(err, from.PutAside(d.Digest))
 	}
-	return err
+	return nil
 }
 
 // writeBlob makes a blob seen once it is written, has the right size and is

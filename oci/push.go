@@ -2,8 +2,10 @@ package oci
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"slices"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -86,6 +88,9 @@ func (p *Publisher) Push(ctx context.Context, l *Layout, manifest Descriptor, re
 		return true, p.remember(to.Context(), image)
 	}
 	if err := remote.Write(to, &mounting{image, p.origins(to.Context(), bases)}, options...); err != nil {
+		if request := (*url.Error)(nil); errors.Is(err, ErrCorrupt) && errors.As(err, &request) {
+			return false, fmt.Errorf("%s: %w", ref, request.Err) // what was read to be sent
+		}
 		return false, fmt.Errorf("%s: %w", ref, s.explain(ctx, err))
 	}
 	return false, p.remember(to.Context(), image)
@@ -173,8 +178,7 @@ func (m *mounting) Layers() ([]v1.Layer, error) {
 }
 
 // image returns an image of the layout as go-containerregistry sees it. Its
-// documents are read and checked now, its blobs are read when they are sent; a
-// registry checks them.
+// documents are read and checked now, its blobs when they are sent.
 func (l *Layout) image(manifest Descriptor) (v1.Image, error) {
 	i := &layoutImage{layout: l, mediaType: types.MediaType(manifest.MediaType)}
 	var err error
@@ -188,10 +192,8 @@ func (l *Layout) image(manifest Descriptor) (v1.Image, error) {
 	if i.config, err = l.ReadDocument(m.Config); err != nil {
 		return nil, err
 	}
-	for _, d := range m.Layers {
-		if !l.has(d) {
-			return nil, fmt.Errorf("its layer %s is not in the OCI layout: build again to restore it", d.Digest)
-		}
+	if err := l.hasAll(m.Layers); err != nil {
+		return nil, err
 	}
 	return partial.CompressedToImage(i)
 }
@@ -230,4 +232,26 @@ type layoutBlob struct {
 func (b *layoutBlob) Digest() (v1.Hash, error)            { return b.hash, nil }
 func (b *layoutBlob) Size() (int64, error)                { return b.d.Size, nil }
 func (b *layoutBlob) MediaType() (types.MediaType, error) { return types.MediaType(b.d.MediaType), nil }
-func (b *layoutBlob) Compressed() (io.ReadCloser, error)  { return b.layout.Open(b.d) }
+
+// Compressed is a method of partial.CompressedLayer. What is read is checked.
+func (b *layoutBlob) Compressed() (io.ReadCloser, error) {
+	f, err := b.layout.Open(b.d)
+	if err != nil {
+		return nil, err
+	}
+	return &sentBlob{verified(f, b.d), b}, nil
+}
+
+// A sentBlob puts its blob aside if that turns out to be damaged.
+type sentBlob struct {
+	io.ReadCloser
+	of *layoutBlob
+}
+
+func (s *sentBlob) Read(p []byte) (int, error) {
+	n, err := s.ReadCloser.Read(p)
+	if errors.Is(err, ErrCorrupt) {
+		err = errors.Join(err, s.of.layout.PutAside(s.of.d.Digest))
+	}
+	return n, err
+}

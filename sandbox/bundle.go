@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -181,6 +182,30 @@ func removeCgroup(ctx context.Context, dir string) error {
 	}
 }
 
+// awaitEnd waits until the supervisor and the runtime have ended: after the death of the
+// process that had b locked, the kernel takes a moment to kill them, in which they may
+// make a cgroup yet. They have b's name in their arguments.
+func (b *bundle) awaitEnd(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	for b.lives() {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s: its supervisor does not end", b.dir)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+func (b *bundle) lives() bool {
+	processes, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	return slices.ContainsFunc(processes, func(path string) bool {
+		args, _ := os.ReadFile(path)
+		return bytes.Contains(args, []byte(b.id))
+	})
+}
+
 // logLine is a line of a runtime's log in JSON.
 type logLine struct {
 	Level string `json:"level"`
@@ -258,6 +283,10 @@ func Sweep(ctx context.Context, tmp string) error {
 
 // sweep removes b, unless its cgroups cannot be removed: only b tells of them.
 func (b *bundle) sweep(ctx context.Context) error {
+	if err := b.awaitEnd(ctx); err != nil {
+		b.lock.Close()
+		return err
+	}
 	if err := b.removeCgroups(ctx); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		b.lock.Close()
 		return err

@@ -52,8 +52,9 @@ func ours(t *testing.T) (seed uint64, has func(n int) bool) {
 // A project is a stackerfile in a folder of its own with a state of its own: a
 // base, a layer that only others read, one that reads it, and a second image.
 type project struct {
-	t   testing.TB
-	dir string
+	t       testing.TB
+	dir     string
+	bundles map[string]bool // the names of containers that killed builds had
 }
 
 const projectFile = `
@@ -78,7 +79,7 @@ more:
 
 func newProject(t testing.TB) *project {
 	t.Helper()
-	p := &project{t: t, dir: t.TempDir()}
+	p := &project{t: t, dir: t.TempDir(), bundles: map[string]bool{}}
 	// In memory, so that it does not wait for what others have to sync.
 	mustRun(t, exec.Command("mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", p.dir))
 	t.Cleanup(func() { unix.Unmount(p.dir, unix.MNT_DETACH) })
@@ -189,13 +190,31 @@ func (p *project) recover(want reference, what string) {
 	if got := p.images(); !maps.Equal(got, want.images) {
 		p.t.Fatalf("%s: the next build made other images: %v, not %v\n%s", what, got, want.images, out)
 	}
-	if left := leftovers(p.state()); len(left) > 0 {
+	if left := append(leftovers(p.state()), p.cgroups()...); len(left) > 0 {
 		p.t.Fatalf("%s: left behind:\n%s", what, strings.Join(left, "\n"))
 	}
 	tmp, err := os.ReadDir(filepath.Join(p.state(), "tmp"))
 	if err != nil || len(tmp) > 0 {
 		p.t.Fatalf("%s: tmp holds %v: %v", what, tmp, err)
 	}
+}
+
+// noteBundles notes the containers that a killed build has left.
+func (p *project) noteBundles() {
+	for _, dir := range must(filepath.Glob(p.path("state/tmp/sandbox-*")))(p.t) {
+		p.bundles[filepath.Base(dir)] = true
+	}
+}
+
+// cgroups returns those of killed builds.
+func (p *project) cgroups() (left []string) {
+	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, e fs.DirEntry, err error) error {
+		if err == nil && p.bundles[e.Name()] {
+			left = append(left, "cgroup "+path)
+		}
+		return nil // others come and go
+	})
+	return left
 }
 
 // sound checks that nothing is damaged or has grown.
@@ -242,6 +261,7 @@ func (p *project) kill(after time.Duration, args ...string) bool {
 	timer := time.AfterFunc(after, func() { cmd.Process.Kill() })
 	defer timer.Stop()
 	err := cmd.Wait()
+	p.noteBundles()
 	var exit *exec.ExitError
 	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != -1) {
 		p.t.Fatal(err)
@@ -289,6 +309,7 @@ func TestInject(t *testing.T) {
 		what := fmt.Sprintf("%s of call %d of %s", at.how, at.n, at.calls)
 		p.reset()
 		out, err := p.strace("inject="+at.calls+":"+at.how+":when="+strconv.Itoa(at.n), at.calls).CombinedOutput()
+		p.noteBundles()
 		p.clear(what, out, err, at.how != "signal=KILL")
 		p.recover(want, what)
 		p.sound(want, what)
