@@ -102,11 +102,19 @@ func showTypes(w io.Writer, usage *build.Usage) {
 func showItems(w io.Writer, items []*build.Item) {
 	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	defer table.Flush()
-	fmt.Fprintln(table, "ID\tTYPE\tSIZE\tBLOB\tINODES\tUSED\tLAST USED\tFLAGS\tDESCRIPTION")
+	fmt.Fprintln(table, "ID\tTYPE\tPARENT\tSIZE\tBLOB\tINODES\tUSED\tLAST USED\tCREATED\tFLAGS\tDESCRIPTION")
 	for _, i := range items {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\n", printable(i.ID), i.Type, size10(i.Size), size10(i.Blob),
-			i.Inodes, i.Times, ago(i.LastUsed), itemFlags(i), printable(i.Description))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\n", printable(i.ID), i.Type, printable(parent(i)), size10(i.Size), size10(i.Blob),
+			i.Inodes, i.Times, ago(i.LastUsed), ago(i.Created), itemFlags(i), printable(i.Description))
 	}
+}
+
+// parent is the beginning of what an item stands on, enough to find it in the table.
+func parent(i *build.Item) string {
+	if len(i.Parent) < 19 {
+		return "-"
+	}
+	return i.Parent[:19]
 }
 
 func itemFlags(i *build.Item) string {

@@ -705,6 +705,37 @@ func (p *project) mountBtrfs(t *testing.T) string {
 	return dir
 }
 
+// TestQuota has a state folder whose quota is used up.
+func TestQuota(t *testing.T) {
+	t.Parallel()
+	p := newProject(t)
+	disk := p.mountBtrfs(t)
+	limited := filepath.Join(disk, "limited")
+	mustRun(t, exec.Command("btrfs", "quota", "enable", disk))
+	mustRun(t, exec.Command("btrfs", "subvolume", "create", limited))
+	if err := os.Symlink(limited, p.state()); err != nil {
+		t.Fatal(err)
+	}
+	p.must("build")
+	before := p.images()
+	mustRun(t, exec.Command("btrfs", "filesystem", "sync", disk))
+	mustRun(t, exec.Command("btrfs", "qgroup", "limit", "1M", limited)) // less than is there
+	p.write("word", "two\n")
+	out, err := p.command("build").CombinedOutput()
+	p.clear("without quota", out, err, true)
+	if err == nil || !bytes.Contains(out, []byte("the disk quota on the filesystem of ")) {
+		t.Errorf("%v\n%s", err, out)
+	}
+	p.write("word", "one\n")
+	if out := p.must("build"); !strings.Contains(out, "3 of 3 layers from the cache") || !maps.Equal(p.images(), before) {
+		t.Errorf("what was there is not found:\n%s", out)
+	}
+	mustRun(t, exec.Command("btrfs", "quota", "disable", disk))
+	p.write("word", "two\n")
+	p.must("build")
+	p.must("fsck", "--read-data")
+}
+
 // TestReadOnly has state folders that cannot be written.
 func TestReadOnly(t *testing.T) {
 	t.Parallel()
