@@ -178,14 +178,10 @@ func Destroy(ctx context.Context, state string) error {
 	if err := locks.Try(c.inUse, locks.Exclusive); err != nil {
 		return fmt.Errorf("state folder %s: %w%s: wait for that to end", state, err, locks.By(c.inUse))
 	}
-	gone, err := os.MkdirTemp(filepath.Dir(state), ".layerbuild-removed-")
-	if err != nil {
-		return err
-	}
-	if err := unix.Rename(state, gone); err != nil { // os.Rename replaces no folder
+	if err := locks.RemoveAll(state); err != nil {
 		return fmt.Errorf("remove state folder %s: %w", state, err)
 	}
-	return os.RemoveAll(gone)
+	return nil
 }
 
 // create makes the folder if it is not there.

@@ -143,6 +143,40 @@ func TestTakeNamesOthers(t *testing.T) {
 	}
 }
 
+// What one who was killed had not removed yet goes with the next folder; what a living
+// one is at stays.
+func TestRemoveAll(t *testing.T) {
+	dir := t.TempDir()
+	living, err := newGrave(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer living.Close()
+	dead, err := newGrave(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead.Close()
+	for _, path := range []string{filepath.Join(dead.Name(), "folder/x"), filepath.Join(dir, "state/snapshots/x")} {
+		if err := os.MkdirAll(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := RemoveAll(filepath.Join(dir, "state")); err != nil {
+		t.Error(err)
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) != 1 || left[0].Name() != filepath.Base(living.Name()) {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if err := RemoveAll(filepath.Join(dir, "state")); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
 func inode(t *testing.T, f *os.File) uint64 {
 	t.Helper()
 	var st unix.Stat_t
