@@ -154,9 +154,12 @@ func (b *Builder) resolve(ctx context.Context, l *layers.Layer, ref oci.ImageRef
 			return digest.Digest(known.Answer), nil
 		}
 	}
-	manifest, err := b.registry().Resolve(ctx, ref, platform(l))
+	manifest, err := b.inquiry.ask(fmt.Sprint(name, ref.Insecure), func() (digest.Digest, error) {
+		manifest, err := b.registry().Resolve(ctx, ref, platform(l))
+		return manifest.Digest, err
+	})
 	if err == nil {
-		return manifest.Digest, b.remember(name, manifest.Digest)
+		return manifest, b.remember(name, manifest)
 	}
 	if !errors.Is(err, oci.ErrUnreachable) || unknown != nil || b.Pull == PullAlways {
 		return "", err

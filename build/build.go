@@ -130,6 +130,7 @@ type Builder struct {
 	runner    Runner
 	runtime   *lazyRuntime // which is the runner, but in tests
 	registry  func() *oci.Registry
+	inquiry   *inquiry // of registries
 	downloads *downloader
 	git       *gitFolders
 	makers    *makers
@@ -235,6 +236,7 @@ func attempt(ctx context.Context, o Options, graph *layers.Graph) (err error) {
 			b.cache.DropBuild(number) // the second life has its own
 		}
 		b.sources.HandOver()
+		b.inquiry.handOver()
 		return namespace.Enter()
 	}
 	b.Sink = o.Sink
@@ -289,12 +291,14 @@ func open(ctx context.Context, o Options, graph *layers.Graph) (*Builder, error)
 	if o.Compression, o.CompressionLevel, err = o.Compression.Check(o.CompressionLevel); err != nil {
 		return nil, fmt.Errorf("--compression-format and --compression-level: %w", err)
 	}
+	inquiry := newInquiry() // before the environment is looked at
 	b := &Builder{
 		Options:  o,
 		graph:    graph,
 		mayMount: namespace.Entered(),
 		environ:  o.environWithoutSecrets(),
 		registry: sync.OnceValue(oci.NewRegistry),
+		inquiry:  inquiry,
 		layers:   map[*layers.Layer]*outcome{},
 		needed:   map[*layers.Layer]bool{},
 		limits:   newLimits(o.Jobs),

@@ -84,7 +84,11 @@ func words(e Event) string {
 	case Miss:
 		return fmt.Sprintf("%s: cache miss because %s", e.Layer, e.Text)
 	case Built:
-		return fmt.Sprintf("filesystem %s built successfully (%s)", e.Layer, round(e.Took))
+		text := fmt.Sprintf("filesystem %s built successfully (%s", e.Layer, round(e.Took))
+		if e.Done > 0 {
+			text += ", " + bytesText(e.Done)
+		}
+		return text + ")"
 	case Checked:
 		return fmt.Sprintf("filesystem %s built again and compared (%s)", e.Layer, round(e.Took))
 	case Failed:

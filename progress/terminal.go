@@ -169,7 +169,7 @@ func (t *Terminal) frame() {
 		return
 	}
 	width, height := t.size()
-	t.draw(t.picture(height), width)
+	t.draw(t.picture(width, height), width)
 }
 
 // draw writes the lines that are to scroll away, and the picture below them.
@@ -219,7 +219,7 @@ type shownLine struct{ text, color string }
 
 // picture is what goes on, in lines that fit the terminal's height with the line
 // that the cursor is on.
-func (t *Terminal) picture(height int) []shownLine {
+func (t *Terminal) picture(width, height int) []shownLine {
 	if t.total == 0 && len(t.works) == 0 {
 		return nil
 	}
@@ -239,7 +239,7 @@ func (t *Terminal) picture(height int) []shownLine {
 	var lines []shownLine
 	told := map[string]bool{}
 	for _, w := range works {
-		lines = append(lines, shownLine{t.workText(w), colorBold})
+		lines = append(lines, shownLine{t.workText(w, width-1), colorBold})
 		if told[w.layer] {
 			continue
 		}
@@ -257,27 +257,33 @@ func (t *Terminal) picture(height int) []shownLine {
 
 // workText is one work: how long, whose, what, and how far. Lines are no longer than
 // they must be, since those that a terminal wraps when it becomes narrower may
-// push others out of it.
-func (t *Terminal) workText(w *shownWork) string {
-	text := fmt.Sprintf("%6s  ", elapsed(t.now().Sub(w.began)))
-	if w.layer != "" {
-		text += PlainText(w.layer) + ": "
-	}
-	text += PlainText(w.text)
+// push others out of it. Where there is no room for all, the layer's name gives way
+// first, and then the work's; how far it is stays.
+func (t *Terminal) workText(w *shownWork, width int) string {
+	var far string
 	switch {
 	case w.total > 0:
-		text += fmt.Sprintf(" %s / %s", bytesText(w.done), bytesText(w.total))
+		far = fmt.Sprintf(" %s / %s", bytesText(w.done), bytesText(w.total))
 	case w.done > 0:
-		text += " " + bytesText(w.done)
+		far = " " + bytesText(w.done)
 	}
-	return text
+	long, text := fmt.Sprintf("%6s  ", elapsed(t.now().Sub(w.began))), PlainText(w.text)
+	room := width - len(long) - len(far)
+	if w.layer != "" {
+		text = cut(PlainText(w.layer), max(room/3, room-textWidth(text)-2)) + ": " + text
+	}
+	return long + cut(text, room) + far
 }
 
 func (t *Terminal) statusText() string {
 	if t.began.IsZero() {
 		return ""
 	}
-	return fmt.Sprintf("%6s  %d of %d layers done", elapsed(t.now().Sub(t.began)), t.done, t.total)
+	layers := "layers"
+	if t.total == 1 {
+		layers = "layer"
+	}
+	return fmt.Sprintf("%6s  %d of %d %s done", elapsed(t.now().Sub(t.began)), t.done, t.total, layers)
 }
 
 // elapsed is a time that goes on: without flickering digits.

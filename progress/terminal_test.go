@@ -157,7 +157,7 @@ web: cache miss because FIRST: it is new
   1.8s  1 of 3 layers done
 `)
 	report(20, Event{Kind: Finished, Layer: "web", Text: "packing"})
-	report(20, Event{Kind: Built, Layer: "web", Took: 2 * time.Second})
+	report(20, Event{Kind: Built, Layer: "web", Took: 2 * time.Second, Done: 1234567})
 	term.frame()
 	report(20, Event{Kind: Summary, Text: "1 of 3 layers", Took: 2 * time.Second})
 	if err := term.Close(); err != nil {
@@ -165,9 +165,27 @@ web: cache miss because FIRST: it is new
 	}
 	check(t, "the end", s, `found cached layer base
 web: cache miss because FIRST: it is new
-filesystem web built successfully (2s)
+filesystem web built successfully (2s, 1
+.23MB)
 1 of 3 layers (2s)
 `)
+}
+
+// Where a line is too long for the terminal, what is done and how far it is stays.
+func TestTerminalNarrow(t *testing.T) {
+	for width, want := range map[int]string{
+		72: "  0.2s  a-layer-with-a-long-name: pulling docker://host/base 1MB / 2MB\n",
+		60: "  0.2s  a-layer-with…: pulling docker://host/base 1MB / 2MB\n",
+		40: "  0.2s  a-laye…: pulling doc… 1MB / 2MB\n",
+		20: "  0.2s  … 1MB / 2MB\n",
+		10: "  0.2s  …\n",
+	} {
+		s, term, report := shown(width, 4)
+		report(0, Event{Kind: Started, Layer: "a-layer-with-a-long-name", Text: "pulling docker://host/base"})
+		report(2, Event{Kind: Bytes, Layer: "a-layer-with-a-long-name", Text: "pulling docker://host/base", Done: 1e6, Total: 2e6})
+		term.frame()
+		check(t, fmt.Sprint(width, " columns"), s, want)
+	}
 }
 
 // Whatever the terminal's size, the picture fits, and in the end nothing of it is
@@ -234,7 +252,7 @@ func TestTerminalPaused(t *testing.T) {
 	check(t, "resumed", s, `$ exit
 later
   0.2s  web: running
-  0.2s  0 of 1 layers done
+  0.2s  0 of 1 layer done
 `)
 }
 
