@@ -184,6 +184,11 @@ func buildAll(ctx context.Context, o Options) error {
 		}
 	}
 	mayCollect(o)
+	if len(o.NoCache)+len(o.Verify) > 0 && !o.Plan && !o.FailOnMiss {
+		if err := namespace.Enter(); err != nil { // there is nothing to look up first
+			return err
+		}
+	}
 	for try := 1; ; try++ {
 		err := attempt(ctx, o, graph)
 		if err == nil && !o.Plan {
@@ -344,13 +349,18 @@ func (b *Builder) close() {
 	b.rooms.close()
 }
 
-// canMount fails where root filesystems cannot be mounted. Where only the state
+// canMount fails where root filesystems cannot be mounted. A trial costs as much as
+// the mounts of a step: where it went well, that is remembered. Where only the state
 // folder's filesystem is at fault, as in a container, they are kept in memory until
 // the process ends: it unpacks what it needs of them again.
 func (b *Builder) canMount() error {
+	question := fmt.Sprintf("overlayfs %s %s", filesystem(b.roots), rights())
+	if _, err := b.cache.Resolution(question); err == nil {
+		return nil
+	}
 	fault := overlay.Supported(b.StateDir)
 	if fault == nil {
-		return nil
+		return b.cache.SetResolution(question, "works")
 	}
 	dir, err := rootsInMemory(b.StateDir, fault)
 	if err != nil {

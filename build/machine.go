@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -110,4 +111,29 @@ func (b *Builder) short() string {
 		return fmt.Sprintf("the filesystem of %s has no inodes left: %d were free when the build began", now.path, before.inodes)
 	}
 	return ""
+}
+
+// rights says what this process may do on this machine, since that was started: what
+// was tried out needs no other trial while they are the same.
+func rights() string {
+	var text strings.Builder
+	for _, file := range []string{"sys/kernel/random/boot_id", "self/uid_map", "self/attr/current"} {
+		content, _ := os.ReadFile(filepath.Join("/proc", file)) // there is no label without AppArmor or SELinux
+		text.Write(content)
+	}
+	status, _ := os.ReadFile("/proc/self/status")
+	for line := range strings.Lines(string(status)) {
+		switch name, value, _ := strings.Cut(line, ":"); name {
+		case "Uid", "CapEff", "Seccomp":
+			text.WriteString(value)
+		}
+	}
+	return strings.Join(strings.Fields(text.String()), " ")
+}
+
+// filesystem names the one that a folder is on.
+func filesystem(dir string) string {
+	var st unix.Stat_t
+	_ = unix.Stat(dir, &st) // what it is needed for will fail too
+	return fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
 }

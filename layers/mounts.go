@@ -13,7 +13,7 @@ import (
 const secretsFolder = "/run/secrets"
 
 var (
-	secretID     = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
+	secretID     = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
 	variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 )
 
@@ -27,7 +27,7 @@ func (p *parser) secrets(l *Layer, n *yaml.Node) {
 		if id == nil {
 			continue
 		}
-		if s.ID = p.nonEmpty(id, "a secret"); s.ID != "" && !secretID.MatchString(s.ID) {
+		if s.ID = p.nonEmpty(id, "a secret"); s.ID != "" && !isName(s.ID, secretID) {
 			p.fail(id, "secret %s is no id: it has up to 128 letters, digits and any of _ . - and begins with a letter, a digit or _", quote(s.ID))
 		}
 		if s.Target == "" && s.Env == "" {

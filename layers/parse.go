@@ -101,14 +101,22 @@ func (p *parser) normalize(n *yaml.Node) string {
 }
 
 // layerName is what an OCI tag, a file name and the host of a stacker:// may all be.
-var layerName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,127}$`)
+var layerName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@+-]*$`)
+
+// maxName is the most bytes of a name. A pattern that said so would take longer to
+// compile than all else that a start of the program does.
+const maxName = 128
+
+func isName(name string, form *regexp.Regexp) bool {
+	return len(name) <= maxName && form.MatchString(name)
+}
 
 func (p *parser) oneLayer(e pair) {
 	p.layer = e.name
 	defer func() { p.layer = "" }()
 	l := &Layer{Name: e.name, Pos: p.position(e.key), File: p.file, Network: cmp.Or(p.network, NetworkHost), OS: runtime.GOOS, Arch: runtime.GOARCH}
 	p.file.Layers = append(p.file.Layers, l)
-	if !layerName.MatchString(e.name) {
+	if !isName(e.name, layerName) {
 		p.fail(e.key, "a layer's name is 1 to 128 letters, digits and any of _ . @ + - (others are forbidden), and begins with a letter, a digit or _: rename it")
 	}
 	if e.value.Kind != yaml.MappingNode {

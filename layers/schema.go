@@ -2,6 +2,7 @@ package layers
 
 import (
 	"encoding/json"
+	"regexp"
 )
 
 //go:generate go test -run ^TestSchema$ . -args -update
@@ -26,7 +27,7 @@ func Schema() ([]byte, error) {
 		"description":          "Layers by their names, and config: see docs/stackerfile.md of layerbuild.",
 		"type":                 "object",
 		"properties":           schema{"config": either(schema{"type": "null"}, configSchema())},
-		"propertyNames":        patterns(layerName.String()),
+		"propertyNames":        nameSchema(layerName),
 		"additionalProperties": object(properties, "from"),
 	}, "", "  ")
 	return append(text, '\n'), err
@@ -52,6 +53,11 @@ func patterns(forms ...string) schema {
 		all = append(all, schema{"type": "string", "pattern": form})
 	}
 	return either(all...)
+}
+
+// nameSchema is of names that have a form, and are not too long.
+func nameSchema(form *regexp.Regexp) schema {
+	return either(schema{"type": "string", "pattern": form.String(), "maxLength": maxName}, patterns())
 }
 
 // choice is one of these texts, or one with a placeholder.
@@ -139,8 +145,8 @@ func bindSchema() schema {
 
 func secretSchema() schema {
 	null := schema{"type": "null"}
-	return either(patterns(secretID.String()), object(schema{
-		"id":       patterns(secretID.String()),
+	return either(nameSchema(secretID), object(schema{
+		"id":       nameSchema(secretID),
 		"target":   destSchema(),
 		"env":      either(null, patterns(variableName.String(), "^$")),
 		"required": either(null, truthSchema()),

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/moby/profiles/seccomp"
 	"github.com/moby/sys/mountinfo"
@@ -51,7 +52,6 @@ func (s Step) config(b *bundle, mounts []Mount) (*specs.Spec, error) {
 		return nil, err
 	}
 	umask := uint32(0o022)
-	caps := capabilities()
 	spec := &specs.Spec{
 		Version:  specVersion,
 		Root:     &specs.Root{Path: s.Rootfs},
@@ -62,7 +62,7 @@ func (s Step) config(b *bundle, mounts []Mount) (*specs.Spec, error) {
 			Args:            s.Args,
 			Env:             s.environment(),
 			Cwd:             cmp.Or(s.Cwd, "/"),
-			Capabilities:    &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
+			Capabilities:    capabilities(),
 			Rlimits:         limits,
 			NoNewPrivileges: true,
 		},
@@ -89,11 +89,18 @@ func (s Step) config(b *bundle, mounts []Mount) (*specs.Spec, error) {
 			Destination: f.Dest, Type: "bind", Source: b.file(n), Options: []string{"bind", "rprivate", "ro"},
 		})
 	}
-	if spec.Linux.Seccomp, err = seccomp.GetDefaultProfile(spec); err != nil {
+	spec.Linux.Seccomp, err = seccompProfile()
+	return spec, err
+}
+
+// seccompProfile is that of the container engines, for the capabilities of steps.
+var seccompProfile = sync.OnceValues(func() (*specs.LinuxSeccomp, error) {
+	profile, err := seccomp.GetDefaultProfile(&specs.Spec{Process: &specs.Process{Capabilities: capabilities()}})
+	if err != nil {
 		return nil, fmt.Errorf("seccomp profile: %w", err)
 	}
-	return spec, nil
-}
+	return profile, nil
+})
 
 // cgroupsPath is that of a container. In a user namespace there is none, unless it is
 // needed for limits: we may have no right to make a cgroup, which a runtime takes only
@@ -123,11 +130,12 @@ func (s Step) environment() []string {
 }
 
 // capabilities are those that docker and podman give.
-func capabilities() []string {
-	return []string{
+func capabilities() *specs.LinuxCapabilities {
+	caps := []string{
 		"CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_MKNOD",
 		"CAP_NET_BIND_SERVICE", "CAP_NET_RAW", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
 	}
+	return &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}
 }
 
 // rlimits sets those limits that builds notice: old programs loop over all
