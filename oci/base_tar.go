@@ -156,8 +156,7 @@ func (t *tarFile) read(ctx context.Context, z io.WriteCloser) (digest.Digest, er
 	if err != nil {
 		return "", err
 	}
-	diffID, _ := p.result()
-	return diffID, nil
+	return p.result(), nil
 }
 
 // inflate writes the uncompressed tar to the pipe and reads the file to its end.

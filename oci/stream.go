@@ -24,7 +24,6 @@ type digestPipe struct {
 	whole    []byte      // the block that reading is part of
 	err      error       // of CloseWrite; set before written is closed
 	sum      digest.Digest
-	size     int64
 }
 
 const (
@@ -53,7 +52,6 @@ func (p *digestPipe) digest() {
 	sum := sha256.New()
 	for block := range p.written {
 		sum.Write(block)
-		p.size += int64(len(block))
 		p.digested <- block // never blocks: there are only pipeBlocks of them
 	}
 	p.sum = sumDigest(sum)
@@ -171,6 +169,6 @@ func (p *digestPipe) WriteTo(w io.Writer) (n int64, err error) {
 	}
 }
 
-// result returns the stream's digest and size. They are known once the consumer
-// has seen io.EOF, not before and not after an error.
-func (p *digestPipe) result() (digest.Digest, int64) { return p.sum, p.size }
+// result returns the stream's digest. It is known once the consumer has seen io.EOF,
+// not before and not after an error.
+func (p *digestPipe) result() digest.Digest { return p.sum }

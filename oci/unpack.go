@@ -78,7 +78,7 @@ func (s *Store) unpack(ctx context.Context, l Layer, root string, progress func(
 	if _, err := p.WriteTo(io.Discard); err != nil {
 		return err
 	}
-	if got, _ := p.result(); got != l.DiffID {
+	if got := p.result(); got != l.DiffID {
 		return fmt.Errorf("its uncompressed content has the digest %s, its image says %s: %w", got, l.DiffID, ErrCorrupt)
 	}
 	return nil
