@@ -264,8 +264,10 @@ func origin(l *layers.Layer) buildcache.Origin {
 	return buildcache.Origin{Layer: l.Name, Stackerfile: l.File.Path}
 }
 
-func described(l *layers.Layer) string {
-	return fmt.Sprintf("layer %s of ./%s", l.Name, filepath.Base(l.File.Path))
+func described(l *layers.Layer) string { return layerOf(l.Name, l.File.Path) }
+
+func layerOf(name, stackerfile string) string {
+	return fmt.Sprintf("layer %s of ./%s", name, filepath.Base(stackerfile))
 }
 
 // label tells of a layer's snapshot what it is.

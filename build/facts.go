@@ -23,7 +23,7 @@ import (
 // They lie in one file, which is replaced as a whole. Of several processes the
 // last one wins. It is not synced: its checksum tells what a power cut left.
 //
-//	"lbfacts2\n", folders, CRC-32C of all before it
+//	"lbfacts3\n", folders, CRC-32C of all before it
 //
 // A folder is its name, its inode and ctime, the number of its files, and their
 // facts as one text; a fact is the name of its file, the file's inode and ctime, and
@@ -55,7 +55,7 @@ type fact struct {
 
 const (
 	factsName = "usage/facts"
-	factsHead = "lbfacts2\n"
+	factsHead = "lbfacts3\n"
 
 	// factsGrain is more than the distance of two ctimes that a local filesystem
 	// tells apart. What changed within it before it was read may change again

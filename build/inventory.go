@@ -295,6 +295,7 @@ func (v *inventory) addLooseBlobs() {
 }
 
 func (v *inventory) addImports() {
+	trees := make(map[digest.Digest]*Item, len(v.imports))
 	for n, s := range v.imports {
 		i := &Item{
 			ID: s.Digest.String(), Type: KindTree, Created: time.Unix(s.Time, 0), Size: s.Disk, Inodes: s.Inodes,
@@ -302,8 +303,28 @@ func (v *inventory) addImports() {
 		}
 		if s.Download {
 			i.Type, i.Description, i.current = KindDownload, s.URL, s.URL != ""
+		} else {
+			trees[s.Digest] = i
 		}
 		v.add(i, s.Digest.Encoded())
+	}
+	if len(trees) > 0 {
+		v.describe(trees)
+	}
+}
+
+// describe says of trees which layer's step was the last to read them.
+func (v *inventory) describe(trees map[digest.Digest]*Item) {
+	last := make(map[*Item]int64, len(trees))
+	for _, r := range v.records {
+		if r.kind != buildcache.Rootfs {
+			continue
+		}
+		for d := range r.inputs.all() {
+			if i := trees[d]; i != nil && r.time >= last[i] {
+				i.Description, last[i] = "read by "+r.maker, r.time
+			}
+		}
 	}
 }
 
@@ -314,7 +335,7 @@ func (v *inventory) addRecords() {
 			grave = string(r.kind)
 		}
 		v.add(&Item{
-			ID: string(r.kind) + "/" + string(r.key), Type: KindRecord, Description: string(r.kind) + " step",
+			ID: string(r.kind) + "/" + string(r.key), Type: KindRecord, Description: string(r.kind) + " step of " + r.maker,
 			Created: time.Unix(r.time, 0), Size: r.disk, Inodes: 1, holding: r, grave: grave,
 		}, string(r.key))
 	}

@@ -56,6 +56,7 @@ type record struct {
 	key             buildcache.Key
 	disk, time      int64   // of its file
 	inputs, results digests // that it mentions
+	maker           string  // the layer whose step it is of, as people name it
 }
 
 // readRecords lists all records and what they mention.
@@ -67,12 +68,12 @@ func (v *inventory) readRecords(ctx context.Context) error {
 	read := func(files []buildcache.Entry, found func(buildcache.Entry, ...string)) error {
 		return v.cache.Each(ctx, files, func(e buildcache.Entry, r *buildcache.Record) {
 			inputs, results := mentionedIn(r)
-			found(e, string(inputs), string(results))
+			found(e, string(inputs), string(results), layerOf(r.Origin.Layer, r.Origin.Stackerfile))
 		})
 	}
 	return v.facts.recall(v.cache, folders, read, func(folder buildcache.Folder, file string, r *factReader) {
 		if kind, key, ok := folder.Record(file); ok {
-			v.records = append(v.records, &record{kind, key, r.number(), r.number(), digests(r.text()), digests(r.text())})
+			v.records = append(v.records, &record{kind, key, r.number(), r.number(), digests(r.text()), digests(r.text()), r.text()})
 		}
 	})
 }
