@@ -90,6 +90,7 @@ var unequal = map[string]string{
 	"flags":            "random numbers",
 	"layer-types":      "without root no folder is hidden in them",
 	"projects":         "stacker's have wall-clock times",
+	"prune-limits":     "random numbers",
 	"stacker-habits":   "the author is user@host",
 	"together":         "random numbers",
 }
