@@ -63,16 +63,13 @@ func (r *Runtime) container(s Step) (*container, error) {
 	case s.Stdin != nil || !same(s.Stdout, s.Stderr):
 		return r.start(s.Stdin, piped(s.Stdout), piped(s.Stderr), false)
 	}
-	expected := r.takeExpected()
-	if r.More != nil && r.More() {
-		r.Expect()
-	}
 	out := piped(s.Stdout)
-	if expected == nil {
+	c := r.takeExpected()
+	if c == nil {
 		return r.start(nil, out, out, false)
 	}
-	expected.output.becomes(out)
-	return expected, nil
+	c.output.becomes(out)
+	return c, nil
 }
 
 func (r *Runtime) takeExpected() *container {
@@ -175,10 +172,11 @@ func (c *container) begin(cmd *exec.Cmd) error {
 }
 
 // run gives c its orders, and returns when it and all that it started have ended, to
-// which it is forced when ctx is cancelled.
-func (c *container) run(ctx context.Context, o orders) error {
+// which it is forced when ctx is cancelled. Meanwhile is called when c has its orders.
+func (c *container) run(ctx context.Context, o orders, meanwhile func()) error {
 	defer context.AfterFunc(ctx, func() { _ = c.process.Kill() })()
 	fault := json.NewEncoder(c.orders).Encode(o)
+	meanwhile()
 	<-c.ended
 	if c.err != nil {
 		return c.err // of which the fault, if there is one, is a consequence

@@ -158,6 +158,6 @@ func (r *Runtime) probe(ctx context.Context) error {
 		return err
 	}
 	o.Do, o.Runtime = createOnly, r.Path
-	err = c.explain(c.run(ctx, o), r.Name)
+	err = c.explain(c.run(ctx, o, func() {}), r.Name)
 	return errors.Join(err, c.removeCgroups(ctx))
 }

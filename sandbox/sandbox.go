@@ -277,7 +277,12 @@ func (r *Runtime) run(ctx context.Context, s Step, c *container, mounts []Mount)
 		return err
 	}
 	o.Runtime = r.Path
-	err = c.explain(c.run(ctx, o), r.Name)
+	next := func() {
+		if s.Stdin == nil && r.More != nil && r.More() {
+			r.Expect()
+		}
+	}
+	err = c.explain(c.run(ctx, o, next), r.Name)
 	var exit *ExitError
 	switch {
 	case ctx.Err() != nil:
