@@ -107,7 +107,8 @@ func (b *bench) bareRuntime(base string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []string{"runc", "run", "--bundle", bundle, "layerbuild-bench"}, os.WriteFile(filepath.Join(bundle, "config.json"), text, 0o644)
+	// Through env, as layerbuild is.
+	return []string{"env", "runc", "run", "--bundle", bundle, "layerbuild-bench"}, os.WriteFile(filepath.Join(bundle, "config.json"), text, 0o644)
 }
 
 // stepConfig is the configuration that the runtime is given for a step, taken by a
