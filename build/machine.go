@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/moby/sys/userns"
 	"golang.org/x/sys/unix"
 )
 
@@ -83,7 +84,7 @@ func (before room) explain(err error) error {
 		why = fmt.Sprintf("the disk quota on the filesystem of %s is used up: the build needs more; `layerbuild prune` makes room", before.path)
 	case errors.Is(err, unix.EROFS):
 		why = fmt.Sprintf("the filesystem of %s is read-only: mount it writable, or name another folder with --state-dir or --oci-dir", before.path)
-	case errors.Is(err, os.ErrPermission) && os.Geteuid() != 0:
+	case errors.Is(err, os.ErrPermission) && (os.Geteuid() != 0 || userns.RunningInUserNS()):
 		why = "this user may not: run as root, or as the owner"
 	default:
 		return err

@@ -242,7 +242,7 @@ func (m *Mutable) publish(ctx context.Context, snap Snapshot) (Snapshot, error) 
 			return snap, fsync(m.store.snapshots)
 		}
 		if !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
-			return Snapshot{}, err
+			return Snapshot{}, fmt.Errorf("rename to %s: %w", path, err)
 		}
 		there, err := m.adopt(ctx, snap.ID, path)
 		switch {
