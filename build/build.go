@@ -129,6 +129,7 @@ type Builder struct {
 	environ   []string
 	runner    Runner
 	runtime   *lazyRuntime // which is the runner, but in tests
+	rights    func() string
 	registry  func() *oci.Registry
 	inquiry   *inquiry // of registries
 	downloads *downloader
@@ -311,6 +312,7 @@ func open(ctx context.Context, o Options, graph *layers.Graph) (*Builder, error)
 	}
 	b.runtime = &lazyRuntime{b: b}
 	b.runner = b.runtime
+	b.rights = sync.OnceValue(rights)
 	b.worth = sync.OnceValue(b.paths)
 	b.recent = sync.OnceValue(func() *buildcache.Candidates {
 		records, _ := b.cache.Recent(buildcache.Rootfs) // explanations do without
@@ -354,7 +356,7 @@ func (b *Builder) close() {
 // folder's filesystem is at fault, as in a container, they are kept in memory until
 // the process ends: it unpacks what it needs of them again.
 func (b *Builder) canMount() error {
-	question := fmt.Sprintf("overlayfs %s %s", filesystem(b.roots), rights())
+	question := fmt.Sprintf("overlayfs %s %s", filesystem(b.roots), b.rights())
 	if _, err := b.cache.Resolution(question); err == nil {
 		return nil
 	}

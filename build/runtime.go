@@ -53,7 +53,7 @@ func (r *lazyRuntime) find(ctx context.Context) (*sandbox.Runtime, error) {
 		return r.real, nil
 	}
 	tmp := filepath.Join(r.b.StateDir, "tmp")
-	question := "runtime" + sandbox.Stamp(r.b.Runtime) + " " + rights()
+	question := "runtime" + sandbox.Stamp(r.b.Runtime) + " " + r.b.rights()
 	if known, err := r.b.cache.Resolution(question); err == nil {
 		r.real = sandbox.Known(known.Answer, tmp)
 	} else {

@@ -504,7 +504,7 @@ func TestDiskFull(t *testing.T) {
 			p.t = t
 			said := false
 			for part := range 8 {
-				dir := p.mountDisk(t, disk.options...)
+				dir := p.mountDisk(t, p.state(), disk.options...)
 				disk.fill(t, dir, part)
 				out, err := p.command("build").CombinedOutput()
 				what := fmt.Sprintf("a disk with %d parts free", part)
@@ -539,14 +539,15 @@ func room(t *testing.T, dir string) (left unix.Statfs_t) {
 	return left
 }
 
-// mountDisk mounts a new disk of 20 MB where the state folder is to be.
-func (p *project) mountDisk(t *testing.T, options ...string) string {
+// mountDisk mounts a new disk of 20 MB on a folder, such as that where the state is to
+// be, and returns the folder.
+func (p *project) mountDisk(t *testing.T, dir string, options ...string) string {
 	t.Helper()
 	image := p.path("disk")
 	os.Remove(image)
 	p.makeDisk(t, image, options...)
-	p.mountFile(t, image, p.state())
-	return p.state()
+	p.mountFile(t, image, dir)
+	return dir
 }
 
 // makeDisk makes an ext4 of 20 MB.
@@ -581,9 +582,7 @@ func must[T any](v T, err error) func(testing.TB) T {
 func TestRootsOnAnotherDisk(t *testing.T) {
 	t.Parallel()
 	p := newProject(t)
-	p.makeDisk(t, p.path("disk"))
-	disk := p.path("mounted")
-	p.mountFile(t, p.path("disk"), disk)
+	disk := p.mountDisk(t, p.path("mounted"))
 	roots := filepath.Join(disk, "roots")
 	p.must("--roots-dir", roots, "build")
 	if snapshots := must(os.ReadDir(filepath.Join(roots, "snapshots")))(t); len(snapshots) == 0 {
@@ -607,9 +606,7 @@ func TestRootsOnAnotherDisk(t *testing.T) {
 func TestPublishToFullDisk(t *testing.T) {
 	t.Parallel()
 	p := newProject(t)
-	p.makeDisk(t, p.path("disk"))
-	disk := p.path("mounted")
-	p.mountFile(t, p.path("disk"), disk)
+	disk := p.mountDisk(t, p.path("mounted"))
 	p.write("stacker.yaml", fmt.Sprintf("small:\n  from: {type: oci, url: %q}\nbig:\n  from: {type: built, tag: small}\n  run: head -c 30000000 /dev/urandom >/big\n", busyboxBase(t)+":latest"))
 	p.must("build")
 	layout := filepath.Join(disk, "oci")
@@ -740,7 +737,7 @@ func TestQuota(t *testing.T) {
 func TestReadOnly(t *testing.T) {
 	t.Parallel()
 	p := newProject(t)
-	dir := p.mountDisk(t)
+	dir := p.mountDisk(t, p.state())
 	p.must("build")
 	mustRun(t, exec.Command("mount", "-o", "remount,ro", dir))
 	p.write("word", "two\n")
