@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 
 	apexlog "github.com/apex/log"
@@ -169,11 +170,23 @@ func extract(ctx context.Context, r io.Reader, root string, count *tally) error 
 		if err := ids.check(hdr); err != nil {
 			return err
 		}
+		if err := checkWhiteout(hdr.Name); err != nil {
+			return err
+		}
 		name := hdr.Name // umoci changes it
 		if err := ex.UnpackEntry(root, hdr, ctxReader{ctx, tr}); err != nil {
 			return fmt.Errorf("%.200q: %w", name, err)
 		}
 	}
+}
+
+// checkWhiteout refuses a whiteout of "..": umoci would remove the folder above, and
+// that of the root is none of the layer's. (OCI image spec, layer.md, "Whiteouts".)
+func checkWhiteout(name string) error {
+	if removed, ok := strings.CutPrefix(filepath.Base(filepath.Clean(name)), ".wh."); ok && (removed == "." || removed == "..") {
+		return fmt.Errorf("%.200q: it removes %q, which is no file of its folder", name, removed)
+	}
+	return nil
 }
 
 // ctxReader ends a long read when ctx is cancelled.

@@ -196,14 +196,22 @@ func TestUnpackRefuses(t *testing.T) {
 		Layer
 		want string
 	}{
-		"other compression": {compressed(ispec.MediaTypeImageLayerGzip, "zstd", "-q"), "compressed with zstd"},
-		"xz":                {compressed(ispec.MediaTypeImageLayer, "xz"), "compressed with xz"},
-		"type":              {Layer{Descriptor: Descriptor{MediaType: "text/plain"}}, "not that of a layer"},
-		"cut":               {Layer{cut, digest.FromBytes(content)}, "unexpected EOF"},
-		"root link":         {plainLayer(t, s, tarOf(t, tar.Header{Name: "./", Typeflag: tar.TypeSymlink, Linkname: "/"})), "root directory"},
+		"other compression":    {compressed(ispec.MediaTypeImageLayerGzip, "zstd", "-q"), "compressed with zstd"},
+		"xz":                   {compressed(ispec.MediaTypeImageLayer, "xz"), "compressed with xz"},
+		"type":                 {Layer{Descriptor: Descriptor{MediaType: "text/plain"}}, "not that of a layer"},
+		"cut":                  {Layer{cut, digest.FromBytes(content)}, "unexpected EOF"},
+		"whiteout of ..":       {plainLayer(t, s, tarOf(t, tar.Header{Name: ".wh..."})), `removes ".."`},
+		"the same, less plain": {plainLayer(t, s, tarOf(t, tar.Header{Name: "a/.wh.../."})), `removes ".."`},
+		"root link":            {plainLayer(t, s, tarOf(t, tar.Header{Name: "./", Typeflag: tar.TypeSymlink, Linkname: "/"})), "root directory"},
 	} {
-		if err := s.Unpack(context.Background(), c.Layer, t.TempDir(), nil); err == nil || !strings.Contains(err.Error(), c.want) {
+		above := t.TempDir()
+		root := filepath.Join(above, "root")
+		must(t, os.Mkdir(root, 0o755))
+		if err := s.Unpack(context.Background(), c.Layer, root, nil); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+		if got := names(t, above); got != "root" {
+			t.Errorf("%s: beside the root is %q", name, got)
 		}
 	}
 }

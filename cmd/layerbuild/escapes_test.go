@@ -97,6 +97,7 @@ func layerEscapes() []layerEscape {
 		{"a hard link through a link", []entry{link(tar.TypeSymlink, "l", "/"), link(tar.TypeLink, "h", "lHOST/sentinel")}, "", "no such file", "no such file"},
 		{"a hard link to a link", []entry{link(tar.TypeSymlink, "l", "HOST/sentinel"), link(tar.TypeLink, "h", "l"), file("h")}, "test -f /h", "", ""},
 		{"a whiteout with ..", []entry{file("../../../../../../../../..HOST/.wh.sentinel")}, "", "", "climbs out with \"..\""},
+		{"a whiteout of ..", []entry{file(".wh...")}, "", "which is no file of its folder", "is a whiteout"},
 		{"a whiteout through a link", []entry{link(tar.TypeSymlink, "l", "HOST"), file("l/.wh.sentinel")}, "", "", "is a whiteout"},
 		{"an opaque folder through a link", []entry{link(tar.TypeSymlink, "l", "HOST"), file("l/.wh..wh..opq")}, "", "", "is a whiteout"},
 		{"a disk", []entry{{tar.Header{Typeflag: tar.TypeBlock, Name: "disk", Devmajor: 254, Mode: 0o666}, ""}}, "! head -c 1 /disk 2>/dev/null", "", ""},
