@@ -24,6 +24,7 @@ func DefaultPolicy() []Rule {
 	return []Rule{
 		{All: true, Filters: []Filter{{key: "type", op: "==", value: KindFailed}}, KeepDuration: 7 * 24 * time.Hour},
 		{All: true, Filters: []Filter{{key: "type", op: "==", value: KindCorrupt}}, KeepDuration: 7 * 24 * time.Hour},
+		{All: true, Filters: []Filter{{key: "type", op: "==", value: KindPartial}}, KeepDuration: 7 * 24 * time.Hour},
 		{MaxUsed: Size{Percent: 60}, MinFree: Size{Percent: 10}, Reserved: Size{Bytes: 10e9}},
 		{All: true, MaxUsed: Size{Percent: 60}, MinFree: Size{Percent: 10}, Reserved: Size{Bytes: 10e9}},
 	}

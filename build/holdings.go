@@ -2,11 +2,14 @@ package build
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"slices"
 
 	"github.com/layerbuild/layerbuild/caches"
 	"github.com/layerbuild/layerbuild/imports"
+	"github.com/layerbuild/layerbuild/locks"
 	"github.com/layerbuild/layerbuild/overlay"
 )
 
@@ -72,6 +75,44 @@ type aside string
 func (a aside) inUse(*rooms, inodes) bool { return false }
 
 func (a aside) remove(context.Context, *inventory) error { return os.RemoveAll(string(a)) }
+
+// What the names of the note and of the lock of a partial end with.
+const (
+	noteSuffix = ".json"
+	lockSuffix = ".lock"
+)
+
+// A partial is what has come of a layer or of a file behind a URL. Who fetches it has
+// its lock.
+type partial struct {
+	path string
+	lock uint64 // inode; 0 without a lock
+}
+
+func (p *partial) inUse(_ *rooms, locked inodes) bool {
+	if p.lock == 0 || !locked.has(p.lock) {
+		return false
+	}
+	lock, err := locks.TryOpen(p.path+lockSuffix, os.O_RDWR, locks.Exclusive)
+	if err == nil {
+		lock.Close()
+	}
+	return errors.Is(err, locks.ErrHeld)
+}
+
+func (p *partial) remove(context.Context, *inventory) error {
+	lock, err := locks.TryOpen(p.path+lockSuffix, os.O_CREATE|os.O_RDWR, locks.Exclusive)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	for _, path := range []string{p.path + noteSuffix, p.path, p.path + lockSuffix} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
 
 // inodes are those that somebody has locked, as locks.Held tells; nil may be any.
 type inodes map[uint64]int

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,6 +30,7 @@ const (
 	KindBuildOnly = "build-only" // the same, of a layer that makes no image
 	KindTree      = "tree"       // the manifest of an import, and the copy that runs see
 	KindDownload  = "download"   // a file behind a URL
+	KindPartial   = "partial"    // of a layer or a file behind a URL, what had come when it was cut
 	KindRecord    = "record"     // what a step read and gave
 	KindCache     = "cache"      // a folder that steps keep between builds
 	KindFailed    = "failed"     // what a failed step left, kept by --keep-failed
@@ -37,7 +39,7 @@ const (
 
 // Kinds lists them.
 func Kinds() []string {
-	return []string{KindBase, KindLayer, KindBuildOnly, KindTree, KindDownload, KindRecord, KindCache, KindFailed, KindCorrupt}
+	return []string{KindBase, KindLayer, KindBuildOnly, KindTree, KindDownload, KindPartial, KindRecord, KindCache, KindFailed, KindCorrupt}
 }
 
 // An Item is one thing that a state folder keeps, and that can be removed by itself.
@@ -122,6 +124,9 @@ func (r *rooms) take(ctx context.Context) (*inventory, error) {
 		v.addImports()
 		v.addRecords()
 		if err := v.addCaches(ctx); err != nil {
+			return err
+		}
+		if err := v.addPartial(); err != nil {
 			return err
 		}
 		return v.addCorrupt(ctx)
@@ -370,6 +375,39 @@ func (v *inventory) addCaches(ctx context.Context) error {
 	return nil
 }
 
+// addPartial adds what was cut when it was fetched, each with its note and lock.
+func (v *inventory) addPartial() error {
+	all, err := filepath.Glob(filepath.Join(v.state, "partial", "*"))
+	if err != nil {
+		return err
+	}
+	items := map[string]*Item{}
+	for _, path := range all {
+		var st unix.Stat_t
+		if unix.Lstat(path, &st) != nil {
+			continue // it came to its end just now
+		}
+		name := strings.TrimSuffix(strings.TrimSuffix(path, lockSuffix), noteSuffix)
+		i := items[name]
+		if i == nil {
+			i = &Item{ID: filepath.Base(name), Type: KindPartial, Description: "cut when it was fetched", holding: &partial{path: name}}
+			items[name] = i
+		}
+		i.Size += st.Blocks * 512
+		i.Inodes++
+		if came := time.Unix(st.Mtim.Unix()); came.After(i.Created) {
+			i.Created = came
+		}
+		if path == name+lockSuffix {
+			i.holding = &partial{name, st.Ino}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(items)) {
+		v.add(items[name], items[name].ID)
+	}
+	return nil
+}
+
 // addCorrupt adds what was put aside. Nobody uses it.
 func (v *inventory) addCorrupt(ctx context.Context) error {
 	var paths []string
@@ -416,7 +454,7 @@ func (v *inventory) measureOther(ctx context.Context) error {
 	counts := func(rel string) (own, below bool) {
 		parts := strings.Split(rel, "/")
 		switch parts[0] {
-		case "snapshots", "failed", "corrupt", "caches":
+		case "snapshots", "failed", "corrupt", "caches", "partial":
 			return true, false
 		case "mirrors":
 			own = len(parts) == 1 || parts[1] == "latest"

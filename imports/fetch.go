@@ -1,6 +1,7 @@
 package imports
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -77,8 +78,9 @@ type validators struct {
 // from an earlier Fetch, the server is asked whether it changed (ETag,
 // Last-Modified), and if the server cannot be reached, it is used with a Notice.
 //
-// A connection that is cut is resumed where it was, if the server can tell that
-// the file is still the same. Failures that may pass are tried again a few times.
+// A connection that is cut is resumed where it was, also by a later Fetch, if the
+// server can tell that the file is still the same. Failures that may pass are tried
+// again a few times.
 // No user name, password or secret parameter of the URL is in any error.
 func (s *Store) Fetch(ctx context.Context, rawURL string, o FetchOptions) (Download, error) {
 	u, err := parseURL(rawURL)
@@ -127,15 +129,14 @@ func (f *fetch) run(ctx context.Context) (Download, error) {
 			return d, nil
 		}
 	}
-	path := f.validatorsPath()
-	asking, err := locks.Take(ctx, path+".lock", "has been downloading "+f.name)
+	asking, err := locks.Take(ctx, f.partPath()+".lock", "has been downloading "+f.name)
 	if err != nil {
 		return Download{}, err
 	}
 	defer asking.Unlock()
 
 	var known Download
-	v, has := readValidators(path)
+	v, has := readValidators(f.validatorsPath())
 	if has {
 		known, has = f.have(ctx, v)
 	}
@@ -165,16 +166,16 @@ func (f *fetch) mismatch(got string) error {
 }
 
 // get asks the server, again after failures that may pass.
-func (f *fetch) get(ctx context.Context, v validators, known Download, has bool) (Download, error) {
-	part, err := f.newPart()
+func (f *fetch) get(ctx context.Context, v validators, known Download, has bool) (_ Download, err error) {
+	part, err := f.openPart()
 	if err != nil {
 		return Download{}, err
 	}
-	defer func() {
-		part.Close()
-		os.Remove(part.Name())
-	}()
 	t := &transfer{fetch: f, part: part, sum: sha256.New(), total: -1}
+	defer func() { err = errors.Join(err, t.leave()) }()
+	if err := t.takeUp(ctx); err != nil {
+		return Download{}, err
+	}
 	if has {
 		t.ask = v
 	}
@@ -204,26 +205,6 @@ func (f *fetch) get(ctx context.Context, v validators, known Download, has bool)
 		case <-time.After(wait):
 		case <-ctx.Done():
 			return Download{}, context.Cause(ctx)
-		}
-	}
-}
-
-// newPart makes a file to download to. It is locked, so that nobody sweeps it, and who
-// removes downloads leaves it alone from the moment that it is one.
-func (f *fetch) newPart() (*os.File, error) {
-	for {
-		part, err := os.CreateTemp(filepath.Join(f.state, "tmp"), downloadPrefix)
-		if err != nil {
-			return nil, err
-		}
-		err = locks.Try(part, locks.Shared)
-		if err == nil && locks.Current(part, part.Name()) {
-			return part, nil
-		}
-		part.Close()
-		os.Remove(part.Name())
-		if err != nil && !errors.Is(err, locks.ErrHeld) {
-			return nil, err
 		}
 	}
 }
@@ -259,7 +240,11 @@ type transfer struct {
 	part  *os.File
 	sum   hash.Hash
 	done  int64 // bytes in part
+	noted int64 // of them in its note
 	total int64 // -1 while it is not known
+
+	pieced bool // part is of several responses
+	spent  bool // part is of no use any more
 
 	begun              bool   // Begin was called
 	etag, lastModified string // of what is in part
@@ -292,7 +277,16 @@ func (t *transfer) try(ctx context.Context) (*Download, error) {
 		}
 		return nil, err
 	}
-	return t.finish()
+	d := digest.NewDigest(digest.SHA256, t.sum)
+	err = t.check(d)
+	switch {
+	case err == nil:
+		return t.finish(d)
+	case t.pieced: // and perhaps of pieces that do not belong together
+		return nil, errors.Join(t.restart(-1), &passingError{err: err})
+	}
+	t.spent = true
+	return nil, err
 }
 
 // send makes the request: for the rest of what is in part, or for what is newer
@@ -310,10 +304,12 @@ func (t *transfer) send(ctx context.Context) (*http.Response, error) {
 	if l, ok := t.Credentials.find(t.url); ok {
 		req.SetBasicAuth(l.user, l.password)
 	}
-	switch same := t.resumable(); {
-	case same != "":
+	switch {
+	case t.resumable():
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", t.done))
-		req.Header.Set("If-Range", same)
+		if same := t.validator(); same != "" {
+			req.Header.Set("If-Range", same)
+		}
 	case t.ask.ETag != "":
 		req.Header.Set("If-None-Match", t.ask.ETag)
 	case t.ask.LastModified != "":
@@ -323,13 +319,16 @@ func (t *transfer) send(ctx context.Context) (*http.Response, error) {
 	return client.Do(req)
 }
 
-// resumable returns the validator with which the rest can be asked for (RFC
-// 9110, 13.1.5: a strong one), or "".
-func (t *transfer) resumable() string {
-	switch {
-	case t.done == 0:
-		return ""
-	case t.etag != "" && !strings.HasPrefix(t.etag, "W/"):
+// resumable tells whether the rest can be asked for: either the server can tell that
+// the file is still the same, or its hash will.
+func (t *transfer) resumable() bool {
+	return t.done > 0 && (t.validator() != "" || t.Hash != "")
+}
+
+// validator is what the rest can be asked for with (RFC 9110, 13.1.5: a strong one),
+// or "".
+func (t *transfer) validator() string {
+	if t.etag != "" && !strings.HasPrefix(t.etag, "W/") {
 		return t.etag
 	}
 	return t.lastModified
@@ -392,6 +391,7 @@ func (t *transfer) begin(resp *http.Response) (done bool, err error) {
 		if !t.continues(resp) {
 			return false, errors.Join(t.restart(-1), &passingError{err: errors.New("the server sent another part than was asked for")})
 		}
+		t.pieced = true
 	case http.StatusNotModified:
 		if t.ask.Digest == "" || t.done > 0 {
 			return false, errors.New("the server says that nothing changed, without having been asked")
@@ -410,10 +410,11 @@ func (t *transfer) begin(resp *http.Response) (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	t.etag, t.lastModified = resp.Header.Get("ETag"), lastModified(resp.Header)
-	t.says = strings.ToLower(resp.Header.Get("X-Checksum-Sha256"))
-	if !isHash(t.says) {
-		t.says = ""
+	// A partial response need not tell again what the first one told: RFC 9110, 15.3.7.
+	t.etag = cmp.Or(resp.Header.Get("ETag"), t.etag)
+	t.lastModified = cmp.Or(lastModified(resp.Header), t.lastModified)
+	if says := strings.ToLower(resp.Header.Get("X-Checksum-Sha256")); isHash(says) {
+		t.says = says
 	}
 	if t.Hash != "" && t.says != "" && t.says != t.Hash {
 		return false, t.mismatch(t.says)
@@ -445,8 +446,10 @@ func (t *transfer) continues(resp *http.Response) bool {
 		total = t.total // "*": not known
 	}
 	ok := t.done > 0 && first == t.done && (t.total < 0 || total == t.total)
-	if t.etag != "" && resp.Header.Get("ETag") != "" && resp.Header.Get("ETag") != t.etag {
-		ok = false
+	for name, want := range map[string]string{"ETag": t.etag, "Last-Modified": t.lastModified} {
+		if got := resp.Header.Get(name); got != "" && want != "" && got != want {
+			ok = false
+		}
 	}
 	t.total = total
 	return ok
@@ -454,8 +457,11 @@ func (t *transfer) continues(resp *http.Response) bool {
 
 // restart forgets what was received.
 func (t *transfer) restart(total int64) error {
+	if err := t.forget(); err != nil {
+		return err
+	}
 	t.sum.Reset()
-	t.done, t.total = 0, total
+	t.done, t.total, t.pieced = 0, total, false
 	t.etag, t.lastModified, t.says = "", "", ""
 	if _, err := t.part.Seek(0, io.SeekStart); err != nil {
 		return err
@@ -479,9 +485,13 @@ func (t *transfer) receive(body io.Reader, alive func()) error {
 			alive()
 			t.sum.Write(buf[:n])
 			if _, err := t.part.Write(buf[:n]); err != nil {
+				t.spent = true // what fills the disk is of no use
 				return fmt.Errorf("keeping the download: %w", err)
 			}
 			t.done += int64(n)
+			if err := t.noteSome(); err != nil {
+				return err
+			}
 			if err := t.checkSize(t.done); err != nil {
 				return err
 			}
@@ -501,15 +511,20 @@ func (t *transfer) receive(body io.Reader, alive func()) error {
 	}
 }
 
-// finish gives a whole file its place and notes where it came from.
-func (t *transfer) finish() (*Download, error) {
-	d := digest.NewDigest(digest.SHA256, t.sum)
+// check compares a whole file with what its server and its hash say.
+func (t *transfer) check(d digest.Digest) error {
 	if t.says != "" && t.says != d.Encoded() {
-		return nil, fmt.Errorf("the server says that its sha256 is %s, but sent %s", t.says, d.Encoded())
+		return fmt.Errorf("the server says that its sha256 is %s, but sent %s", t.says, d.Encoded())
 	}
 	if t.Hash != "" && t.Hash != d.Encoded() {
-		return nil, t.mismatch(d.Encoded())
+		return t.mismatch(d.Encoded())
 	}
+	return nil
+}
+
+// finish gives a whole file its place and notes where it came from.
+func (t *transfer) finish(d digest.Digest) (*Download, error) {
+	t.spent = true
 	path := t.downloadPath(d)
 	if err := errors.Join(t.part.Chmod(0o644), t.part.Sync()); err != nil {
 		return nil, err
@@ -540,10 +555,15 @@ func (s *Store) downloadPath(d digest.Digest) string {
 }
 
 func (f *fetch) validatorsPath() string {
+	return filepath.Join(f.state, "downloads", "urls", f.urlHash()+".json")
+}
+
+// urlHash stands for the URL without user and password.
+func (f *fetch) urlHash() string {
 	u := *f.url
 	u.User = nil
 	sum := sha256.Sum256([]byte(u.String()))
-	return filepath.Join(f.state, "downloads", "urls", hex.EncodeToString(sum[:16])+".json")
+	return hex.EncodeToString(sum[:16])
 }
 
 // readValidators returns false for a file that is missing or damaged.

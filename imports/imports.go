@@ -67,14 +67,14 @@ type forbidden struct {
 }
 
 // Open opens the store in the given state folder and makes the folders it keeps
-// there: trees, statindex, mirrors, downloads, tmp. What killed processes left in
+// there: trees, statindex, mirrors, downloads, partial, tmp. What killed processes left in
 // tmp is removed.
 func Open(state string, o Options) (*Store, error) {
 	state, err := filepath.Abs(state)
 	if err != nil {
 		return nil, err
 	}
-	for _, d := range []string{"trees", "statindex/trees", "mirrors/latest", "downloads", "tmp"} {
+	for _, d := range []string{"trees", "statindex/trees", "mirrors/latest", "downloads", "partial", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(state, d), 0o755); err != nil {
 			return nil, fmt.Errorf("making the state folder: %w", err)
 		}

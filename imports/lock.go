@@ -38,9 +38,8 @@ func (d *lockedDir) remove() error {
 
 // What the names in tmp/ begin with.
 const (
-	mirrorPrefix   = "imports-mirror-"
-	downloadPrefix = "imports-download-"
-	hintPrefix     = "imports-hint-"
+	mirrorPrefix = "imports-mirror-"
+	hintPrefix   = "imports-hint-"
 )
 
 // newDir makes a folder in tmp/, locked for this process alone.
@@ -85,14 +84,14 @@ func locked(f *os.File, path string, err error) (*lockedDir, error) {
 	return &lockedDir{f, path}, nil
 }
 
-// sweep removes the folders and downloads in tmp/ that dead processes had locked.
+// sweep removes the folders in tmp/ that dead processes had locked.
 func (s *Store) sweep() error {
 	entries, err := os.ReadDir(filepath.Join(s.state, "tmp"))
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), mirrorPrefix) && !strings.HasPrefix(e.Name(), downloadPrefix) {
+		if !strings.HasPrefix(e.Name(), mirrorPrefix) {
 			continue
 		}
 		left, err := tryDir(filepath.Join(s.state, "tmp", e.Name()), locks.Exclusive)

@@ -14,6 +14,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/layerbuild/layerbuild/locks"
 )
 
 // A Layer is one layer of an image: the blob, and the digest of its
@@ -41,6 +43,9 @@ type source interface {
 	// fetch writes the whole blob to w, which checks it afterwards. It may go on
 	// at w.Size() or w.Reset() when it was cut.
 	fetch(ctx context.Context, d Descriptor, w *Writer) error
+	// far tells whether what has come of a blob is worth keeping when the rest does
+	// not come. Then fetch goes on at w.Size() from the beginning.
+	far() bool
 }
 
 // parallelFetches bounds how many layers of one image are fetched at a time.
@@ -123,11 +128,15 @@ func (s *Store) takeDocument(ctx context.Context, src source, d Descriptor) ([]b
 	if err := checkDigest(d.Digest); err != nil {
 		return nil, err
 	}
-	if s.Has(d) {
-		if data, err := s.ReadAll(d); err == nil {
+	here := d
+	if fi, err := os.Lstat(s.Path(d.Digest)); err == nil && d.Size == 0 {
+		here.Size = fi.Size()
+	}
+	if s.Has(here) {
+		if data, err := s.ReadAll(here); err == nil {
 			return data, nil
 		}
-		_ = s.inspect(d) // it is taken in again
+		_ = s.inspect(here) // it is taken in again
 	}
 	data, err := checkedDocument(ctx, src, d)
 	if err != nil {
@@ -163,14 +172,30 @@ func (s *Store) takeBlob(ctx context.Context, src source, d Descriptor, wrote fu
 	if s.Has(d) {
 		return nil
 	}
-	w, err := s.NewWriter(ctx)
+	begin := func() (*Writer, error) { return s.NewWriter(ctx) }
+	if src.far() {
+		lock, err := locks.Take(ctx, s.partPath(d.Digest)+".lock", "has been fetching layer "+d.Digest.String())
+		if err != nil {
+			return err
+		}
+		defer lock.Unlock()
+		if s.Has(d) { // another has fetched it meanwhile
+			wrote(d.Size)
+			return nil
+		}
+		begin = func() (*Writer, error) { return s.resume(ctx, d) }
+	}
+	w, err := begin()
 	if err != nil {
 		return err
 	}
-	w.wrote = wrote
 	defer w.Close()
-	if err := src.fetch(ctx, d, w); err != nil {
-		return err
+	w.wrote = wrote
+	wrote(w.Size())
+	if w.Size() < d.Size {
+		if err := src.fetch(ctx, d, w); err != nil {
+			return err
+		}
 	}
 	return w.CommitAs(d)
 }

@@ -188,6 +188,8 @@ func (l *layoutSource) document(_ context.Context, d Descriptor) ([]byte, error)
 	return io.ReadAll(io.LimitReader(f, maxDocument+1))
 }
 
+func (l *layoutSource) far() bool { return false }
+
 func (l *layoutSource) fetch(_ context.Context, d Descriptor, w *Writer) error {
 	f, err := l.open(d)
 	if err != nil {

@@ -301,19 +301,20 @@ func (s *session) read(ctx context.Context, path string, header http.Header) (da
 }
 
 // persist does what may be cut again, as long as it comes further than before and
-// some times more.
-func (s *session) persist(ctx context.Context, do func() (int64, error)) error {
+// some times more. A registry that has begun to give may be gone for a moment: it is
+// restarted, say.
+func (s *session) persist(ctx context.Context, do func() (came int64, err error)) error {
 	var furthest int64
 	for attempt := 1; ; attempt++ {
-		reached, err := do()
+		came, err := do()
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if !errors.As(err, &cutError{}) {
+		if !errors.As(err, &cutError{}) && (furthest == 0 || !errors.Is(err, ErrUnreachable)) {
 			return err
 		}
-		if reached > furthest {
-			furthest, attempt = reached, 1
+		if came > furthest {
+			furthest, attempt = came, 1
 		}
 		if attempt >= maxAttempts {
 			return s.explain(ctx, err)
@@ -324,11 +325,15 @@ func (s *session) persist(ctx context.Context, do func() (int64, error)) error {
 	}
 }
 
+// far is a method of source.
+func (s *session) far() bool { return true }
+
 // fetch is a method of source.
 func (s *session) fetch(ctx context.Context, d Descriptor, w *Writer) error {
+	begun := w.Size()
 	return s.persist(ctx, func() (int64, error) {
 		err := s.fetchRest(ctx, d, w)
-		return w.Size(), err
+		return w.Size() - begun, err
 	})
 }
 

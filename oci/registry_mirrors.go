@@ -69,16 +69,26 @@ func (e *endpoints) document(ctx context.Context, d Descriptor) (data []byte, er
 	return data, err
 }
 
+// far is a method of source.
+func (e *endpoints) far() bool { return true }
+
 // fetch is a method of source. Where one place has cut a blob the next goes on.
+// When it then is not what it should be, any of its parts may be wrong: it is fetched
+// once more, from the beginning.
 func (e *endpoints) fetch(ctx context.Context, d Descriptor, w *Writer) error {
 	return e.try(ctx, func(s *session, _ string) error {
-		err := s.fetch(ctx, d, w)
-		if err == nil {
-			err = compare(d, sumDigest(w.sum), w.size)
+		for {
+			begun := w.Size()
+			err := s.fetch(ctx, d, w)
+			if err == nil {
+				err = compare(d, sumDigest(w.sum), w.size)
+			}
+			if !errors.Is(err, ErrCorrupt) {
+				return err
+			}
+			if failed := w.Reset(); failed != nil || begun == 0 {
+				return cmp.Or(failed, err)
+			}
 		}
-		if errors.Is(err, ErrCorrupt) {
-			return cmp.Or(w.Reset(), err)
-		}
-		return err
 	})
 }

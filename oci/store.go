@@ -41,6 +41,7 @@ type Store struct {
 	dir          string // the layout
 	blobs        string // dir/blobs/sha256
 	tmp, corrupt string // of the state folder: on the same filesystem
+	partial      string // likewise: blobs of which a part has come
 	cores        cores
 
 	// Bounds hold for layers that are taken in or unpacked. Set it before.
@@ -60,12 +61,15 @@ func OpenStore(state string) (*Store, error) {
 		blobs:   filepath.Join(dir, ispec.ImageBlobsDir, digest.SHA256.String()),
 		tmp:     filepath.Join(state, "tmp"),
 		corrupt: filepath.Join(state, "corrupt"),
+		partial: filepath.Join(state, "partial"),
 		cores:   newCores(runtime.GOMAXPROCS(0)),
 		held:    map[digest.Digest]*os.File{},
 		made:    map[digest.Digest]bool{},
 	}
-	if err := os.MkdirAll(s.tmp, 0o755); err != nil {
-		return nil, fmt.Errorf("making the state folder: %w", err)
+	for _, dir := range []string{s.tmp, s.partial} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, fmt.Errorf("making the state folder: %w", err)
+		}
 	}
 	if err := fillLayout(dir); err != nil {
 		return nil, fmt.Errorf("making the state's layout: %w", err)
@@ -313,7 +317,8 @@ const maxDocument = 16 << 20
 
 // A Writer writes one new blob. It is digested while it is written, so nothing
 // is read twice. Either Commit or CommitAs makes the blob seen; Close without
-// them leaves nothing behind. A Writer is for one goroutine.
+// them leaves nothing behind, unless the blob is one that can be resumed. A Writer is
+// for one goroutine.
 type Writer struct {
 	s    *Store
 	ctx  context.Context
@@ -321,6 +326,7 @@ type Writer struct {
 	sum  hash.Hash
 	size int64
 	sent int64 // of them the disk was told to write
+	keep bool  // leave what there is to be resumed
 
 	wrote func(n int64) // told what is written or, negative, taken back; may be nil
 }
@@ -331,7 +337,11 @@ func (s *Store) NewWriter(ctx context.Context) (*Writer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("writing a blob: %w", err)
 	}
-	return &Writer{s: s, ctx: ctx, f: f, sum: sha256.New()}, nil
+	return newWriter(ctx, s, f), nil
+}
+
+func newWriter(ctx context.Context, s *Store, f *os.File) *Writer {
+	return &Writer{s: s, ctx: ctx, f: f, sum: sha256.New()}
 }
 
 // Write appends to the blob.
@@ -347,6 +357,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 	}
 	w.send()
 	if err != nil {
+		w.keep = false // what fills the disk is of no use
 		err = fmt.Errorf("writing a blob: %w", err)
 	}
 	return n, err
@@ -394,6 +405,7 @@ func (w *Writer) Commit() (Descriptor, error) {
 // otherwise the error is an ErrCorrupt and nothing is kept.
 func (w *Writer) CommitAs(want Descriptor) error {
 	defer w.Close()
+	w.keep = false
 	if err := checkDigest(want.Digest); err != nil {
 		return err
 	}
@@ -435,7 +447,9 @@ func (w *Writer) Close() error {
 	}
 	f := w.f
 	w.f = nil
-	os.Remove(f.Name())
+	if !w.keep || w.size == 0 {
+		os.Remove(f.Name())
+	}
 	return f.Close()
 }
 
