@@ -8,6 +8,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -125,7 +126,8 @@ type Builder struct {
 	*rooms
 	graph *layers.Graph
 
-	mayMount  bool // this process has mounts of its own
+	mayMount  bool         // what is missing is made now; otherwise the build ends there with errMounts
+	ready     func() error // see enter
 	environ   []string
 	runner    Runner
 	runtime   *lazyRuntime // which is the runner, but in tests
@@ -150,14 +152,14 @@ type Builder struct {
 	used map[string]bool // see use
 }
 
-// errMounts says that the build is not all hits: it goes on in a process that
-// has mounts of its own.
+// errMounts says that the build is not all hits: it goes on in a process that may
+// mount.
 var errMounts = errors.New("the build needs mounts")
 
 // Build builds what the options say. When everything is found in the cache,
-// nothing is mounted, unpacked or run. Otherwise the process starts itself once
-// more with mounts of its own, which end with it however it ends; the second
-// life finds again what the first one found, and takes over what it measured.
+// nothing is mounted, unpacked or run. Otherwise the process enters a mount namespace,
+// which ends with it however it ends. That of a user starts itself once more for it; the
+// second life finds again what the first one found, and takes over what it measured.
 func Build(ctx context.Context, o Options) error {
 	err := buildAll(ctx, o)
 	if err != nil {
@@ -192,6 +194,9 @@ func buildAll(ctx context.Context, o Options) error {
 	}
 	for try := 1; ; try++ {
 		err := attempt(ctx, o, graph)
+		if errors.Is(err, errMounts) {
+			continue // now it may
+		}
 		if err == nil && !o.Plan {
 			gc(ctx, o)
 		}
@@ -202,7 +207,8 @@ func buildAll(ctx context.Context, o Options) error {
 	}
 }
 
-// attempt is one Build, up to the first damage it meets.
+// attempt is one Build, up to the first damage it meets, or, with errMounts, up to where
+// the process has entered a mount namespace.
 func attempt(ctx context.Context, o Options, graph *layers.Graph) (err error) {
 	before := roomOf(o.StateDir)
 	ctx = reportWaiting(ctx, o.Sink.Report) // at once, whatever is held back
@@ -221,10 +227,15 @@ func attempt(ctx context.Context, o Options, graph *layers.Graph) (err error) {
 	if o.Plan {
 		return b.build(ctx)
 	}
-	if b.mayMount {
-		if err := b.ready(ctx); err != nil {
+	switch {
+	case b.mayMount: // there is something to make
+		if err := b.ready(); err != nil {
 			return err
 		}
+	case namespace.Stays():
+		b.mayMount = b.knowsMachine()
+	}
+	if b.mayMount {
 		end := b.begin()
 		err := b.build(reportWaiting(ctx, b.report))
 		end(err)
@@ -243,7 +254,7 @@ func attempt(ctx context.Context, o Options, graph *layers.Graph) (err error) {
 		}
 		b.sources.HandOver()
 		b.inquiry.handOver()
-		return namespace.Enter()
+		return cmp.Or(namespace.Enter(), errMounts)
 	}
 	b.Sink = o.Sink
 	end := b.begin()
@@ -310,6 +321,7 @@ func open(ctx context.Context, o Options, graph *layers.Graph) (*Builder, error)
 		limits:   newLimits(o.Jobs),
 		used:     map[string]bool{},
 	}
+	b.ready = sync.OnceValue(func() error { return b.enter(ctx) })
 	b.runtime = &lazyRuntime{b: b}
 	b.runner = b.runtime
 	b.rights = sync.OnceValue(rights)
@@ -337,12 +349,36 @@ func open(ctx context.Context, o Options, graph *layers.Graph) (*Builder, error)
 	return b, nil
 }
 
-// ready tells whether the machine can do what the build needs, before it begins.
-func (b *Builder) ready(ctx context.Context) error {
-	if err := b.canMount(); err != nil {
-		return err
+// mounts is asked before anything that mounts, downloads or takes long, and before the
+// snapshots are looked at.
+func (b *Builder) mounts() error {
+	if !b.mayMount {
+		return errMounts
 	}
-	return b.runtime.expect(ctx)
+	return b.ready()
+}
+
+// knowsMachine tells whether it is known that the machine can do what the build needs. If
+// not, it is found out, and said, before anything else is.
+func (b *Builder) knowsMachine() bool {
+	_, err := b.cache.Resolution(b.mountQuestion())
+	return err == nil && b.runtime.known()
+}
+
+// enter moves the process to where it may mount, and finds out whether the machine can do
+// what the build needs.
+func (b *Builder) enter(ctx context.Context) error {
+	err := namespace.Enter()
+	if err == nil {
+		err = checkOwners(b.roots)
+	}
+	if err == nil {
+		err = b.canMount()
+	}
+	if err == nil && b.runner == Runner(b.runtime) {
+		err = b.runtime.expect(ctx)
+	}
+	return err
 }
 
 // close ends the processes of the build and leaves its rooms.
@@ -356,41 +392,42 @@ func (b *Builder) close() {
 // folder's filesystem is at fault, as in a container, they are kept in memory until
 // the process ends: it unpacks what it needs of them again.
 func (b *Builder) canMount() error {
-	question := fmt.Sprintf("overlayfs %s %s", filesystem(b.roots), b.rights())
+	question := b.mountQuestion()
 	if _, err := b.cache.Resolution(question); err == nil {
 		return nil
 	}
-	fault := overlay.Supported(b.StateDir)
+	fault := b.snapshots.Supported()
 	if fault == nil {
 		return b.cache.SetResolution(question, "works")
 	}
-	dir, err := rootsInMemory(b.StateDir, fault)
+	store, err := inMemory(b.StateDir, fault)
 	if err != nil {
 		return err
 	}
 	_ = b.snapshots.Close()
-	if b.snapshots, err = overlay.Open(dir); err != nil {
-		return err
-	}
-	b.roots = dir
+	b.snapshots, b.roots = store, store.Dir()
 	b.before = spaceOf(b.folders()...)
-	b.report(progress.Event{Kind: progress.Warning, Text: fault.Error() + inMemory})
+	b.report(progress.Event{Kind: progress.Warning, Text: fault.Error() + untilThen})
 	return nil
 }
 
-const inMemory = "; until then root filesystems are in memory, and unpacked anew for each build, which is slower"
+func (b *Builder) mountQuestion() string {
+	return fmt.Sprintf("overlayfs %s %s", filesystem(b.roots), b.rights())
+}
 
-// rootsInMemory returns a folder for root filesystems in memory, or the fault of
-// the state folder if that does not help.
-func rootsInMemory(state string, fault error) (string, error) {
+const untilThen = "; until then root filesystems are in memory, and unpacked anew for each build, which is slower"
+
+// inMemory returns a store in memory, or the fault of the state folder's own if that
+// does not help.
+func inMemory(state string, fault error) (*overlay.Store, error) {
 	if !errors.Is(fault, overlay.ErrFilesystem) {
-		return "", fault
+		return nil, fault
 	}
-	dir, err := overlay.InMemory(state)
-	if err != nil || overlay.Supported(dir) != nil {
-		return "", fault
+	store, err := overlay.InMemory(state, namespace.Space{})
+	if err != nil || store.Supported() != nil {
+		return nil, fault
 	}
-	return dir, nil
+	return store, nil
 }
 
 // writable tells whether images can be put into the OCI layout. One that is not
@@ -453,8 +490,7 @@ func (b *Builder) buildLayers(ctx context.Context) error {
 	if err := b.writable(ctx); err != nil && !b.Plan { // better to know now than after all is built
 		return err
 	}
-	left, err := os.ReadDir(filepath.Join(b.StateDir, "tmp"))
-	if b.mayMount || err == nil && len(left) > 0 && namespace.Ready() {
+	if namespace.Ready() && slices.ContainsFunc(b.folders(), hasLeftovers) {
 		if err := errors.Join(b.snapshots.Sweep(ctx), sandbox.Sweep(ctx, filepath.Join(b.StateDir, "tmp"))); err != nil {
 			b.report(progress.Event{Kind: progress.Warning, Text: err.Error()})
 		}
@@ -485,6 +521,12 @@ func (b *Builder) buildLayers(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// hasLeftovers tells whether something is being made in a folder, or was and was left.
+func hasLeftovers(dir string) bool {
+	left, err := os.ReadDir(filepath.Join(dir, "tmp"))
+	return err == nil && len(left) > 0
 }
 
 // use notes that the build uses something, by the hexadecimal digits of its
@@ -576,7 +618,7 @@ func (b *Builder) layerInTurn(ctx context.Context, l *layers.Layer) error {
 			return nil
 		}
 	}
-	err := b.layer(locks.For(ctx, l.Name), l)
+	err := inside(b.layer(locks.For(ctx, l.Name), l))
 	if err == nil {
 		return nil
 	}
@@ -585,14 +627,6 @@ func (b *Builder) layerInTurn(ctx context.Context, l *layers.Layer) error {
 		close(o.done)
 	}
 	return err
-}
-
-// mounts is asked before anything that mounts, downloads or takes long.
-func (b *Builder) mounts() error {
-	if !b.mayMount {
-		return errMounts
-	}
-	return nil
 }
 
 // fail makes an error about a place in a stackerfile.

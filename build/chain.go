@@ -89,14 +89,14 @@ func (b *Builder) ensure(ctx context.Context, l *layers.Layer, c *chain) error {
 	if c == nil {
 		return nil
 	}
+	if err := b.mounts(); err != nil { // which decides where snapshots are
+		return err
+	}
 	if err := b.ensure(ctx, l, c.below); err != nil {
 		return err
 	}
 	if b.has(ctx, c) {
 		return nil
-	}
-	if err := b.mounts(); err != nil {
-		return err
 	}
 	if err := b.unpack(ctx, l, c); err != nil {
 		return fmt.Errorf("unpacking layer %s: %w", c.diff, err)

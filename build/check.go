@@ -90,15 +90,19 @@ func checkUser() Finding {
 
 func checkOverlay(state string) Finding {
 	f := Finding{What: "overlayfs"}
-	err := overlay.Supported(state)
+	store, err := overlay.Open(state)
+	if err == nil {
+		store.Space = namespace.Space{}
+		err = store.Supported()
+	}
 	if err == nil {
 		f.Found = "works in " + state
 		return f
 	}
 	f.Cure = err.Error()
-	if _, failed := rootsInMemory(state, err); failed == nil {
+	if _, failed := inMemory(state, err); failed == nil {
 		f.Extra = true
-		f.Cure += inMemory
+		f.Cure += untilThen
 	}
 	return f
 }

@@ -23,7 +23,8 @@ import (
 // and caches. What it changes is thrown away. Without a layer's name it is the first of the stackerfile; without a
 // stackerfile there are only the layer's files. The error is a *CommandError when
 // the command fails.
-func Chroot(ctx context.Context, o Options, name string, command []string) error {
+func Chroot(ctx context.Context, o Options, name string, command []string) (err error) {
+	defer func() { err = inside(err) }()
 	graph, l, err := o.chrootLayer(name)
 	if err != nil {
 		return err

@@ -21,18 +21,25 @@ func (b *Builder) begin() (end func(error)) {
 	if b.Shell != nil { // nothing is built
 		return func(error) {}
 	}
-	file, err := b.openLog()
-	if err != nil {
-		b.report(progress.Event{Kind: progress.Warning, Text: fmt.Sprintf("this build has no log: %s", err)})
-		return func(error) {}
-	}
-	log := progress.NewLog(file)
-	b.Sink = progress.Tee{b.Sink, log}
+	shown, log, opened := b.Sink, &held{}, make(chan *os.File)
+	b.Sink = progress.Tee{shown, log}
+	go func() { // to make a file can take as long as all the rest
+		file, err := b.openLog()
+		if err != nil {
+			shown.Report(progress.Event{Time: time.Now(), Kind: progress.Warning, Text: fmt.Sprintf("this build has no log: %s", err)})
+			log.release(progress.Tee{})
+		} else {
+			log.release(progress.NewLog(file))
+		}
+		opened <- file
+	}()
 	return func(err error) {
 		if err != nil {
 			log.Report(progress.Event{Time: time.Now(), Kind: progress.Error, Text: err.Error()})
 		}
-		_ = file.Close()
+		if file := <-opened; file != nil {
+			_ = file.Close()
+		}
 	}
 }
 

@@ -24,7 +24,8 @@ import (
 // Grab copies a file or folder out of a layer as it was last built, to dest on
 // this machine: into it if it is a folder or ends in a slash. Owners are root's
 // and times are now, as cp has them; what could do harm here is left out.
-func Grab(ctx context.Context, o Options, layer, file, dest string) error {
+func Grab(ctx context.Context, o Options, layer, file, dest string) (err error) {
+	defer func() { err = inside(err) }()
 	l, err := o.unread(layer)
 	if err != nil {
 		return err
@@ -79,7 +80,7 @@ func openMounting(ctx context.Context, o Options, graph *layers.Graph) (*Builder
 	if err != nil {
 		return nil, err
 	}
-	if err := b.canMount(); err != nil {
+	if err := b.mounts(); err != nil {
 		b.close()
 		return nil, err
 	}

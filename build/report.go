@@ -7,13 +7,30 @@ import (
 	"time"
 
 	"github.com/layerbuild/layerbuild/layers"
+	"github.com/layerbuild/layerbuild/namespace"
 	"github.com/layerbuild/layerbuild/progress"
 )
 
 func (b *Builder) report(e progress.Event) {
 	e.Time = time.Now()
+	if e.Kind != progress.Output {
+		e.Text = namespace.Space{}.Inside(e.Text)
+	}
 	b.Sink.Report(e)
 }
+
+// inside makes an error name the files of root filesystems as people know them.
+func inside(err error) error {
+	if err == nil {
+		return nil
+	}
+	return insideError{err}
+}
+
+type insideError struct{ error }
+
+func (e insideError) Error() string { return namespace.Space{}.Inside(e.error.Error()) }
+func (e insideError) Unwrap() error { return e.error }
 
 func (b *Builder) notice(l *layers.Layer, kind progress.Kind, format string, args ...any) {
 	b.report(progress.Event{Kind: kind, Layer: l.Name, Text: fmt.Sprintf(format, args...)})
@@ -46,20 +63,29 @@ func (b *Builder) meter(l *layers.Layer, what string) func(done, total int64) {
 	}
 }
 
-// held keeps events back until it is known that the build ends in this process.
+// held keeps events back until it is known where they go.
 type held struct {
 	mu     sync.Mutex
 	events []progress.Event
+	to     progress.Sink
 }
 
 func (h *held) Report(e progress.Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.to != nil {
+		h.to.Report(e)
+		return
+	}
 	h.events = append(h.events, e)
 }
 
+// release lets events go, those that were held first.
 func (h *held) release(to progress.Sink) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	for _, e := range h.events {
 		to.Report(e)
 	}
+	h.events, h.to = nil, to
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/caches"
 	"github.com/layerbuild/layerbuild/imports"
+	"github.com/layerbuild/layerbuild/namespace"
 	"github.com/layerbuild/layerbuild/oci"
 	"github.com/layerbuild/layerbuild/overlay"
 	"github.com/layerbuild/layerbuild/progress"
@@ -43,6 +44,7 @@ func openRooms(ctx context.Context, state string, o imports.Options) (*rooms, er
 		r.snapshots, err = overlay.Open(state)
 	}
 	if err == nil {
+		r.snapshots.Space = namespace.Space{}
 		err = checkOwners(r.roots)
 	}
 	if err == nil {

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"github.com/layerbuild/layerbuild/layers"
+	"github.com/layerbuild/layerbuild/namespace"
 	"github.com/layerbuild/layerbuild/progress"
 	"github.com/layerbuild/layerbuild/sandbox"
 )
@@ -53,7 +54,7 @@ func (r *lazyRuntime) find(ctx context.Context) (*sandbox.Runtime, error) {
 		return r.real, nil
 	}
 	tmp := filepath.Join(r.b.StateDir, "tmp")
-	question := "runtime" + sandbox.Stamp(r.b.Runtime) + " " + r.b.rights()
+	question := r.question()
 	if known, err := r.b.cache.Resolution(question); err == nil {
 		r.real = sandbox.Known(known.Answer, tmp)
 	} else {
@@ -64,8 +65,21 @@ func (r *lazyRuntime) find(ctx context.Context) (*sandbox.Runtime, error) {
 			return nil, err
 		}
 	}
-	r.real.More = r.more
+	r.real.More, r.real.Space = r.more, namespace.Space{}
 	return r.real, nil
+}
+
+func (r *lazyRuntime) question() string {
+	return "runtime" + sandbox.Stamp(r.b.Runtime) + " " + r.b.rights()
+}
+
+// known tells whether no runtime needs to be looked for.
+func (r *lazyRuntime) known() bool {
+	if !r.b.hasScripts() {
+		return true
+	}
+	_, err := r.b.cache.Resolution(r.question())
+	return err == nil
 }
 
 // more tells whether scripts are left that have not begun to run. Those that will be
@@ -90,7 +104,7 @@ func (r *lazyRuntime) more() bool {
 // expect fails when a layer has something to run and no runtime starts here. The
 // first step's supervisor starts while others look up what there is to do.
 func (r *lazyRuntime) expect(ctx context.Context) error {
-	if !slices.ContainsFunc(r.b.graph.Layers, hasScript) {
+	if !r.b.hasScripts() {
 		return nil
 	}
 	if err := r.b.Limits.Check(); err != nil {
@@ -103,6 +117,8 @@ func (r *lazyRuntime) expect(ctx context.Context) error {
 	real.Expect()
 	return nil
 }
+
+func (b *Builder) hasScripts() bool { return slices.ContainsFunc(b.graph.Layers, hasScript) }
 
 func hasScript(l *layers.Layer) bool { return l.Run != "" || l.GenerateLabels != "" }
 

@@ -35,7 +35,7 @@ func (s *Stackerfiles) Fetch(url string) (string, error) {
 		return "", err
 	}
 	file, err := r.sources.Fetch(s.Context, url, imports.FetchOptions{Offline: s.Offline, MaxSize: layers.MaxSize, Credentials: credentials})
-	if file.Notice != "" && !namespace.Entered() { // which is the second life of a build
+	if file.Notice != "" && !namespace.InLastLife() { // in which a build does again what it did
 		s.Notice(file.Notice)
 	}
 	return file.Path, err

@@ -1,17 +1,17 @@
 // Package namespace moves the program to where it may mount, and to where it may
 // read and remove files of any owner that an image can have.
 //
-// Root gets a mount namespace of its own. A user gets a user namespace with one
-// as well, in which it is root: its own id is 0 there, and the ids from 1 on are
-// the subordinate ids that /etc/subuid and /etc/subgid give it (subuid(5)). A
-// file that is 1:1 inside is 100000:100000 outside, say, and comes out as 1:1
-// where it is packed. Root in a container that was not given CAP_SYS_ADMIN gets
-// one too, with the ids it has.
+// Root gets a mount namespace of its own, for one of its threads: see Space. A user
+// gets a user namespace with one as well, in which it is root: its own id is 0 there,
+// and the ids from 1 on are the subordinate ids that /etc/subuid and /etc/subgid give
+// it (subuid(5)). A file that is 1:1 inside is 100000:100000 outside, say, and comes
+// out as 1:1 where it is packed. Root in a container that was not given CAP_SYS_ADMIN
+// gets one too, with the ids it has.
 //
 // # Lives
 //
 // A Go program has many threads from the start, and the kernel moves a program
-// into a user namespace only while it has one. So the program is started anew,
+// into a user namespace only while it has one. So a user's program is started anew,
 // with the same arguments, and does again what it did before it called Enter:
 //
 //	first life   calls Enter, and execs itself, as root into its last life already
@@ -29,7 +29,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -94,7 +93,21 @@ func init() {
 }
 
 // Entered says whether Enter has done its work.
-func Entered() bool { return current.Life == lifeLast }
+func Entered() bool { return InLastLife() || entered.Load() != nil }
+
+// InLastLife says whether the program was started anew by Enter, and has done before
+// what it did until then.
+func InLastLife() bool { return current.Life == lifeLast }
+
+// Stays says whether Enter does its work without starting the program anew.
+func Stays() bool { return InLastLife() || maySetUpMounts() }
+
+// maySetUpMounts tells whether this process has CAP_SYS_ADMIN.
+func maySetUpMounts() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData // the version has two
+	return unix.Capget(&header, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
+}
 
 // Ready says whether this process may read and remove files of any owner: it is
 // root, or Enter has done its work.
@@ -112,14 +125,14 @@ func OneID() string {
 	return current.Why
 }
 
-// Enter moves the program into a mount namespace of its own, so that whatever it
-// mounts is gone when it ends, however it ends, and is not seen by others
-// meanwhile; and into a user namespace, where that takes one. What others mount
-// and unmount it goes on seeing.
+// Enter gives the program a mount namespace of its own, its Space, so that whatever it
+// mounts is gone when it ends, however it ends, and is not seen by others meanwhile;
+// and a user namespace, where that takes one. What others mount and unmount it goes on
+// seeing.
 //
-// Only in its last life Enter returns nil. Whatever the program did before is
-// done again, so it is called early, and with nothing printed yet. The error says
-// what to do where the kernel or its configuration does not let it.
+// Unless the program Stays, Enter returns nil only in its last life. Whatever it did
+// before is done again, so it is called early, and with nothing printed yet. The error
+// says what to do where the kernel or its configuration does not let it.
 func Enter() error {
 	switch current.Life {
 	case lifeLast:
@@ -127,21 +140,11 @@ func Enter() error {
 	case lifeFailed:
 		return errors.New(current.Why)
 	}
-	// exec is called on this thread, and what it starts takes on the namespace of
-	// this thread. It is not unlocked: if exec fails, the thread must not run
-	// anything else.
-	runtime.LockOSThread()
-	err := unix.Unshare(unix.CLONE_NEWNS)
-	if errors.Is(err, unix.EPERM) {
+	err := enterThread()
+	if errors.Is(err, errMayNot) {
 		return restart(mark{Life: lifeWarden})
 	}
-	if err != nil {
-		return fmt.Errorf("make a mount namespace: %w", err)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-		return fmt.Errorf("keep mounts from others: %w%s", err, cure(err))
-	}
-	return restart(mark{Life: lifeLast})
+	return err
 }
 
 // restart begins the next life, in this process. It returns only an error.

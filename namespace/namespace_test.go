@@ -58,16 +58,28 @@ func waitForSignal() error {
 	return errors.New("terminated")
 }
 
-// mountOne mounts a folder, says so, and waits for the end.
+// mountOne mounts a folder, says what a process that it starts sees there and what that
+// one's path is, and waits for the end.
 func mountOne() error {
 	dir := os.Args[1]
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+	var here Space
+	if err := here.Do(func() error { return unix.Mount("tmpfs", dir, "tmpfs", 0, "") }); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
+	reached := here.Reach(dir)
+	if err := os.WriteFile(filepath.Join(reached, "file"), nil, 0o600); err != nil {
 		return err
 	}
-	fmt.Println("mounted")
+	list := exec.Command("ls", here.Inside(here.Reach(reached)), reached)
+	var seen strings.Builder
+	list.Stdout = &seen
+	if err := here.Do(list.Start); err != nil {
+		return err
+	}
+	if err := list.Wait(); err != nil {
+		return err
+	}
+	fmt.Println(strings.Count(seen.String(), "file"), here.Inside(fmt.Sprintf("open %s/x: no %s", reached, dir)))
 	_, err := io.Copy(io.Discard, os.Stdin)
 	return err
 }
@@ -199,11 +211,14 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// What is mounted is seen by the process alone.
+// What is mounted is seen by the process and what it starts there alone.
 func TestMountsArePrivate(t *testing.T) {
 	for _, uid := range []uint32{0, nobody} {
 		dir := open(t)
-		begin(t, command(t, "mount", uid, dir))
+		want := fmt.Sprintf("2 open %s/x: no %s", dir, dir)
+		if said := begin(t, command(t, "mount", uid, dir)); said != want {
+			t.Errorf("as %d: it says %q, want %q", uid, said, want)
+		}
 		if files, err := os.ReadDir(dir); err != nil || len(files) > 0 {
 			t.Errorf("as %d: %v %v", uid, files, err)
 		}

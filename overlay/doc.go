@@ -76,7 +76,7 @@
 // A lock ends with its process, however it ends. What a killed process leaves in
 // tmp/ is therefore told from what a living one works on by trying to lock it:
 // that is what Sweep does. Mounts, too, should end with their process: a program
-// moves into a mount namespace of its own before it mounts anything.
+// makes a mount namespace of its own before it mounts anything, its Space.
 //
 // # What can go wrong
 //

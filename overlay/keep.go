@@ -90,7 +90,7 @@ func (m *Mutable) moveTo(path string) error {
 	older, err := lockFolder(path, locks.Exclusive)
 	if err == nil {
 		defer older.Close()
-		err = bury(path, m.store.tmp)
+		err = m.store.bury(path)
 	}
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return err
@@ -136,7 +136,7 @@ func (m *Mutable) reopen(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := detach(filepath.Join(m.dir, "root")); err != nil { // of one who died
+	if err := m.store.detach(filepath.Join(m.dir, "root")); err != nil { // of one who died
 		return err
 	}
 	m.parent = kept.Parent

@@ -227,10 +227,10 @@ const unmountWait = 500 * time.Millisecond
 
 // unmount unmounts the folder target, which is ErrLocked if something goes on
 // using it. It is no error if nothing is mounted there.
-func unmount(target string) error {
+func (s *Store) unmount(target string) error {
 	deadline := time.Now().Add(unmountWait)
 	for {
-		err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
+		err := s.do(func() error { return unix.Unmount(target, unix.UMOUNT_NOFOLLOW) })
 		if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
 			return nil
 		}
@@ -246,10 +246,10 @@ func unmount(target string) error {
 
 // detach unmounts the folder target whoever uses it: for what nobody will look
 // at again. A process that still has something of it open goes on reading it.
-func detach(target string) error {
-	err := unmount(target)
+func (s *Store) detach(target string) error {
+	err := s.unmount(target)
 	if errors.Is(err, ErrLocked) {
-		err = unix.Unmount(target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+		err = s.do(func() error { return unix.Unmount(target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH) })
 	}
 	return err
 }

@@ -175,18 +175,20 @@ func TestUnmountOfWhatIsUsed(t *testing.T) {
 
 func TestSupported(t *testing.T) {
 	s := newStore(t)
-	ok(t, Supported(filepath.Dir(s.tmp)))
+	ok(t, s.Supported())
 	isEmpty(t, s.tmp)
 	m, err := s.Prepare(t.Context(), "")
 	ok(t, err)
 	defer m.Drop()
 	root, err := m.Mount(t.Context())
 	ok(t, err)
-	if err := Supported(root); err == nil || strings.Contains(err.Error(), "/proc/self") || !strings.Contains(err.Error(), "itself on overlayfs, as in a container; put --state-dir on") {
+	inside, err := Open(root)
+	ok(t, err)
+	if err := inside.Supported(); err == nil || strings.Contains(err.Error(), "/proc/self") || !strings.Contains(err.Error(), "itself on overlayfs, as in a container; put --state-dir on") {
 		t.Errorf("error is %v", err)
 	}
 	isEmpty(t, filepath.Join(root, "tmp"))
-	if err := Supported("/proc"); err == nil {
-		t.Error("/proc is supported")
+	if _, err := Open("/proc"); err == nil {
+		t.Error("/proc can hold a store")
 	}
 }

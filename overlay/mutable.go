@@ -99,11 +99,11 @@ func (m *Mutable) mount(ctx context.Context, mountpoints []Mountpoint) (string, 
 	if err := os.Mkdir(work, 0o700); err != nil {
 		return "", err
 	}
-	if err := mountIn(m.dir, stack{lowers: folders, upper: m.Upper(), work: work}); err != nil {
+	if err := m.store.mountIn(m.dir, stack{lowers: folders, upper: m.Upper(), work: work}); err != nil {
 		return "", err
 	}
 	m.mounted, m.usage = true, nil
-	root := filepath.Join(m.dir, "root")
+	root := m.store.root(m.dir)
 	for _, p := range mountpoints {
 		if err := m.ensure(root, p); err != nil {
 			return "", err
@@ -118,7 +118,7 @@ func (m *Mutable) Unmount() error {
 	if !m.mounted {
 		return nil
 	}
-	if err := unmount(filepath.Join(m.dir, "root")); err != nil {
+	if err := m.store.unmount(filepath.Join(m.dir, "root")); err != nil {
 		return err
 	}
 	m.mounted = false
@@ -283,7 +283,7 @@ func (m *Mutable) Drop() error {
 	if m.dir == "" || m.committed {
 		return nil
 	}
-	if err := removeMounted(m.dir); err != nil {
+	if err := m.store.removeMounted(m.dir); err != nil {
 		return fmt.Errorf("drop %s: %w", m.dir, err)
 	}
 	return nil

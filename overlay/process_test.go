@@ -150,7 +150,7 @@ func TestDiskFull(t *testing.T) {
 	defer unix.Unmount(state, unix.MNT_DETACH)
 	s, err := Open(state)
 	ok(t, err)
-	ok(t, Supported(state))
+	ok(t, s.Supported())
 	base := commit(t, s, "", "echo x >x")
 	m, err := s.Prepare(t.Context(), base.ID)
 	ok(t, err)

@@ -101,7 +101,7 @@ func (s *Store) RemoveKept(name string) error {
 	lock, err := lockFolder(path, locks.Exclusive)
 	if err == nil {
 		defer lock.Close()
-		err = bury(path, s.tmp)
+		err = s.bury(path)
 	}
 	if err != nil {
 		return fmt.Errorf("remove kept layer %q: %w", name, err)

@@ -38,10 +38,29 @@ const tmpPrefix = "overlay-"
 // goroutines and processes on one machine, on a filesystem that has flock and
 // can be an upper layer of overlayfs; it is NOT safe on a network filesystem.
 type Store struct {
+	Space Space // where it mounts; nil is where the process is
+
 	snapshots, tmp, failed, corrupt string
 
 	mu   sync.Mutex
 	held map[digest.Digest]*os.File // see Hold
+}
+
+// A Space is a mount namespace that the process, or its other threads, are not in.
+type Space interface {
+	Do(f func() error) error  // calls f in there
+	Reach(path string) string // is how the process reaches an absolute path in there
+}
+
+// Dir is the folder that the store is in.
+func (s *Store) Dir() string { return filepath.Dir(s.snapshots) }
+
+// do calls f where the store mounts.
+func (s *Store) do(f func() error) error {
+	if s.Space == nil {
+		return f()
+	}
+	return s.Space.Do(f)
 }
 
 // A Snapshot is what is known of an immutable filesystem difference: the content
@@ -79,6 +98,11 @@ func Open(state string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	return openIn(dir)
+}
+
+// openIn opens the store that is in the folder dir.
+func openIn(dir string) (*Store, error) {
 	s := &Store{
 		snapshots: filepath.Join(dir, "snapshots"),
 		tmp:       filepath.Join(dir, "tmp"),
@@ -242,7 +266,7 @@ func (s *Store) remove(id digest.Digest, child func() (string, error), gone func
 	if above != "" {
 		return fmt.Errorf("remove snapshot %s: %w: %s stands on it", id, ErrLocked, above)
 	}
-	grave, err := buried(path, s.tmp)
+	grave, err := s.buried(path)
 	if err != nil {
 		return fmt.Errorf("remove snapshot %s: %w", id, err)
 	}
@@ -252,8 +276,8 @@ func (s *Store) remove(id digest.Digest, child func() (string, error), gone func
 
 // bury removes a folder that the caller holds exclusive. It is gone from its
 // place at once; if removing it fails midway, Sweep does the rest.
-func bury(path, tmp string) error {
-	grave, err := buried(path, tmp)
+func (s *Store) bury(path string) error {
+	grave, err := s.buried(path)
 	if err != nil {
 		return err
 	}
@@ -261,11 +285,11 @@ func bury(path, tmp string) error {
 }
 
 // buried moves a folder to where it is to be removed.
-func buried(path, tmp string) (grave string, err error) {
-	if err := detach(filepath.Join(path, "root")); err != nil { // of one who died
+func (s *Store) buried(path string) (grave string, err error) {
+	if err := s.detach(filepath.Join(path, "root")); err != nil { // of one who died
 		return "", err
 	}
-	return moveAway(path, tmp, tmpPrefix)
+	return moveAway(path, s.tmp, tmpPrefix)
 }
 
 // child tells of something that stands on the snapshot id, or returns "".

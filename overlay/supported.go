@@ -12,32 +12,28 @@ import (
 // ErrFilesystem says that overlayfs works, but does not write to a filesystem.
 var ErrFilesystem = errors.New("this filesystem cannot hold snapshots")
 
-// Supported says whether the state folder is on a filesystem that can hold a
-// Store, by mounting something in it and removing a file there, which takes a
-// millisecond. The error gives the reason and what to do about it; it is an
-// ErrFilesystem if another filesystem would do.
-func Supported(state string) error {
-	s, err := Open(state)
-	if err != nil {
-		return err
-	}
+// Supported says whether the store's folder is on a filesystem that can hold it, by
+// mounting something in it and removing a file there, which takes a millisecond. The
+// error gives the reason and what to do about it; it is an ErrFilesystem if another
+// filesystem would do.
+func (s *Store) Supported() error {
 	dir, lock, err := s.newFolder()
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	err = try(dir)
-	if removal := removeMounted(dir); err == nil { // otherwise it fails for the same reason
+	err = s.try(dir)
+	if removal := s.removeMounted(dir); err == nil { // otherwise it fails for the same reason
 		err = removal
 	}
 	if err != nil {
-		return unsupported(state, err)
+		return unsupported(s.Dir(), err)
 	}
 	return nil
 }
 
 // try mounts overlayfs below dir and removes a file of the lower folder.
-func try(dir string) error {
+func (s *Store) try(dir string) error {
 	k := stack{
 		lowers: []string{filepath.Join(dir, "low")},
 		upper:  filepath.Join(dir, "fs"), work: filepath.Join(dir, "work"),
@@ -50,10 +46,10 @@ func try(dir string) error {
 	if err := os.WriteFile(filepath.Join(k.lowers[0], "file"), nil, 0o600); err != nil {
 		return err
 	}
-	if err := mountIn(dir, k); err != nil {
+	if err := s.mountIn(dir, k); err != nil {
 		return err
 	}
-	if err := os.Remove(filepath.Join(dir, "root", "file")); err != nil {
+	if err := os.Remove(filepath.Join(s.root(dir), "file")); err != nil {
 		return err
 	}
 	var st unix.Stat_t

@@ -27,7 +27,7 @@ func (s *Store) Sweep(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return errors.Join(append(failed, err)...)
 		}
-		if err := sweep(dir, filepath.Dir(dir) == s.tmp); err != nil {
+		if err := s.sweep(dir, filepath.Dir(dir) == s.tmp); err != nil {
 			failed = append(failed, fmt.Errorf("sweep: %w", err))
 		}
 	}
@@ -56,7 +56,7 @@ func (s *Store) leftovers() ([]string, error) {
 
 // sweep unmounts what is mounted in a folder, and perhaps removes it, if nobody
 // holds it.
-func sweep(dir string, remove bool) error {
+func (s *Store) sweep(dir string, remove bool) error {
 	lock, err := lockFolder(dir, locks.Exclusive)
 	if errors.Is(err, ErrLocked) || errors.Is(err, ErrNotFound) {
 		return nil
@@ -71,7 +71,7 @@ func sweep(dir string, remove bool) error {
 	}
 	// What was mounted last lies on top.
 	for _, mnt := range slices.Backward(mounts) {
-		if err := detach(mnt.Mountpoint); err != nil {
+		if err := s.detach(mnt.Mountpoint); err != nil {
 			return err
 		}
 	}

@@ -53,12 +53,12 @@ func (s *Store) view(id digest.Digest) (*View, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &View{Root: filepath.Join(dir, "root")}
+	v := &View{Root: s.root(dir)}
 	v.release = sync.OnceValue(func() error {
 		defer lock.Close()
-		return removeMounted(dir)
+		return s.removeMounted(dir)
 	})
-	if err := mountIn(dir, stack{lowers: folders}); err != nil {
+	if err := s.mountIn(dir, stack{lowers: folders}); err != nil {
 		return nil, errors.Join(err, v.release())
 	}
 	return v, nil
@@ -82,11 +82,20 @@ func (s *Store) Difference(ctx context.Context, id digest.Digest) (dir string, r
 	return s.fs(id), func() { held.Close() }, nil
 }
 
+// root is where the mount in the folder dir is found.
+func (s *Store) root(dir string) string {
+	root := filepath.Join(dir, "root")
+	if s.Space != nil {
+		return s.Space.Reach(root)
+	}
+	return root
+}
+
 // mountIn mounts the stack at root in the folder dir. One more lower folder, an
 // empty one, goes below all: overlayfs wants at least one, and two if there is no
 // upper folder. A single folder could be bound instead, but only overlayfs hides
 // its own attributes.
-func mountIn(dir string, k stack) error {
+func (s *Store) mountIn(dir string, k stack) error {
 	empty, root := filepath.Join(dir, "empty"), filepath.Join(dir, "root")
 	folders := []string{empty, root}
 	if len(k.lowers) == 0 && k.upper == "" {
@@ -102,13 +111,13 @@ func mountIn(dir string, k stack) error {
 		}
 	}
 	k.lowers = append(k.lowers, empty)
-	return k.mount(root)
+	return s.do(func() error { return k.mount(root) })
 }
 
 // removeMounted unmounts root in the folder dir and removes the folder. If it
 // cannot be unmounted, nothing is removed: it would be removed through the mount.
-func removeMounted(dir string) error {
-	if err := detach(filepath.Join(dir, "root")); err != nil {
+func (s *Store) removeMounted(dir string) error {
+	if err := s.detach(filepath.Join(dir, "root")); err != nil {
 		return err
 	}
 	return os.RemoveAll(dir)

@@ -130,14 +130,14 @@ func (r *Runtime) start(in *os.File, out, errs io.Writer, terminal bool) (*conta
 		Setsid:     !terminal, // no terminal, and no signals of ours from one
 	}
 	c := &container{bundle: b, ended: make(chan struct{})}
-	if err := c.begin(cmd); err != nil {
+	if err := c.begin(cmd, r.do); err != nil {
 		return nil, errors.Join(err, b.remove())
 	}
 	return c, nil
 }
 
-// begin starts cmd, and waits for its end meanwhile.
-func (c *container) begin(cmd *exec.Cmd) error {
+// begin starts cmd where do calls it, and waits for its end meanwhile.
+func (c *container) begin(cmd *exec.Cmd, do func(func() error) error) error {
 	// The child looks at the pipe once, see supervise: an end that is closed means
 	// that this process is no more.
 	alive, lifeline, err := os.Pipe()
@@ -155,7 +155,7 @@ func (c *container) begin(cmd *exec.Cmd) error {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		defer lifeline.Close()
-		err := cmd.Start()
+		err := do(cmd.Start)
 		alive.Close()
 		read.Close()
 		started <- err

@@ -28,10 +28,27 @@ type Runtime struct {
 	// started for the next one meanwhile. Nil is no.
 	More func() bool
 
+	// Space is where steps' root filesystems are mounted; nil is where the process is.
+	Space Space
+
 	tmp string
 
 	mu       sync.Mutex
 	expected chan *container // see Expect
+}
+
+// A Space is a mount namespace that the process, or its other threads, are not in.
+type Space interface {
+	Do(f func() error) error   // calls f in there
+	Inside(path string) string // is what a path of the process's is called in there
+}
+
+// do calls f where root filesystems are mounted.
+func (r *Runtime) do(f func() error) error {
+	if r.Space == nil {
+		return f()
+	}
+	return r.Space.Do(f)
 }
 
 // Find returns the runtime of that name or path; with "" the first of crun and

@@ -57,7 +57,7 @@ type File struct {
 
 // A Step is one command to run in a rootfs as root, in the folder Cwd.
 type Step struct {
-	Rootfs   string   // absolute; every one of Mountpoints must exist in it
+	Rootfs   string   // absolute, as this process reaches it; every one of Mountpoints must exist in it
 	Args     []string // the command; Args[0] is an absolute path in the rootfs or at a Mount
 	Env      []string // K=V; only PATH, HOME and, with a Terminal, TERM are added when missing
 	Cwd      string   // "/" when empty
@@ -182,10 +182,6 @@ func (r *Runtime) Run(ctx context.Context, s Step) error {
 	if err := s.check(); err != nil {
 		return err
 	}
-	var err error
-	if s.Rootfs, err = filepath.EvalSymlinks(s.Rootfs); err != nil {
-		return err
-	}
 	mounts, err := s.mounts()
 	if err != nil {
 		return err
@@ -270,8 +266,21 @@ func (p Mountpoint) check(rootfs string) error {
 	return nil
 }
 
+// inside returns the path that the runtime has to take to a root filesystem.
+func (r *Runtime) inside(rootfs string) (string, error) {
+	if r.Space != nil {
+		if inside := r.Space.Inside(rootfs); inside != rootfs {
+			return inside, nil
+		}
+	}
+	return filepath.EvalSymlinks(rootfs)
+}
+
 // run runs s in c.
-func (r *Runtime) run(ctx context.Context, s Step, c *container, mounts []Mount) error {
+func (r *Runtime) run(ctx context.Context, s Step, c *container, mounts []Mount) (err error) {
+	if s.Rootfs, err = r.inside(s.Rootfs); err != nil {
+		return err
+	}
 	o, err := s.orders(c.bundle, mounts)
 	if err != nil {
 		return err
