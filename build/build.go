@@ -424,7 +424,11 @@ func inMemory(state string, fault error) (*overlay.Store, error) {
 		return nil, fault
 	}
 	store, err := overlay.InMemory(state, namespace.Space{})
-	if err != nil || store.Supported() != nil {
+	if err != nil {
+		return nil, fault
+	}
+	if store.Supported() != nil {
+		_ = store.Close()
 		return nil, fault
 	}
 	return store, nil

@@ -92,6 +92,7 @@ func checkOverlay(state string) Finding {
 	f := Finding{What: "overlayfs"}
 	store, err := overlay.Open(state)
 	if err == nil {
+		defer store.Close()
 		store.Space = namespace.Space{}
 		err = store.Supported()
 	}
@@ -100,7 +101,8 @@ func checkOverlay(state string) Finding {
 		return f
 	}
 	f.Cure = err.Error()
-	if _, failed := inMemory(state, err); failed == nil {
+	if store, failed := inMemory(state, err); failed == nil {
+		defer store.Close()
 		f.Extra = true
 		f.Cure += untilThen
 	}

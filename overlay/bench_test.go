@@ -15,6 +15,7 @@ func BenchmarkNormalize(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	defer s.Close()
 	m, err := s.Prepare(b.Context(), "")
 	if err != nil {
 		b.Fatal(err)
@@ -42,6 +43,7 @@ func BenchmarkPrepareMountDrop(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	defer s.Close()
 	for b.Loop() {
 		m, err := s.Prepare(b.Context(), "")
 		if err != nil {

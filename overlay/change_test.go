@@ -79,7 +79,7 @@ func TestEveryKindOfChange(t *testing.T) {
 		ok(t, v.Release())
 		parent = snap.ID
 	}
-	isEmpty(t, s.tmp)
+	leavesNothing(t, s)
 }
 
 func TestSparseFilesStaySparse(t *testing.T) {
@@ -343,7 +343,7 @@ func TestDeepFolders(t *testing.T) {
 		t.Errorf("%d inodes", m.usage.inodes)
 	}
 	ok(t, m.Drop())
-	isEmpty(t, s.tmp)
+	leavesNothing(t, s)
 }
 
 // The names of one file, which has an attribute of overlayfs's own since it was
@@ -407,7 +407,7 @@ func TestMountpoints(t *testing.T) {
 		}
 		ok(t, m.Drop())
 	}
-	isEmpty(t, s.tmp)
+	leavesNothing(t, s)
 }
 
 // What a run removes stays removed, even if a later mount of the same

@@ -136,9 +136,6 @@ func (m *Mutable) reopen(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := m.store.detach(filepath.Join(m.dir, "root")); err != nil { // of one who died
-		return err
-	}
 	m.parent = kept.Parent
 	for _, path := range kept.Mountpoints {
 		m.made[path] = true

@@ -19,7 +19,7 @@ func TestKeepAndFind(t *testing.T) {
 	ok(t, err)
 	shell(t, root, "rm x; echo failed >y")
 	ok(t, m.Keep("web", "layer web"))
-	isEmpty(t, s.tmp)
+	leavesNothing(t, s)
 	ok(t, m.Drop())
 	ok(t, s.Sweep(t.Context()))
 	is(t, s.Remove(t.Context(), base.ID), ErrLocked) // it stands below the kept one
@@ -79,7 +79,7 @@ func TestKeepReplacesTheOlder(t *testing.T) {
 	ok(t, other.Drop())
 	ok(t, m.Drop())
 	isEmpty(t, s.failed)
-	isEmpty(t, s.tmp)
+	leavesNothing(t, s)
 }
 
 // What somebody works on when he is killed is still kept.
@@ -97,8 +97,6 @@ func TestFoundByOneWhoDies(t *testing.T) {
 		}
 		kill(t, process)
 		switch next {
-		case "sweep":
-			ok(t, s.Sweep(t.Context()))
 		case "find":
 			m, err := s.Find(t.Context(), "web")
 			ok(t, err)
@@ -108,11 +106,13 @@ func TestFoundByOneWhoDies(t *testing.T) {
 			ok(t, err)
 			ok(t, m.Keep("web", ""))
 		}
+		ok(t, s.Sweep(t.Context()))
+		ok(t, s.Close())
 		if left := ourMounts(); len(left) > 0 {
 			t.Errorf("%s: left mounted: %v", next, left)
 		}
 	}
-	isEmpty(t, s.tmp)
+	leavesNothing(t, s)
 }
 
 func TestFindWhatIsDamaged(t *testing.T) {

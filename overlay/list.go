@@ -259,7 +259,7 @@ func (s *Store) Close() error {
 		failed = append(failed, lock.Close())
 		delete(s.held, id)
 	}
-	return errors.Join(failed...)
+	return errors.Join(append(failed, s.dropPoints())...)
 }
 
 // Release gives up one snapshot that Hold holds.

@@ -170,13 +170,13 @@ func TestUnmountOfWhatIsUsed(t *testing.T) {
 	defer f.Close()
 	ok(t, v.Release())
 	ok(t, m.Drop())
-	isEmpty(t, s.tmp)
+	leavesNothing(t, s)
 }
 
 func TestSupported(t *testing.T) {
 	s := newStore(t)
 	ok(t, s.Supported())
-	isEmpty(t, s.tmp)
+	leavesNothing(t, s)
 	m, err := s.Prepare(t.Context(), "")
 	ok(t, err)
 	defer m.Drop()
@@ -184,10 +184,11 @@ func TestSupported(t *testing.T) {
 	ok(t, err)
 	inside, err := Open(root)
 	ok(t, err)
+	defer inside.Close()
 	if err := inside.Supported(); err == nil || strings.Contains(err.Error(), "/proc/self") || !strings.Contains(err.Error(), "itself on overlayfs, as in a container; put --state-dir on") {
 		t.Errorf("error is %v", err)
 	}
-	isEmpty(t, filepath.Join(root, "tmp"))
+	leavesNothing(t, inside)
 	if _, err := Open("/proc"); err == nil {
 		t.Error("/proc can hold a store")
 	}

@@ -23,7 +23,7 @@ type Mutable struct {
 	lock   *os.File // holds dir
 	held   *os.File // holds the parent; nil if there is none
 
-	mounted   bool
+	point     string // where it is mounted; "" if it is not
 	committed bool
 	made      map[string]bool // mountpoints that were made, relative to the root
 	usage     *usage          // what fs holds; nil if that was not normalized
@@ -81,7 +81,7 @@ func (m *Mutable) Mount(ctx context.Context, mountpoints ...Mountpoint) (string,
 }
 
 func (m *Mutable) mount(ctx context.Context, mountpoints []Mountpoint) (string, error) {
-	if m.committed || m.mounted || m.dir == "" {
+	if m.committed || m.point != "" || m.dir == "" {
 		return "", errors.New("it is mounted, committed or dropped already")
 	}
 	if err := ctx.Err(); err != nil {
@@ -99,11 +99,11 @@ func (m *Mutable) mount(ctx context.Context, mountpoints []Mountpoint) (string, 
 	if err := os.Mkdir(work, 0o700); err != nil {
 		return "", err
 	}
-	if err := m.store.mountIn(m.dir, stack{lowers: folders, upper: m.Upper(), work: work}); err != nil {
+	if m.point, err = m.store.mount(stack{lowers: folders, upper: m.Upper(), work: work}); err != nil {
 		return "", err
 	}
-	m.mounted, m.usage = true, nil
-	root := m.store.root(m.dir)
+	m.usage = nil
+	root := m.store.reach(m.point)
 	for _, p := range mountpoints {
 		if err := m.ensure(root, p); err != nil {
 			return "", err
@@ -115,14 +115,15 @@ func (m *Mutable) mount(ctx context.Context, mountpoints []Mountpoint) (string, 
 // Unmount ends Mount. It fails with ErrLocked if some process goes on using the
 // mount. It is no error if it is not mounted.
 func (m *Mutable) Unmount() error {
-	if !m.mounted {
+	if m.point == "" {
 		return nil
 	}
-	if err := m.store.unmount(filepath.Join(m.dir, "root")); err != nil {
+	if err := m.store.unmount(m.point); err != nil {
 		return err
 	}
-	m.mounted = false
-	return nil
+	point := m.point
+	m.point = ""
+	return os.Remove(m.store.reach(point))
 }
 
 // Commit makes the difference the snapshot with the given DiffID on its parent,
@@ -221,7 +222,7 @@ func syncEntry(path string, entry fs.DirEntry, err error) error {
 
 // clear removes what only a mount needs, and more.
 func (m *Mutable) clear(more ...string) error {
-	for _, name := range append(more, "root", "empty", "work") {
+	for _, name := range append(more, "work") {
 		if err := os.RemoveAll(filepath.Join(m.dir, name)); err != nil {
 			return err
 		}
@@ -283,7 +284,11 @@ func (m *Mutable) Drop() error {
 	if m.dir == "" || m.committed {
 		return nil
 	}
-	if err := m.store.removeMounted(m.dir); err != nil {
+	var err error
+	if m.point != "" {
+		err = m.store.leave(m.point)
+	}
+	if err = errors.Join(err, os.RemoveAll(m.dir)); err != nil {
 		return fmt.Errorf("drop %s: %w", m.dir, err)
 	}
 	return nil
@@ -293,5 +298,5 @@ func (m *Mutable) Drop() error {
 func (m *Mutable) close() {
 	m.lock.Close()
 	m.held.Close()
-	m.dir, m.mounted = "", false
+	m.dir, m.point = "", ""
 }

@@ -56,7 +56,7 @@ func (m *Mutable) Normalize(ctx context.Context, epoch time.Time) (Diff, error) 
 }
 
 func (m *Mutable) normalize(ctx context.Context, n *normalizer) (Diff, error) {
-	if m.committed || m.mounted || m.dir == "" {
+	if m.committed || m.point != "" || m.dir == "" {
 		return Diff{}, errors.New("it is mounted, committed or dropped")
 	}
 	n.made, n.slots = m.made, make(chan struct{}, runtime.GOMAXPROCS(0)-1)

@@ -69,6 +69,7 @@ func newStore(t *testing.T) *Store {
 	}
 	s, err := Open(t.TempDir())
 	ok(t, err)
+	t.Cleanup(func() { ok(t, s.Close()) })
 	return s
 }
 
@@ -277,6 +278,7 @@ func helpMount(args []string) error {
 	if err != nil {
 		return err
 	}
+	defer s.Close()
 	m, err := s.Prepare(context.Background(), digest.Digest(args[1]))
 	if err != nil {
 		return err
@@ -298,6 +300,7 @@ func helpView(args []string) error {
 	if err != nil {
 		return err
 	}
+	defer s.Close()
 	v, err := s.View(context.Background(), digest.Digest(args[1]))
 	if err != nil {
 		return err
@@ -313,6 +316,7 @@ func helpCommit(args []string) error {
 	if err != nil {
 		return err
 	}
+	defer s.Close()
 	for i := range 5 {
 		m, err := s.Prepare(ctx, "")
 		if err != nil {
@@ -349,6 +353,7 @@ func helpFind(args []string) error {
 	if err != nil {
 		return err
 	}
+	defer s.Close()
 	m, err := s.Find(context.Background(), args[1])
 	if err != nil {
 		return err
@@ -368,6 +373,7 @@ func helpLoop(args []string) error {
 	if err != nil {
 		return err
 	}
+	defer s.Close()
 	fmt.Println("begun")
 	for i := 0; ; i++ {
 		if err := s.Sweep(ctx); err != nil {

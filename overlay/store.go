@@ -42,6 +42,8 @@ type Store struct {
 
 	snapshots, tmp, failed, corrupt string
 
+	points points
+
 	mu   sync.Mutex
 	held map[digest.Digest]*os.File // see Hold
 }
@@ -54,6 +56,14 @@ type Space interface {
 
 // Dir is the folder that the store is in.
 func (s *Store) Dir() string { return filepath.Dir(s.snapshots) }
+
+// reach returns how the process reaches a path where the store mounts.
+func (s *Store) reach(path string) string {
+	if s.Space == nil {
+		return path
+	}
+	return s.Space.Reach(path)
+}
 
 // do calls f where the store mounts.
 func (s *Store) do(f func() error) error {
@@ -266,7 +276,7 @@ func (s *Store) remove(id digest.Digest, child func() (string, error), gone func
 	if above != "" {
 		return fmt.Errorf("remove snapshot %s: %w: %s stands on it", id, ErrLocked, above)
 	}
-	grave, err := s.buried(path)
+	grave, err := moveAway(path, s.tmp, tmpPrefix)
 	if err != nil {
 		return fmt.Errorf("remove snapshot %s: %w", id, err)
 	}
@@ -277,19 +287,11 @@ func (s *Store) remove(id digest.Digest, child func() (string, error), gone func
 // bury removes a folder that the caller holds exclusive. It is gone from its
 // place at once; if removing it fails midway, Sweep does the rest.
 func (s *Store) bury(path string) error {
-	grave, err := s.buried(path)
+	grave, err := moveAway(path, s.tmp, tmpPrefix)
 	if err != nil {
 		return err
 	}
 	return os.RemoveAll(grave)
-}
-
-// buried moves a folder to where it is to be removed.
-func (s *Store) buried(path string) (grave string, err error) {
-	if err := s.detach(filepath.Join(path, "root")); err != nil { // of one who died
-		return "", err
-	}
-	return moveAway(path, s.tmp, tmpPrefix)
 }
 
 // child tells of something that stands on the snapshot id, or returns "".

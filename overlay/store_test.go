@@ -46,6 +46,14 @@ func TestFromEmptyToCommitted(t *testing.T) {
 		t.Error("a view can be written to")
 	}
 	ok(t, v.Release())
+	leavesNothing(t, s)
+}
+
+// leavesNothing checks that nothing is being made in a store, and that Close leaves no
+// mountpoint.
+func leavesNothing(t *testing.T, s *Store) {
+	t.Helper()
+	ok(t, s.Close())
 	isEmpty(t, s.tmp)
 }
 
@@ -96,10 +104,10 @@ func TestCommitOfWhatIsThere(t *testing.T) {
 	is(t, s.Remove(t.Context(), first.ID), ErrLocked) // m uses it
 	ok(t, m.Drop())
 	ok(t, m.Drop())
-	isEmpty(t, s.tmp)
+	leavesNothing(t, s)
 	ok(t, s.Remove(t.Context(), first.ID))
 	isEmpty(t, s.snapshots)
-	isEmpty(t, s.tmp)
+	leavesNothing(t, s)
 }
 
 func TestDropLeavesNothing(t *testing.T) {
@@ -110,7 +118,7 @@ func TestDropLeavesNothing(t *testing.T) {
 	ok(t, err)
 	shell(t, root, "echo x >x")
 	ok(t, m.Drop())
-	isEmpty(t, s.tmp)
+	leavesNothing(t, s)
 	isEmpty(t, s.snapshots)
 	_, err = m.Mount(t.Context())
 	if err == nil {
@@ -131,7 +139,7 @@ func TestNotFound(t *testing.T) {
 		is(t, err, ErrNotFound)
 		is(t, s.Remove(t.Context(), id), ErrNotFound)
 	}
-	isEmpty(t, s.tmp)
+	leavesNothing(t, s)
 }
 
 func TestRemoveSparesWhatIsUsed(t *testing.T) {
@@ -157,7 +165,7 @@ func TestRemoveSparesWhatIsUsed(t *testing.T) {
 	ok(t, s.Remove(t.Context(), base.ID))
 	ok(t, s.Sweep(t.Context()))
 	isEmpty(t, s.snapshots)
-	isEmpty(t, s.tmp)
+	leavesNothing(t, s)
 }
 
 func TestDamage(t *testing.T) {
@@ -187,7 +195,7 @@ func TestDamage(t *testing.T) {
 			is(t, err, ErrInvalid)
 			_, err = s.Prepare(t.Context(), top.ID)
 			is(t, err, ErrInvalid)
-			isEmpty(t, s.tmp)
+			leavesNothing(t, s)
 
 			// It is no obstacle to the sound one.
 			if again := commit(t, s, base.ID, "echo y >y"); again.ID != top.ID || !s.Has(top.ID) {

@@ -23,7 +23,7 @@ func (s *Store) Supported() error {
 	}
 	defer lock.Close()
 	err = s.try(dir)
-	if removal := s.removeMounted(dir); err == nil { // otherwise it fails for the same reason
+	if removal := os.RemoveAll(dir); err == nil { // otherwise it fails for the same reason
 		err = removal
 	}
 	if err != nil {
@@ -46,10 +46,12 @@ func (s *Store) try(dir string) error {
 	if err := os.WriteFile(filepath.Join(k.lowers[0], "file"), nil, 0o600); err != nil {
 		return err
 	}
-	if err := s.mountIn(dir, k); err != nil {
+	point, err := s.mount(k)
+	if err != nil {
 		return err
 	}
-	if err := os.Remove(filepath.Join(s.root(dir), "file")); err != nil {
+	err = os.Remove(filepath.Join(s.reach(point), "file"))
+	if err = errors.Join(err, s.leave(point)); err != nil {
 		return err
 	}
 	var st unix.Stat_t

@@ -14,9 +14,9 @@ import (
 	"github.com/layerbuild/layerbuild/locks"
 )
 
-// Sweep removes what dead processes left in tmp/, and unmounts what they left
-// mounted there or in failed/. It leaves alone what a living process works on. It
-// goes on after an error, and returns all of them.
+// Sweep removes what dead processes left in tmp/, and unmounts what they left mounted
+// there. It leaves alone what a living process works on. It goes on after an error, and
+// returns all of them.
 func (s *Store) Sweep(ctx context.Context) error {
 	dirs, err := s.leftovers()
 	if err != nil {
@@ -27,15 +27,14 @@ func (s *Store) Sweep(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return errors.Join(append(failed, err)...)
 		}
-		if err := s.sweep(dir, filepath.Dir(dir) == s.tmp); err != nil {
+		if err := s.sweep(dir); err != nil {
 			failed = append(failed, fmt.Errorf("sweep: %w", err))
 		}
 	}
 	return errors.Join(failed...)
 }
 
-// leftovers returns our folders in tmp/, and those in failed/ where something is
-// mounted, whether somebody holds them or not.
+// leftovers returns our folders in tmp/, whether somebody holds them or not.
 func (s *Store) leftovers() ([]string, error) {
 	entries, err := os.ReadDir(s.tmp)
 	if err != nil {
@@ -47,16 +46,11 @@ func (s *Store) leftovers() ([]string, error) {
 			dirs = append(dirs, filepath.Join(s.tmp, e.Name()))
 		}
 	}
-	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(s.failed))
-	for _, m := range mounts {
-		dirs = append(dirs, filepath.Dir(m.Mountpoint))
-	}
-	return dirs, err
+	return dirs, nil
 }
 
-// sweep unmounts what is mounted in a folder, and perhaps removes it, if nobody
-// holds it.
-func (s *Store) sweep(dir string, remove bool) error {
+// sweep removes a folder, and what is mounted in it, if nobody holds it.
+func (s *Store) sweep(dir string) error {
 	lock, err := lockFolder(dir, locks.Exclusive)
 	if errors.Is(err, ErrLocked) || errors.Is(err, ErrNotFound) {
 		return nil
@@ -74,9 +68,6 @@ func (s *Store) sweep(dir string, remove bool) error {
 		if err := s.detach(mnt.Mountpoint); err != nil {
 			return err
 		}
-	}
-	if !remove {
-		return nil
 	}
 	return os.RemoveAll(dir)
 }
