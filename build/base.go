@@ -87,6 +87,7 @@ func (b *Builder) layoutBase(ctx context.Context, l *layers.Layer) (*oci.Base, e
 	if image, err := b.blobs.Base(manifest.Digest); err == nil {
 		return image, nil
 	}
+	defer b.lingering(l.Name, "copying "+l.From.URL)()
 	return b.blobs.BaseFromLayout(ctx, path, tag, platform(l))
 }
 
@@ -242,6 +243,7 @@ func (b *Builder) tarBase(ctx context.Context, l *layers.Layer) (*oci.Base, erro
 		return nil, err
 	}
 	defer release()
+	defer file.lingering("taking in")()
 	path, err := securejoin.SecureJoin(cmp.Or(at.Root, "/"), at.Path)
 	if err != nil {
 		return nil, err

@@ -5,8 +5,6 @@ import (
 	"os"
 	"sync"
 
-	"github.com/docker/go-units"
-
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/progress"
@@ -86,7 +84,7 @@ func (d *downloader) begin(l *layers.Layer, url string, total int64) error {
 	}
 	size := ""
 	if total >= 0 {
-		size = ", " + units.BytesSize(float64(total))
+		size = ", " + bytesText(total)
 	}
 	d.b.notice(l, progress.Notice, "downloading %s%s", imports.Redact(url), size)
 	return nil

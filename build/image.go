@@ -62,6 +62,7 @@ func (b *Builder) putImages(ctx context.Context) error {
 		return err
 	}
 	b.tellChanged(output, images)
+	defer b.lingering("", "writing images to "+b.OCIDir)()
 	err = output.Put(ctx, b.blobs, images)
 	if errors.Is(err, oci.ErrCorrupt) {
 		return damaged(err)

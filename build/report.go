@@ -38,11 +38,37 @@ func (b *Builder) notice(l *layers.Layer, kind progress.Kind, format string, arg
 
 // doing reports that work on a layer begins, and that it ends when the returned
 // function is called.
-func (b *Builder) doing(l *layers.Layer, what string) (done func()) {
-	b.report(progress.Event{Kind: progress.Started, Layer: l.Name, Text: what})
+func (b *Builder) doing(l *layers.Layer, what string) (done func()) { return b.work(l.Name, what) }
+
+// work is doing for a layer's name, "" for the build as a whole.
+func (b *Builder) work(layer, what string) (done func()) {
+	b.report(progress.Event{Kind: progress.Started, Layer: layer, Text: what})
 	start := time.Now()
 	return func() {
-		b.report(progress.Event{Kind: progress.Finished, Layer: l.Name, Text: what, Took: time.Since(start)})
+		b.report(progress.Event{Kind: progress.Finished, Layer: layer, Text: what, Took: time.Since(start)})
+	}
+}
+
+// lingers is how long work may take that is not worth telling of.
+const lingers = 200 * time.Millisecond
+
+// lingering is work that mostly takes no time: it is told of when it does.
+func (b *Builder) lingering(layer, what string) (done func()) {
+	var mu sync.Mutex
+	over, end := false, func() {}
+	timer := time.AfterFunc(lingers, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if !over {
+			end = b.work(layer, what)
+		}
+	})
+	return func() {
+		timer.Stop()
+		mu.Lock()
+		defer mu.Unlock()
+		over = true
+		end()
 	}
 }
 

@@ -60,6 +60,11 @@ func (b *Builder) source(ctx context.Context, l *layers.Layer, from layers.Sourc
 	return s, nil
 }
 
+// lingering tells of work on the source that takes some time.
+func (s *source) lingering(doing string) (done func()) {
+	return s.b.lingering(s.l.Name, doing+" "+imports.Redact(s.from.Raw))
+}
+
 // check compares the source with the hash that the stackerfile demands.
 func (s *source) check(ctx context.Context, hash string) error {
 	sum, err := s.digest(ctx)
@@ -82,6 +87,7 @@ func (s *source) measure(ctx context.Context) (m measure, err error) {
 			return m, err
 		}
 		defer release()
+		defer s.lingering("digesting")()
 		if m.Tree, err = s.b.sources.Digest(ctx, s.at); err == nil {
 			s.b.use(m.Tree.Digest.Encoded())
 		}
@@ -108,6 +114,7 @@ func (s *source) measure(ctx context.Context) (m measure, err error) {
 		return m, err
 	}
 	defer release()
+	defer s.lingering("digesting")()
 	if m.Tree, err = s.b.sources.Digest(ctx, at); err != nil {
 		return m, s.missing(err)
 	}
@@ -123,6 +130,7 @@ func (s *source) measure(ctx context.Context) (m measure, err error) {
 // digest returns the sha256 of a source that must be a file.
 func (s *source) digest(ctx context.Context) (digest.Digest, error) {
 	if s.at.Path != "" {
+		defer s.lingering("digesting")()
 		return s.b.sources.FileDigest(ctx, s.at)
 	}
 	m, err := s.measure(ctx)
@@ -165,6 +173,7 @@ func (s *source) mirror(ctx context.Context, tree imports.Tree) (*imports.Mirror
 		return nil, err
 	}
 	defer release()
+	defer s.lingering("copying")()
 	var mirror *imports.Mirror
 	return mirror, s.withManifest(ctx, at, tree, func() (err error) {
 		mirror, err = s.b.sources.Mirror(ctx, at, tree)
@@ -179,5 +188,6 @@ func (s *source) copy(ctx context.Context, tree imports.Tree, root, dest string,
 		return err
 	}
 	defer release()
+	defer s.lingering("copying")()
 	return s.withManifest(ctx, at, tree, func() error { return s.b.sources.Copy(ctx, at, tree, root, dest, o) })
 }
