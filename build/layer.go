@@ -25,6 +25,7 @@ type outcome struct {
 	hit     bool
 	skipped bool // it needs one that failed
 	failed  bool
+	waited  time.Duration // until a step may run
 	told    explain.Layer
 
 	image   *oci.Image            // with the blobs, which may be packed while others build on the layer
@@ -58,9 +59,9 @@ func (b *Builder) layer(ctx context.Context, l *layers.Layer) error {
 	case o.hit:
 		b.report(progress.Event{Kind: progress.Hit, Layer: l.Name})
 	case o.checked:
-		b.report(progress.Event{Kind: progress.Checked, Layer: l.Name, Took: time.Since(start)})
+		b.report(progress.Event{Kind: progress.Checked, Layer: l.Name, Took: time.Since(start) - o.waited})
 	default:
-		b.report(progress.Event{Kind: progress.Built, Layer: l.Name, Took: time.Since(start), Done: o.size()})
+		b.report(progress.Event{Kind: progress.Built, Layer: l.Name, Took: time.Since(start) - o.waited, Done: o.size()})
 	}
 	return nil
 }
@@ -144,11 +145,13 @@ func (b *Builder) rootfs(ctx context.Context, s *rootfsStep, o *outcome, looked 
 	if err := b.ensure(ctx, s.l, s.base.chain); err != nil {
 		return nil, fs, err
 	}
+	ready := time.Now()
 	ended, err := b.limits.steps.acquire(ctx, b.worth()[s.l])
 	if err != nil {
 		return nil, fs, err
 	}
 	defer ended()
+	o.waited = time.Since(ready)
 	lock, err := b.cache.Lock(ctx, s.inputs.Key(buildcache.Rootfs), "has been doing the same step")
 	if err != nil {
 		return nil, fs, err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 )
@@ -150,8 +151,8 @@ func (t *Terminal) Close() error {
 
 // wipe writes what has happened, and leaves no picture.
 func (t *Terminal) wipe() {
-	width, _ := t.size()
-	t.draw(nil, width)
+	width, height := t.size()
+	t.draw(nil, width, height)
 }
 
 // Control sequences: ECMA-48, and DEC's synchronized output, which terminals that
@@ -169,31 +170,40 @@ func (t *Terminal) frame() {
 		return
 	}
 	width, height := t.size()
-	t.draw(t.picture(width, height), width)
+	t.draw(t.picture(width, height), width, height)
 }
 
 // draw writes the lines that are to scroll away, and the picture below them.
-func (t *Terminal) draw(picture []shownLine, width int) {
+//
+// All below the cursor is never erased from the screen's first column of its first
+// row: tmux takes that for clearing the screen, which it keeps in its history.
+func (t *Terminal) draw(picture []shownLine, width, height int) {
 	if len(t.lines) == 0 && len(picture) == 0 && len(t.drawn) == 0 {
 		return
 	}
+	before := rows(t.drawn, width)
+	reached := max(0, min(before, height-1)) // by a cursor that does not leave the screen
 	var out bytes.Buffer
 	out.WriteString(beginFrame)
-	out.WriteString(up(rows(t.drawn, width)))
-	if len(t.lines) > 0 || rows(t.drawn, width) != len(t.drawn) {
-		out.WriteString(eraseBelow)
+	out.WriteString(up(reached))
+	if len(t.lines) > 0 || len(picture) == 0 || before != len(t.drawn) {
+		out.WriteString(strings.Repeat(eraseLine+"\r\n", reached) + up(reached))
 	}
 	for _, e := range t.lines {
 		text := line(e, t.color)
 		out.WriteString(t.paint(lineColor(e.Kind), text) + "\r\n")
 	}
+	written := len(t.lines) + len(picture)
 	t.lines, t.drawn = nil, nil
 	for _, l := range picture {
 		text := cut(l.text, width-1)
 		t.drawn = append(t.drawn, textWidth(text))
 		out.WriteString(t.paint(l.color, text) + eraseLine + "\r\n")
 	}
-	out.WriteString(eraseBelow + endFrame)
+	if written > 0 {
+		out.WriteString(eraseBelow)
+	}
+	out.WriteString(endFrame)
 	_, _ = t.w.Write(out.Bytes())
 }
 

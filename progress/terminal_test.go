@@ -21,6 +21,7 @@ type screen struct {
 	width, height int
 	lines         []string // all, also those that have scrolled away
 	at            int      // the cursor's line
+	kept          []string // what tmux has in its history of what was erased
 	column        int
 }
 
@@ -73,6 +74,13 @@ func (s *screen) obey(sequence string) {
 		// A cursor does not leave the screen.
 		s.at = max(s.at-n, len(s.lines)-s.height, 0)
 	case 'J':
+		if s.column == 0 && s.at == max(0, len(s.lines)-s.height) {
+			for _, line := range s.lines[s.at:] {
+				if line != "" {
+					s.kept = append(s.kept, line)
+				}
+			}
+		}
 		s.lines = s.lines[:s.at+1]
 		s.lines[s.at] = string([]rune(s.lines[s.at])[:min(s.column, len([]rune(s.lines[s.at])))])
 	case 'K':
@@ -124,6 +132,9 @@ func shown(width, height int) (*screen, *Terminal, func(tenths int, e Event)) {
 
 func check(t *testing.T, what string, s *screen, want string) {
 	t.Helper()
+	if len(s.kept) > 0 {
+		t.Errorf("%s: tmux keeps %q", what, s.kept)
+	}
 	if got := s.String(); got != want {
 		t.Errorf("%s: the screen shows\n%s\nnot\n%s", what, got, want)
 	}
