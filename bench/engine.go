@@ -142,41 +142,6 @@ exec runc "$@"
 	return config, json.Unmarshal(text, config)
 }
 
-// peers builds the chain of ten layers with buildah too, where that is installed.
-func peers(b *bench) error {
-	if path, _ := exec.LookPath("buildah"); path == "" {
-		fmt.Println("buildah is not installed: no peer is measured")
-		return nil
-	}
-	base, err := busybox()
-	if err != nil {
-		return err
-	}
-	chain, err := b.project("peers", layered(base, 10, true, "echo N > /fileN"))
-	if err != nil {
-		return err
-	}
-	var file strings.Builder
-	file.WriteString("FROM localhost/base\n")
-	for i := range 10 {
-		fmt.Fprintf(&file, "RUN echo %d > /file%d\n", i, i)
-	}
-	if err := os.WriteFile(filepath.Join(chain, "Dockerfile"), []byte(file.String()), 0o644); err != nil {
-		return err
-	}
-	for _, driver := range []string{"overlay", "vfs"} {
-		root, run := filepath.Join(b.dir, driver), filepath.Join(b.dir, driver+"-run")
-		if _, err := timed([]string{"skopeo", "copy", "--quiet", "oci:" + base + ":latest", fmt.Sprintf("containers-storage:[%s@%s+%s]localhost/base:latest", driver, root, run)}); err != nil {
-			return err
-		}
-		buildah := []string{"buildah", "--storage-driver", driver, "--root", root, "--runroot", run, "bud", "--quiet", "--layers", "--no-cache", "--isolation", "chroot", chain}
-		if err := compare("a chain of 10 layers, cold : buildah, "+driver, b.layerbuild(chain, "build", "--quiet", "--no-cache"), buildah); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // graphs builds graphs of very many layers that are all found in the cache, and
 // shows the most memory that took.
 func graphs(b *bench) error {

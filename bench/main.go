@@ -11,10 +11,14 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 var (
@@ -55,12 +59,13 @@ var groups = []struct {
 	{"explain", explaining},
 }
 
-func run() error {
+func run() (err error) {
 	dir, err := os.MkdirTemp("", "layerbuild-bench-")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = errors.Join(err, remove(dir)) }()
+	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM) // so that dir is removed
 	b := &bench{dir: dir, binary: filepath.Join(dir, "layerbuild")}
 	build := exec.Command("go", "build", "-trimpath", "-o", b.binary, "./cmd/layerbuild")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as make builds it
@@ -77,6 +82,27 @@ func run() error {
 		}
 	}
 	return nil
+}
+
+// remove removes a folder, and before that what is mounted below it: peers that fail
+// leave their mounts behind.
+func remove(dir string) error {
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return err
+	}
+	var below []string
+	for line := range strings.Lines(string(mounts)) {
+		if point := strings.Fields(line)[1]; strings.HasPrefix(point, dir+"/") {
+			below = append(below, point)
+		}
+	}
+	for _, point := range slices.Backward(below) { // those on others first
+		if err := unix.Unmount(point, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("unmounting %s: %w", point, err)
+		}
+	}
+	return os.RemoveAll(dir)
 }
 
 type bench struct {
@@ -148,7 +174,16 @@ func compareSides(name string, ours, floor func() (time.Duration, error)) error 
 	return nil
 }
 
+// interrupted has what came of signals. A terminal sends them to the commands that are
+// timed, too, which then fail.
+var interrupted = make(chan os.Signal, 1)
+
 func timed(args []string) (time.Duration, error) {
+	select {
+	case s := <-interrupted:
+		return 0, fmt.Errorf("%s", s)
+	default:
+	}
 	cmd := exec.Command(args[0], args[1:]...)
 	start := time.Now()
 	out, err := cmd.CombinedOutput()
