@@ -8,7 +8,8 @@
 // the folder the user gets, which other tools write too.
 //
 // A layer goes through here twice. [Store.Unpack] applies a blob to a mounted
-// rootfs; [Store.Pack] makes a blob of what a step changed:
+// rootfs, and [Store.Stage] to a folder where what is below it is still missing;
+// [Store.Pack] makes a blob of what a step changed:
 //
 //	base, err := store.BaseFromLayout(ctx, "./debian", "12", platform)
 //	for each layer of base.Layers: store.Unpack(ctx, layer, root, nil)

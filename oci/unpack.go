@@ -3,11 +3,12 @@ package oci
 import (
 	"archive/tar"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
+	"path"
 	"strings"
 
 	apexlog "github.com/apex/log"
@@ -41,19 +42,38 @@ func logThrough(e *apexlog.Entry) error {
 // to the state's corrupt folder; the error is an ErrCorrupt. progress, if not
 // nil, is told how many bytes of the blob have been read, of how many.
 func (s *Store) Unpack(ctx context.Context, l Layer, root string, progress func(done, total int64)) error {
-	err := s.unpack(ctx, l, root, progress)
-	if err == nil {
-		return nil
+	return s.Stage(ctx, l, root, nil, progress)
+}
+
+// ErrApart says that a layer cannot be unpacked apart from those below it. Whether it
+// can be at all, Unpack tells.
+var ErrApart = errors.New("it depends on the layers below it")
+
+// Changes are told what a layer does, entry by entry and before it is done, when it
+// is unpacked where the layers below it are not. Paths are clean and begin at the
+// root, which is "". False ends it with ErrApart.
+type Changes interface {
+	Make(path string, folder bool) bool // a file, in place of what is there if that or this is no folder
+	Link(target string) bool            // the file that is about to be made is a hardlink to this one
+	Remove(path string) bool            // whatever the layers below have there
+	Empty(folder string) bool           // of whatever the layers below have in it
+}
+
+// Stage is Unpack to a folder where the layers below are not: removals are only told
+// to changes. It fails with ErrApart where an entry is not what it is without them, or
+// is an error.
+func (s *Store) Stage(ctx context.Context, l Layer, root string, changes Changes, progress func(done, total int64)) error {
+	err := s.unpack(ctx, l, root, changes, progress)
+	if err == nil || ctx.Err() != nil || errors.Is(err, ErrApart) {
+		return err
 	}
-	if ctx.Err() == nil {
-		if damage := s.inspect(l.Descriptor); damage != nil {
-			return damage
-		}
+	if damage := s.inspect(l.Descriptor); damage != nil {
+		return damage
 	}
 	return err
 }
 
-func (s *Store) unpack(ctx context.Context, l Layer, root string, progress func(done, total int64)) error {
+func (s *Store) unpack(ctx context.Context, l Layer, root string, changes Changes, progress func(done, total int64)) error {
 	if _, err := layerType(l.MediaType); err != nil {
 		return err
 	}
@@ -72,7 +92,7 @@ func (s *Store) unpack(ctx context.Context, l Layer, root string, progress func(
 		p.CloseWrite(inflateLayer(p, f, l.MediaType, count, progress))
 	}()
 
-	if err := extract(ctx, p, root, count); err != nil {
+	if err := extract(ctx, p, root, changes, count); err != nil {
 		return err
 	}
 	// What follows the tar's end belongs to the DiffID too.
@@ -136,8 +156,9 @@ func (m *meteredReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// extract applies the entries of a tar stream to root through umoci.
-func extract(ctx context.Context, r io.Reader, root string, count *tally) error {
+// extract applies the entries of a tar stream to root through umoci. changes is nil
+// where all layers below are there.
+func extract(ctx context.Context, r io.Reader, root string, changes Changes, count *tally) error {
 	ids, err := newIDsHere()
 	if err != nil {
 		return err
@@ -173,17 +194,57 @@ func extract(ctx context.Context, r io.Reader, root string, count *tally) error 
 		if err := checkWhiteout(hdr.Name); err != nil {
 			return err
 		}
+		if changes != nil {
+			removes, ok := tell(changes, hdr)
+			if !ok {
+				return fmt.Errorf("%.200q: %w", hdr.Name, ErrApart)
+			}
+			if removes {
+				continue
+			}
+		}
 		name := hdr.Name // umoci changes it
-		if err := ex.UnpackEntry(root, hdr, ctxReader{ctx, tr}); err != nil {
+		err = ex.UnpackEntry(root, hdr, ctxReader{ctx, tr})
+		if err != nil && changes != nil {
+			err = fmt.Errorf("%w: %w", ErrApart, err)
+		}
+		if err != nil {
 			return fmt.Errorf("%.200q: %w", name, err)
 		}
 	}
 }
 
+// tell tells changes what an entry does, in the words that umoci understands it, and
+// whether that is to remove something.
+func tell(changes Changes, hdr *tar.Header) (removes, ok bool) {
+	name := clean(hdr.Name)
+	dir, base := path.Split(name)
+	dir = clean(dir)
+	switch removed, removes := strings.CutPrefix(base, ".wh."); {
+	case removes && (removed == "" || base == ".wh..wh..opq"):
+		return true, changes.Empty(dir)
+	case removes:
+		return true, changes.Remove(path.Join(dir, removed))
+	case hdr.Typeflag == tar.TypeChar && hdr.Devmajor == 0 && hdr.Devminor == 0: // overlayfs's whiteout
+		return false, false
+	case hdr.Typeflag == tar.TypeLink && !changes.Link(clean(hdr.Linkname)):
+		return false, false
+	}
+	for name := range hdr.Xattrs { //nolint:staticcheck // what umoci reads
+		if _, own := cutOverlay(name); own { // a mount would give it another name
+			return false, false
+		}
+	}
+	return false, changes.Make(name, hdr.Typeflag == tar.TypeDir)
+}
+
+// clean is the path from the root that a name in a tar stands for.
+func clean(name string) string { return path.Clean("/" + name)[1:] }
+
 // checkWhiteout refuses a whiteout of "..": umoci would remove the folder above, and
 // that of the root is none of the layer's. (OCI image spec, layer.md, "Whiteouts".)
 func checkWhiteout(name string) error {
-	if removed, ok := strings.CutPrefix(filepath.Base(filepath.Clean(name)), ".wh."); ok && (removed == "." || removed == "..") {
+	if removed, ok := strings.CutPrefix(path.Base(clean(name)), ".wh."); ok && (removed == "." || removed == "..") {
 		return fmt.Errorf("%.200q: it removes %q, which is no file of its folder", name, removed)
 	}
 	return nil

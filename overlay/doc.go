@@ -63,7 +63,8 @@
 //
 // A layer that comes as a tar is made the same way, but without Normalize: it is
 // unpacked below the mounted root, and committed as it is, so that it stays
-// exactly what the tar says.
+// exactly what the tar says. One whose parent is still being made can be unpacked
+// meanwhile: see Staged.
 //
 // # Many processes, no server
 //

@@ -216,7 +216,7 @@ func (n *normalizer) one(e *entry) (keep bool, err error) {
 	return keep, err
 }
 
-func (e *entry) isFolder() bool { return e.st.Mode&unix.S_IFMT == unix.S_IFDIR }
+func (e *entry) isFolder() bool { return isFolder(&e.st) }
 
 func (e *entry) isWhiteout() bool { return e.st.Mode&unix.S_IFMT == unix.S_IFCHR && e.st.Rdev == 0 }
 
@@ -224,16 +224,26 @@ func (e *entry) stat() error {
 	if err := unix.Fstatat(int(e.up.Fd()), e.name, &e.st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
-	if e.low == nil {
-		return nil
-	}
-	e.below = new(unix.Stat_t)
-	err := unix.Fstatat(int(e.low.Fd()), e.name, e.below, unix.AT_SYMLINK_NOFOLLOW)
-	if errors.Is(err, unix.ENOENT) {
-		e.below, err = nil, nil
-	}
+	var err error
+	e.below, err = statIn(e.low, e.name)
 	return err
 }
+
+// statIn tells what is in a folder under a name: nil for nothing, also if there is no
+// such folder.
+func statIn(dir *os.File, name string) (*unix.Stat_t, error) {
+	if dir == nil {
+		return nil, nil
+	}
+	st := new(unix.Stat_t)
+	err := unix.Fstatat(int(dir.Fd()), name, st, unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil
+	}
+	return st, err
+}
+
+func isFolder(st *unix.Stat_t) bool { return st != nil && st.Mode&unix.S_IFMT == unix.S_IFDIR }
 
 // file normalizes anything but a folder.
 func (n *normalizer) file(e *entry) (keep bool, err error) {
@@ -298,7 +308,7 @@ func (n *normalizer) lowFolder(e *entry) (*os.File, error) {
 		return nil, err
 	}
 	var low *os.File
-	if e.below != nil && e.below.Mode&unix.S_IFMT == unix.S_IFDIR {
+	if isFolder(e.below) {
 		if low, err = openFolder(int(e.low.Fd()), e.name); err != nil {
 			return nil, err
 		}
