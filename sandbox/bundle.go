@@ -9,11 +9,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/moby/sys/mountinfo"
@@ -23,8 +23,8 @@ import (
 )
 
 // A bundle is the folder of one container while it lives. It is locked by the process
-// that made it. What may be secret is in its folder memory: a file system in memory
-// that only the supervisor has mounted there, and that ends with it.
+// that made it. What is in it only the supervisor sees, which has mounted a file system in
+// memory there: that ends with it, and nothing of what may be secret is on a disk.
 type bundle struct {
 	dir  string
 	id   string // of the container, the name of dir
@@ -35,21 +35,15 @@ type bundle struct {
 
 const bundlePrefix = "sandbox-"
 
+func (b *bundle) config() string { return filepath.Join(b.dir, "config.json") }
 func (b *bundle) log() string    { return filepath.Join(b.dir, "log") }
-func (b *bundle) memory() string { return filepath.Join(b.dir, "memory") }
-
-// In memory:
-func (b *bundle) config() string { return filepath.Join(b.memory(), "config.json") }
-func (b *bundle) state() string  { return filepath.Join(b.memory(), "state") } // the runtime's
+func (b *bundle) state() string  { return filepath.Join(b.dir, "state") } // the runtime's
 
 // pidFile is where the runtime writes the number of the step's process.
-func (b *bundle) pidFile() string { return filepath.Join(b.memory(), "pid") }
+func (b *bundle) pidFile() string { return filepath.Join(b.dir, "pid") }
 
 // file is the content of the step's nth File.
-func (b *bundle) file(n int) string { return filepath.Join(b.memory(), "file-"+strconv.Itoa(n)) }
-
-// cgroups is a copy of /proc/self/cgroup of the process that made the bundle.
-func (b *bundle) cgroups() string { return filepath.Join(b.dir, "cgroups") }
+func (b *bundle) file(n int) string { return filepath.Join(b.dir, "file-"+strconv.Itoa(n)) }
 
 // newBundle makes a folder in tmp that no one can guess the name of.
 func newBundle(tmp string) (*bundle, error) {
@@ -72,13 +66,6 @@ func newBundle(tmp string) (*bundle, error) {
 		case err != nil:
 			return nil, err
 		}
-		own, err := os.ReadFile("/proc/self/cgroup")
-		if err == nil {
-			err = errors.Join(os.WriteFile(b.cgroups(), own, 0o600), os.Mkdir(b.memory(), 0o700))
-		}
-		if err != nil {
-			return nil, errors.Join(err, b.remove())
-		}
 		return b, nil
 	}
 }
@@ -95,21 +82,21 @@ func (b *bundle) remove() error {
 	return os.RemoveAll(b.dir)
 }
 
-// mountMemory mounts the folder memory. It is not swapped out where the kernel can do
-// that (Linux 6.4, and root).
+// mountMemory mounts the memory. It is not swapped out where the kernel can do that
+// (Linux 6.4, and root).
 func (b *bundle) mountMemory() error {
 	const flags = unix.MS_NOSUID | unix.MS_NODEV
-	err := unix.Mount("tmpfs", b.memory(), "tmpfs", flags, "mode=0700,noswap")
+	err := unix.Mount("tmpfs", b.dir, "tmpfs", flags, "mode=0700,noswap")
 	if errors.Is(err, unix.EINVAL) {
-		err = unix.Mount("tmpfs", b.memory(), "tmpfs", flags, "mode=0700")
+		err = unix.Mount("tmpfs", b.dir, "tmpfs", flags, "mode=0700")
 	}
 	if err != nil {
-		return fmt.Errorf("mount a tmpfs on %s: %w", b.memory(), err)
+		return fmt.Errorf("mount a tmpfs on %s: %w", b.dir, err)
 	}
 	return nil
 }
 
-// fill writes what a runtime reads into the folder memory.
+// fill writes what a runtime reads.
 func (b *bundle) fill(o orders) error {
 	for n, content := range o.Files {
 		if err := os.WriteFile(b.file(n), content, 0o400); err != nil {
@@ -119,37 +106,33 @@ func (b *bundle) fill(o orders) error {
 	return os.WriteFile(b.config(), o.Config, 0o600)
 }
 
-// removeCgroups removes the container's cgroups. They are all that is left when its
-// processes have ended: the mounts have gone with them, and the runtime's state is in
-// the bundle. To ask the runtime for it takes longer, and crun 1.8.1 does not know of a
-// container whose start failed early.
-func (b *bundle) removeCgroups(ctx context.Context) error {
-	dirs, err := b.cgroupDirs()
-	if err != nil {
-		return err
-	}
+// removeCgroups removes the container's cgroups in these folders. They are all that is
+// left when its processes have ended: the mounts and the runtime's state have gone with
+// them. To ask the runtime for it takes longer, and crun 1.8.1 does not know of a container
+// whose start failed early.
+func (b *bundle) removeCgroups(ctx context.Context, in []string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
-	for _, dir := range dirs {
-		if err := removeCgroup(ctx, dir); err != nil {
+	for _, dir := range in {
+		if err := removeCgroup(ctx, filepath.Join(dir, b.id)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// cgroupDirs returns where the container's cgroups may be.
-func (b *bundle) cgroupDirs() (dirs []string, err error) {
+// cgroupParents returns the folders that cgroups of this process's containers are in. A
+// relative CgroupsPath is below the process's own cgroup, beside it, or below the root:
+// that differs between runtimes and hierarchies.
+var cgroupParents = sync.OnceValues(func() (dirs []string, err error) {
 	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
 	if err != nil {
 		return nil, err
 	}
-	own, err := os.ReadFile(b.cgroups())
+	own, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return nil, err
 	}
-	// A relative CgroupsPath is below the maker's cgroup, beside it, or below the root:
-	// that differs between runtimes and hierarchies.
 	places := map[string]bool{"/": true}
 	for line := range strings.Lines(string(own)) {
 		if fields := strings.SplitN(strings.TrimSpace(line), ":", 3); len(fields) == 3 {
@@ -158,8 +141,32 @@ func (b *bundle) cgroupDirs() (dirs []string, err error) {
 	}
 	for _, m := range mounts {
 		for place := range places {
-			dirs = append(dirs, filepath.Join(m.Mountpoint, place, b.id))
+			dir := filepath.Join(m.Mountpoint, place)
+			if _, err := os.Lstat(dir); err == nil {
+				dirs = append(dirs, dir)
+			}
 		}
+	}
+	return dirs, nil
+})
+
+// strayCgroups returns the folders that cgroups of a dead process's container are in.
+func (b *bundle) strayCgroups() (dirs []string, err error) {
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range mounts {
+		_ = filepath.WalkDir(m.Mountpoint, func(path string, entry fs.DirEntry, err error) error {
+			switch {
+			case err != nil: // it is gone by now, or others' alone
+				return fs.SkipDir
+			case entry.Name() != b.id:
+				return nil
+			}
+			dirs = append(dirs, filepath.Dir(path))
+			return fs.SkipDir
+		})
 	}
 	return dirs, nil
 }
@@ -212,32 +219,7 @@ type logLine struct {
 	Msg   string `json:"msg"`
 }
 
-// logError adds an error of the supervisor to the log.
-func (b *bundle) logError(err error) {
-	line, _ := json.Marshal(logLine{Level: "error", Msg: err.Error()})
-	if f, err := os.OpenFile(b.log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err == nil {
-		_, _ = f.Write(append(line, '\n')) // the exit status tells of the failure too
-		f.Close()
-	}
-}
-
-// explain tells the failure of a runtime or of the supervisor from that of the step:
-// only the former is in the log. It returns a *ExitError for the latter.
-func (b *bundle) explain(err error, name string) error {
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) {
-		return err
-	}
-	if msg := b.failure(); msg != "" {
-		return fmt.Errorf("%s: %s", name, msg)
-	}
-	if status := exit.ExitCode(); status > 0 {
-		return newExitError(status)
-	}
-	return fmt.Errorf("%s: %w", name, exit) // killed
-}
-
-// failure is the first error in the log, in one line.
+// failure is the first error in the runtime's log, in one line.
 func (b *bundle) failure() string {
 	data, err := os.ReadFile(b.log())
 	if err != nil {
@@ -287,7 +269,11 @@ func (b *bundle) sweep(ctx context.Context) error {
 		b.lock.Close()
 		return err
 	}
-	if err := b.removeCgroups(ctx); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	left, err := b.strayCgroups()
+	if err == nil {
+		err = b.removeCgroups(ctx, left)
+	}
+	if err != nil {
 		b.lock.Close()
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -18,6 +19,7 @@ type container struct {
 	*bundle
 	process *os.Process
 	orders  *os.File
+	faults  *os.File
 	output  *laterWriter // of the one that was expected
 	ended   chan struct{}
 	err     error // of exec.Cmd.Wait, once it has ended
@@ -148,7 +150,11 @@ func (c *container) begin(cmd *exec.Cmd, do func(func() error) error) error {
 	if err != nil {
 		return errors.Join(err, alive.Close(), lifeline.Close())
 	}
-	cmd.ExtraFiles = []*os.File{aliveFD - 3: alive, ordersFD - 3: read}
+	faults, fault, err := os.Pipe()
+	if err != nil {
+		return errors.Join(err, alive.Close(), lifeline.Close(), read.Close(), write.Close())
+	}
+	cmd.ExtraFiles = []*os.File{aliveFD - 3: alive, ordersFD - 3: read, faultFD - 3: fault}
 	started := make(chan error)
 	go func() {
 		// PR_SET_PDEATHSIG acts when the thread that started the process ends.
@@ -158,6 +164,7 @@ func (c *container) begin(cmd *exec.Cmd, do func(func() error) error) error {
 		err := do(cmd.Start)
 		alive.Close()
 		read.Close()
+		fault.Close()
 		started <- err
 		if err == nil {
 			c.err = cmd.Wait()
@@ -165,9 +172,9 @@ func (c *container) begin(cmd *exec.Cmd, do func(func() error) error) error {
 		}
 	}()
 	if err := <-started; err != nil {
-		return errors.Join(err, write.Close())
+		return errors.Join(err, write.Close(), faults.Close())
 	}
-	c.process, c.orders = cmd.Process, write
+	c.process, c.orders, c.faults = cmd.Process, write, faults
 	return nil
 }
 
@@ -184,6 +191,31 @@ func (c *container) run(ctx context.Context, o orders, meanwhile func()) error {
 	return fault
 }
 
+// explain tells the failure of a runtime or of the supervisor from that of the step: only
+// the former is told by the supervisor. It returns a *ExitError for the latter.
+func (c *container) explain(err error, name string) error {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return err
+	}
+	if fault, err := io.ReadAll(c.faults); err == nil && len(fault) > 0 {
+		return fmt.Errorf("%s: %s", name, fault)
+	}
+	if status := exit.ExitCode(); status > 0 {
+		return newExitError(status)
+	}
+	return fmt.Errorf("%s: %w", name, exit) // killed
+}
+
+// removeCgroups removes what is left of c when it has ended.
+func (c *container) removeCgroups(ctx context.Context) error {
+	dirs, err := cgroupParents()
+	if err != nil {
+		return err
+	}
+	return c.bundle.removeCgroups(ctx, dirs)
+}
+
 // drop ends c, if it has not ended, and leaves nothing of it.
 func (c *container) drop() error {
 	if c.output != nil {
@@ -192,6 +224,7 @@ func (c *container) drop() error {
 	_ = c.process.Kill() // it may have ended
 	<-c.ended
 	c.orders.Close()
+	c.faults.Close()
 	return c.remove()
 }
 

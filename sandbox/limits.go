@@ -119,13 +119,10 @@ func (l Limits) limit(r *specs.LinuxResources) {
 // outOfMemory tells whether the kernel has killed a process of the container since it
 // had no memory left.
 func (b *bundle) outOfMemory() bool {
-	dirs, err := b.cgroupDirs()
-	if err != nil {
-		return false
-	}
+	dirs, _ := cgroupParents() // without them no limit could be set
 	for _, dir := range dirs {
 		for _, file := range []string{"memory.events", "memory.oom_control"} { // of versions 2 and 1
-			text, _ := os.ReadFile(filepath.Join(dir, file))
+			text, _ := os.ReadFile(filepath.Join(dir, b.id, file))
 			for line := range strings.Lines(string(text)) {
 				if count, ok := strings.CutPrefix(line, "oom_kill "); ok && strings.TrimSpace(count) != "0" {
 					return true

@@ -160,7 +160,12 @@ func (r *Runtime) probe(ctx context.Context) error {
 		return err
 	}
 	defer c.drop()
-	rootfs := filepath.Join(c.dir, "rootfs")
+	place, err := newBundle(r.tmp)
+	if err != nil {
+		return err
+	}
+	defer place.remove()
+	rootfs := place.dir
 	for _, dir := range []string{"proc", "dev", "sys", "mnt"} {
 		if err := os.MkdirAll(filepath.Join(rootfs, dir), 0o755); err != nil {
 			return err

@@ -973,7 +973,7 @@ func BenchmarkBareRuntime(b *testing.B) {
 		b.Fatal(err)
 	}
 	for b.Loop() {
-		if out, err := exec.Command(r.Path, "--root", bundle.state(), "run", "--bundle", bundle.memory(), bundle.id).CombinedOutput(); err != nil {
+		if out, err := exec.Command(r.Path, "--root", bundle.state(), "run", "--bundle", bundle.dir, bundle.id).CombinedOutput(); err != nil {
 			b.Fatalf("%v: %s", err, out)
 		}
 	}

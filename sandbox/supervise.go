@@ -34,7 +34,11 @@ const supervisor = "layerbuild-sandbox"
 const (
 	aliveFD  = 3 // a pipe that is open at the other end while the starter lives
 	ordersFD = 4 // a pipe with its orders
+	faultFD  = 5 // a pipe for what went wrong, if it was not the step
 )
+
+// maxFault is how many bytes are said of what went wrong; a pipe takes 65536.
+const maxFault = 4096
 
 // orders are what a supervisor is to do.
 type orders struct {
@@ -61,9 +65,15 @@ func init() {
 	}
 	b := &bundle{dir: os.Args[1], id: filepath.Base(os.Args[1])}
 	status, err := b.supervise()
+	if err != nil || status != 0 {
+		fault := b.failure()
+		if fault == "" && err != nil {
+			fault = err.Error()
+		}
+		_, _ = os.NewFile(faultFD, "fault").WriteString(fault[:min(len(fault), maxFault)]) // if nobody listens, it is in vain
+	}
 	if err != nil {
 		status = 125
-		b.logError(err)
 	}
 	os.Exit(status)
 }
@@ -104,13 +114,13 @@ func (b *bundle) supervise() (int, error) {
 	unix.Umask(0o022)
 	switch o.Do {
 	case runTerminal:
-		return b.runtime(o.Runtime, "run", "--bundle", b.memory(), b.id)
+		return b.runtime(o.Runtime, "run", "--bundle", b.dir, b.id)
 	case createOnly:
-		return 0, b.succeed(o.Runtime, "create", "--bundle", b.memory(), b.id)
+		return 0, b.succeed(o.Runtime, "create", "--bundle", b.dir, b.id)
 	}
 	// The runtime ends when it has started the step. Only we are left to wait for that
 	// then, also if it has ended already.
-	if err := b.succeed(o.Runtime, "run", "--detach", "--pid-file", b.pidFile(), "--bundle", b.memory(), b.id); err != nil {
+	if err := b.succeed(o.Runtime, "run", "--detach", "--pid-file", b.pidFile(), "--bundle", b.dir, b.id); err != nil {
 		return 0, err
 	}
 	text, err := os.ReadFile(b.pidFile())

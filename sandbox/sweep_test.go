@@ -16,16 +16,11 @@ func TestSweepWaitsForTheRuntime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dirs, err := b.cgroupDirs()
+	dirs, err := cgroupParents()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var cgroup string
-	for _, dir := range dirs {
-		if _, err := os.Stat(filepath.Dir(dir)); err == nil {
-			cgroup = dir
-		}
-	}
+	cgroup := filepath.Join(dirs[0], b.id)
 	dying := exec.Command("sh", "-c", `echo; sleep 0.2; mkdir "$0"`, cgroup)
 	out, err := dying.StdoutPipe()
 	if err == nil {
