@@ -110,8 +110,8 @@ func (b *bundle) fill(o orders) error {
 // left when its processes have ended: the mounts and the runtime's state have gone with
 // them. To ask the runtime for it takes longer, and crun 1.8.1 does not know of a container
 // whose start failed early.
-func (b *bundle) removeCgroups(ctx context.Context, in []string) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+func (b *bundle) removeCgroups(in []string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	for _, dir := range in {
 		if err := removeCgroup(ctx, filepath.Join(dir, b.id)); err != nil {
@@ -271,7 +271,7 @@ func (b *bundle) sweep(ctx context.Context) error {
 	}
 	left, err := b.strayCgroups()
 	if err == nil {
-		err = b.removeCgroups(ctx, left)
+		err = b.removeCgroups(left)
 	}
 	if err != nil {
 		b.lock.Close()

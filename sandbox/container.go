@@ -49,8 +49,10 @@ func (r *Runtime) Expect() {
 	}()
 }
 
-// Close ends the supervisor that no step came for. Others may be running.
+// Close ends the supervisor that no step came for, and waits until nothing is left of the
+// steps that have ended. Others may be running.
 func (r *Runtime) Close() error {
+	defer r.leaving.Wait()
 	if c := r.takeExpected(); c != nil {
 		return c.drop()
 	}
@@ -207,16 +209,8 @@ func (c *container) explain(err error, name string) error {
 	return fmt.Errorf("%s: %w", name, exit) // killed
 }
 
-// removeCgroups removes what is left of c when it has ended.
-func (c *container) removeCgroups(ctx context.Context) error {
-	dirs, err := cgroupParents()
-	if err != nil {
-		return err
-	}
-	return c.bundle.removeCgroups(ctx, dirs)
-}
-
-// drop ends c, if it has not ended, and leaves nothing of it.
+// drop ends c, if it has not ended, and leaves nothing of it. If its cgroups cannot be
+// removed, its folder stays for Sweep.
 func (c *container) drop() error {
 	if c.output != nil {
 		c.output.becomes(io.Discard)
@@ -225,6 +219,14 @@ func (c *container) drop() error {
 	<-c.ended
 	c.orders.Close()
 	c.faults.Close()
+	dirs, err := cgroupParents()
+	if err == nil {
+		err = c.removeCgroups(dirs)
+	}
+	if err != nil {
+		c.lock.Close()
+		return err
+	}
 	return c.remove()
 }
 

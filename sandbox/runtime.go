@@ -35,6 +35,7 @@ type Runtime struct {
 
 	mu       sync.Mutex
 	expected chan *container // see Expect
+	leaving  sync.WaitGroup  // containers that have ended and are removed
 }
 
 // A Space is a mount namespace that the process, or its other threads, are not in.
@@ -154,12 +155,12 @@ func lookPath(name string) (string, error) {
 
 // probe creates a container with the configuration of a step. The container ends
 // with the runtime, before it has run anything.
-func (r *Runtime) probe(ctx context.Context) error {
+func (r *Runtime) probe(ctx context.Context) (err error) {
 	c, err := r.start(nil, nil, nil, false)
 	if err != nil {
 		return err
 	}
-	defer c.drop()
+	defer func() { err = errors.Join(err, c.drop()) }()
 	place, err := newBundle(r.tmp)
 	if err != nil {
 		return err
@@ -180,6 +181,5 @@ func (r *Runtime) probe(ctx context.Context) error {
 		return err
 	}
 	o.Do, o.Runtime = createOnly, r.Path
-	err = c.explain(c.run(ctx, o, func() {}), r.Name)
-	return errors.Join(err, c.removeCgroups(ctx))
+	return c.explain(c.run(ctx, o, func() {}), r.Name)
 }

@@ -177,7 +177,8 @@ func (s Step) mounts() ([]Mount, error) {
 //
 // It returns a *ExitError when the command ran and did not succeed, the context's
 // cause when that was cancelled, and another error when the command could not be
-// started. When it returns, no process, mount, cgroup or file of the step is left.
+// started. When it returns, no process and no mount of the step is left; its cgroup and its
+// folder may be until Close has returned.
 func (r *Runtime) Run(ctx context.Context, s Step) error {
 	if err := s.check(); err != nil {
 		return err
@@ -201,7 +202,7 @@ func (r *Runtime) Run(ctx context.Context, s Step) error {
 	if err != nil {
 		return err
 	}
-	defer c.drop()
+	defer r.leaving.Go(func() { _ = c.drop() }) // or Sweep does it
 	return r.run(ctx, s, c, mounts)
 }
 
@@ -298,9 +299,6 @@ func (r *Runtime) run(ctx context.Context, s Step, c *container, mounts []Mount)
 		err = context.Cause(ctx)
 	case s.Limits.Memory > 0 && errors.As(err, &exit):
 		exit.OutOfMemory = c.outOfMemory()
-	}
-	if left := c.removeCgroups(ctx); err == nil {
-		err = left
 	}
 	return err
 }

@@ -110,6 +110,7 @@ func output(t *testing.T, r *Runtime, s Step) string {
 // clean checks that no file and no process of a container is left.
 func clean(t *testing.T, r *Runtime) {
 	t.Helper()
+	r.leaving.Wait()
 	left, _ := filepath.Glob(filepath.Join(r.tmp, "*"))
 	if len(left) > 0 {
 		t.Errorf("left in tmp: %v", left)
@@ -600,12 +601,12 @@ func TestCancel(t *testing.T) {
 		t.Errorf("ended after %v", d)
 	}
 	gone(t, pids)
+	clean(t, r)
 	for _, dir := range cgroups {
 		if _, err := os.Stat(dir); err == nil {
 			t.Errorf("left: %s", dir)
 		}
 	}
-	clean(t, r)
 }
 
 func TestCancelledBefore(t *testing.T) {
@@ -635,10 +636,12 @@ func TestCancelledAtAnyTime(t *testing.T) {
 			t.Error(err)
 		}
 		cancel()
+		if err := c.drop(); err != nil {
+			t.Error(err)
+		}
 		if left := cgroupsNamed(c.id); len(left) > 0 {
 			t.Errorf("left: %v", left)
 		}
-		c.drop()
 		clean(t, r)
 	}
 }
