@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -142,13 +143,17 @@ func ask(ctx context.Context, helper, server string) (*authn.AuthConfig, error) 
 	program := "docker-credential-" + helper
 	cmd := exec.CommandContext(ctx, program, "get")
 	cmd.Stdin = strings.NewReader(server)
+	cmd.WaitDelay = 100 * time.Millisecond // for what it has started, once it is killed
 	var out bytes.Buffer
-	cmd.Stdout = &out
+	cmd.Stdout = &out // where the protocol has errors, too
 	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		if strings.Contains(out.String(), "credentials not found") {
 			return nil, nil
 		}
-		return nil, fmt.Errorf("credential helper %s: %w", program, err)
+		return nil, fmt.Errorf("credential helper %s: %w%s", program, err, quoted(strings.TrimSpace(out.String())))
 	}
 	var found struct{ Username, Secret string }
 	if err := json.Unmarshal(out.Bytes(), &found); err != nil {

@@ -207,19 +207,25 @@ func (s *session) explainAnswer(e *transport.Error) error {
 	return fmt.Errorf("the registry answers %d %s%s", e.StatusCode, http.StatusText(e.StatusCode), said)
 }
 
-// said is what a registry says of an error, made fit to print: it is a stranger's
-// text.
+// said is what a registry says of an error.
 func said(e *transport.Error) string {
 	if len(e.Errors) == 0 {
 		return ""
 	}
-	text := fmt.Sprintf("%s: %s", e.Errors[0].Code, e.Errors[0].Message)
+	return quoted(fmt.Sprintf("%s: %s", e.Errors[0].Code, e.Errors[0].Message))
+}
+
+// quoted puts a stranger's text into brackets, made fit to print. It is "" for "".
+func quoted(text string) string {
 	text = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return -1
 		}
 		return r
 	}, text)
+	if text == "" {
+		return ""
+	}
 	if len(text) > 200 {
 		text = strings.ToValidUTF8(text[:200], "") + "…"
 	}

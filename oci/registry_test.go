@@ -788,7 +788,8 @@ read server
 case $1-$server in
 get-helped.example) echo '{"Username":"helped","Secret":"h"}' ;;
 get-token.example) echo '{"Username":"<token>","Secret":"t"}' ;;
-get-broken.example) echo secret output >&2; exit 1 ;;
+get-broken.example) echo the keychain is locked; echo secret output >&2; exit 1 ;;
+get-slow.example) sleep 5 ;;
 get-https://index.docker.io/v1/) echo '{"Username":"hub","Secret":"h"}' ;;
 *) echo credentials not found in native keychain; exit 1 ;;
 esac
@@ -802,7 +803,7 @@ esac
 		"reg.example/a/b":{"auth":"`+"YWI6eA"+`"},
 		"empty.example":{},
 		"bad.example":{"auth":"!"}},
-		"credHelpers":{"helped.example":"test","token.example":"test","broken.example":"test","gone.example":"gone","unknown.example":"test"}}`)
+		"credHelpers":{"helped.example":"test","token.example":"test","broken.example":"test","slow.example":"test","gone.example":"gone","unknown.example":"test"}}`)
 	write(t, second, `{"auths":{"https://old.example/v1/":{"auth":"b2xkOng="}, "empty.example":{"auth":"ZW1wdHk6eA=="}},"credsStore":"test"}`)
 	files := credentials{filepath.Join(dir, "missing.json"), first, second}
 	for repo, want := range map[string]string{
@@ -821,7 +822,7 @@ esac
 		"unknown.example/x":  "",
 		"reg.example:5000/x": "",
 		"bad.example/x":      "error: credentials: " + first + ": the entry of bad.example has no login that can be read",
-		"broken.example/x":   "error: credentials: " + first + ": credential helper docker-credential-test: exit status 1",
+		"broken.example/x":   "error: credentials: " + first + ": credential helper docker-credential-test: exit status 1 (the keychain is locked)",
 		"gone.example/x":     "error: credentials: " + first + `: credential helper docker-credential-gone: exec: "docker-credential-gone": executable file not found in $PATH`,
 	} {
 		r, err := name.NewRepository(repo)
@@ -844,6 +845,14 @@ esac
 		if got != want {
 			t.Errorf("%s: %s, want %s", repo, got, want)
 		}
+	}
+	slow, err := name.NewRepository("slow.example/x")
+	must(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	begun := time.Now()
+	if _, _, err := files.lookup(ctx, slow); !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) > 2*time.Second {
+		t.Errorf("given up after %s: %v", time.Since(begun), err)
 	}
 	write(t, first, `{"auths":{"x":"s3cret`)
 	r, err := name.NewRepository("x.example/x")
