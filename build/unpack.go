@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -19,7 +20,7 @@ import (
 const mostAhead = 16
 
 // ensure makes the snapshots of a rootfs that are not on disk, from their blobs: side
-// by side, and each is put on those below it when they are there.
+// by side, and each is put on those below it when they are there. The lowest begins.
 func (b *Builder) ensure(ctx context.Context, l *layers.Layer, c *chain) error {
 	if c == nil {
 		return nil
@@ -27,43 +28,51 @@ func (b *Builder) ensure(ctx context.Context, l *layers.Layer, c *chain) error {
 	if err := b.mounts(); err != nil { // which decides where snapshots are
 		return err
 	}
-	var missing []*chain
-	for _, link := range c.all() {
-		if !b.has(ctx, link) {
-			missing = append(missing, link)
-		}
-	}
 	all, ctx := errgroup.WithContext(ctx)
 	all.SetLimit(mostAhead)
 	below := make(chan struct{})
 	close(below)
-	for _, link := range missing {
-		before, made := below, make(chan struct{})
+	for _, link := range c.all() {
+		if b.has(ctx, link) {
+			continue
+		}
+		begun, made := make(chan struct{}), make(chan struct{})
+		u := &unpacking{b, l, link, below, sync.OnceFunc(func() { close(begun) })}
 		below = made
 		all.Go(func() error {
-			if err := b.unpack(ctx, l, link, before); err != nil {
+			defer u.begun()
+			if err := u.snapshot(ctx); err != nil {
 				return fmt.Errorf("unpacking layer %s: %w", link.diff, err)
 			}
 			close(made)
 			return nil
 		})
+		<-begun
 	}
 	return all.Wait()
 }
 
-// unpack makes the snapshot of the highest layer of c. below is closed when those
-// below it are there.
-func (b *Builder) unpack(ctx context.Context, l *layers.Layer, c *chain, below <-chan struct{}) error {
-	// Who waits for this lock waits for layers below at most, so no two wait for each other.
-	lock, err := b.cache.Lock(ctx, buildcache.Key(c.id.Encoded()), "has been unpacking layer "+c.diff.String())
+// An unpacking is the work on the highest layer of a chain.
+type unpacking struct {
+	*Builder
+	l     *layers.Layer // for which it is done
+	c     *chain
+	below <-chan struct{} // closed when the snapshots below are there
+	begun func()          // is called when others may begin
+}
+
+// snapshot makes the layer's snapshot, unless another makes it.
+func (u *unpacking) snapshot(ctx context.Context) error {
+	// Who has this lock waits for those of layers below at most: no two wait for each other.
+	lock, err := u.cache.Lock(ctx, buildcache.Key(u.c.id.Encoded()), "has been unpacking layer "+u.c.diff.String())
 	if err != nil {
 		return err
 	}
 	defer lock.Unlock()
-	if b.has(ctx, c) {
+	if u.has(ctx, u.c) {
 		return nil
 	}
-	upper, err := b.unpacked(ctx, l, c, below)
+	upper, err := u.unpack(ctx)
 	if errors.Is(err, oci.ErrCorrupt) {
 		return damaged(err)
 	}
@@ -71,38 +80,38 @@ func (b *Builder) unpack(ctx context.Context, l *layers.Layer, c *chain, below <
 		return snapshotDamage(err)
 	}
 	defer upper.Drop()
-	if _, err = upper.Commit(ctx, c.diff, b.label(l, c)); err != nil {
+	if _, err = upper.Commit(ctx, u.c.diff, u.label(u.l, u.c)); err != nil {
 		return err
 	}
-	return b.snapshots.Hold(ctx, c.id)
+	return u.snapshots.Hold(ctx, u.c.id)
 }
 
-// unpacked unpacks the highest layer of c onto those below it, or beside them while they
-// are not there yet, unless it cannot be understood without them.
-func (b *Builder) unpacked(ctx context.Context, l *layers.Layer, c *chain, below <-chan struct{}) (*overlay.Mutable, error) {
+// unpack unpacks the layer onto those below it, or beside them while they are not there
+// yet, unless it is something else without them.
+func (u *unpacking) unpack(ctx context.Context) (*overlay.Mutable, error) {
 	select {
-	case <-below:
-		return b.unpackOnto(ctx, l, c)
+	case <-u.below:
+		return u.onto(ctx)
 	default:
 	}
-	upper, err := b.unpackBeside(ctx, l, c, below)
+	upper, err := u.beside(ctx)
 	if errors.Is(err, oci.ErrApart) || errors.Is(err, overlay.ErrApart) {
-		b.notice(l, progress.Debug, "unpacking layer %s once more: %s", c.diff, err)
-		return b.unpackOnto(ctx, l, c)
+		u.notice(u.l, progress.Debug, "unpacking layer %s once more: %s", u.c.diff, err)
+		return u.onto(ctx)
 	}
 	return upper, err
 }
 
-// unpackOnto unpacks a layer onto a view of those below it, so that whiteouts are
-// deletions, and folders that the layer does not mention keep their attributes.
-func (b *Builder) unpackOnto(ctx context.Context, l *layers.Layer, c *chain) (*overlay.Mutable, error) {
-	upper, err := b.snapshots.Prepare(ctx, c.below.ID())
+// onto unpacks the layer onto a view of those below it, so that whiteouts are deletions,
+// and folders that the layer does not mention keep their attributes.
+func (u *unpacking) onto(ctx context.Context) (*overlay.Mutable, error) {
+	upper, err := u.snapshots.Prepare(ctx, u.c.below.ID())
 	if err != nil {
 		return nil, err
 	}
 	root, err := upper.Mount(ctx)
 	if err == nil {
-		err = b.unpackTo(ctx, l, c, root, nil)
+		err = u.to(ctx, root, nil)
 	}
 	if err == nil {
 		err = upper.Unmount()
@@ -113,24 +122,24 @@ func (b *Builder) unpackOnto(ctx context.Context, l *layers.Layer, c *chain) (*o
 	return upper, nil
 }
 
-// unpackBeside unpacks a layer to a folder of its own, and puts it on those below it.
-// It returns when they are there, whatever comes of it, so that of several errors the
+// beside unpacks the layer to a folder of its own, and puts it on those below it. It
+// returns when they are there, whatever comes of it, so that of several errors the
 // lowest layer's is told.
-func (b *Builder) unpackBeside(ctx context.Context, l *layers.Layer, c *chain, below <-chan struct{}) (upper *overlay.Mutable, err error) {
-	staged, err := b.snapshots.Stage(ctx)
+func (u *unpacking) beside(ctx context.Context) (upper *overlay.Mutable, err error) {
+	staged, err := u.snapshots.Stage(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err = b.unpackTo(ctx, l, c, staged.Root(), staged); err != nil {
+	if err = u.to(ctx, staged.Root(), staged); err != nil {
 		err = errors.Join(err, staged.Drop())
 	}
 	select {
-	case <-below:
+	case <-u.below:
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	}
 	if err == nil {
-		upper, err = staged.Join(ctx, c.below.ID())
+		upper, err = staged.Join(ctx, u.c.below.ID())
 	}
 	if err != nil {
 		return nil, errors.Join(err, staged.Drop())
@@ -138,18 +147,19 @@ func (b *Builder) unpackBeside(ctx context.Context, l *layers.Layer, c *chain, b
 	return upper, nil
 }
 
-// unpackTo unpacks a layer to a folder. changes is nil if that shows the layers below.
-func (b *Builder) unpackTo(ctx context.Context, l *layers.Layer, c *chain, root string, changes oci.Changes) error {
-	if !b.packed(c) {
+// to unpacks the layer to a folder. changes is nil if that shows the layers below.
+func (u *unpacking) to(ctx context.Context, root string, changes oci.Changes) error {
+	if !u.packed(u.c) {
 		return damaged(errors.New("neither its snapshot nor its blob is in the state folder"))
 	}
-	release, err := b.limits.cores.acquire(ctx, b.worth()[l])
+	release, err := u.limits.cores.acquire(ctx, u.worth()[u.l])
 	if err != nil {
 		return err
 	}
 	defer release()
-	layer := c.layer()
+	u.begun()
+	layer := u.c.layer()
 	what := "unpacking " + layer.Digest.Encoded()[:12]
-	defer b.doing(l, what)()
-	return privileged(b.blobs.Stage(ctx, layer, root, changes, b.meter(l, what)), "")
+	defer u.doing(u.l, what)()
+	return privileged(u.blobs.Stage(ctx, layer, root, changes, u.meter(u.l, what)), "")
 }

@@ -217,7 +217,10 @@ func compareWays(t testing.TB, dir string, stack ...[]tar.Header) (beside []bool
 			defer got.Drop()
 			beside = append(beside, false)
 		case apart != nil:
-			t.Fatalf("layer %d: %v; on a mount: %v", i, apart, err)
+			if fmt.Sprint(apart) != fmt.Sprint(err) {
+				t.Fatalf("layer %d: %v; on a mount: %v", i, apart, err)
+			}
+			return append(beside, true)
 		default:
 			beside = append(beside, true)
 		}
