@@ -54,6 +54,7 @@ var groups = []struct {
 	{"peers", peers},
 	{"packing", packing},
 	{"debian", unpacking},
+	{"debian in layers", unpackingLayers},
 	{"graphs", graphs},
 	{"memory", memory},
 	{"explain", explaining},
