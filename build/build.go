@@ -500,6 +500,11 @@ func (b *Builder) buildLayers(ctx context.Context) error {
 		}
 	}
 	b.report(progress.Event{Kind: progress.Begin, Total: int64(len(b.graph.Layers))})
+	for _, l := range b.graph.Layers {
+		if len(b.graph.Needs(l)) == 0 { // all these may want to run at once
+			b.layers[l].turn = b.limits.steps.expect()
+		}
+	}
 	group, layerCtx := errgroup.WithContext(ctx)
 	for _, l := range b.graph.Layers {
 		group.Go(func() error { return b.layerInTurn(layerCtx, l) })

@@ -25,7 +25,8 @@ type outcome struct {
 	hit     bool
 	skipped bool // it needs one that failed
 	failed  bool
-	waited  time.Duration // until a step may run
+	turn    *expected     // of its step
+	waited  time.Duration // for it
 	told    explain.Layer
 
 	image   *oci.Image            // with the blobs, which may be packed while others build on the layer
@@ -38,6 +39,10 @@ type outcome struct {
 // cache where that knows it.
 func (b *Builder) layer(ctx context.Context, l *layers.Layer) error {
 	o := b.layers[l]
+	if o.turn == nil {
+		o.turn = b.limits.steps.expect()
+	}
+	defer o.turn.drop()
 	start := time.Now()
 	if b.Shell != nil && b.Shell.Layer == l.Name {
 		return b.shell(ctx, l)
@@ -91,6 +96,7 @@ func (b *Builder) makeLayer(ctx context.Context, l *layers.Layer, o *outcome) er
 	if err != nil {
 		return err
 	}
+	o.turn.drop()
 	o.chain, o.below = fs.onto(base.chain), base.chain.layers()
 	b.tellResult(step, &o.told, o.chain)
 	labels, labelsKey, err := b.labels(ctx, step, o)
@@ -146,7 +152,7 @@ func (b *Builder) rootfs(ctx context.Context, s *rootfsStep, o *outcome, looked 
 		return nil, fs, err
 	}
 	ready := time.Now()
-	ended, err := b.limits.steps.acquire(ctx, b.worth()[s.l])
+	ended, err := o.turn.acquire(ctx, b.worth()[s.l])
 	if err != nil {
 		return nil, fs, err
 	}

@@ -42,27 +42,71 @@ func newLimits(jobs int) limits {
 // greatest is next, of equal ones the first who came.
 type slots struct {
 	mu      sync.Mutex
+	all     int
 	free    int
+	coming  int // that are expected
 	came    int
 	waiting waiters
 }
 
-func newSlots(n int) *slots { return &slots{free: n} }
+func newSlots(n int) *slots { return &slots{all: n, free: n} }
+
+// choosing is how long all slots stay free, at most, for those who are expected.
+const choosing = 50 * time.Millisecond
+
+// expect announces somebody who may want a slot, until it is acquired or dropped. Nobody
+// has a slot while none is taken and more are expected than there are, for a moment:
+// otherwise those who come first would go first, whatever they are worth.
+func (s *slots) expect() *expected {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.coming++
+	return &expected{s: s}
+}
+
+// An expected is somebody who may want a slot.
+type expected struct {
+	s  *slots
+	is bool // here, or dropped
+}
+
+func (e *expected) acquire(ctx context.Context, worth time.Duration) (release func(), err error) {
+	return e.s.take(ctx, worth, e.arrive)
+}
+
+func (e *expected) drop() {
+	e.s.mu.Lock()
+	defer e.s.mu.Unlock()
+	e.arrive()
+	e.s.give()
+}
+
+func (e *expected) arrive() {
+	if !e.is {
+		e.is = true
+		e.s.coming--
+	}
+}
 
 // acquire waits for a slot. It is free again when release is called.
 func (s *slots) acquire(ctx context.Context, worth time.Duration) (release func(), err error) {
+	return s.take(ctx, worth, func() {})
+}
+
+// take is acquire of somebody whose arrival is noted, with the lock held.
+func (s *slots) take(ctx context.Context, worth time.Duration, arrive func()) (release func(), err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
-	if s.free > 0 {
-		s.free--
-		s.mu.Unlock()
-		return sync.OnceFunc(s.release), nil
-	}
+	arrive()
 	s.came++
 	w := &waiter{worth: worth, came: s.came, turn: make(chan struct{})}
 	heap.Push(&s.waiting, w)
+	s.give()
+	if w.place >= 0 && s.free > 0 { // it is kept free
+		defer time.AfterFunc(choosing, s.giveAll).Stop()
+	}
 	s.mu.Unlock()
 	select {
 	case <-w.turn:
@@ -71,6 +115,7 @@ func (s *slots) acquire(ctx context.Context, worth time.Duration) (release func(
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if w.place < 0 { // its turn came meanwhile
+			s.free++
 			s.next()
 		} else {
 			heap.Remove(&s.waiting, w.place)
@@ -82,17 +127,29 @@ func (s *slots) acquire(ctx context.Context, worth time.Duration) (release func(
 func (s *slots) release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.free++
 	s.next()
 }
 
-// next gives a slot that is free to who waits for it.
-func (s *slots) next() {
-	if len(s.waiting) == 0 {
-		s.free++
-		return
+// give gives free slots to those who wait, unless others are worth waiting for.
+func (s *slots) give() {
+	if s.free < s.all || len(s.waiting)+s.coming <= s.all || s.coming == 0 {
+		s.next()
 	}
-	w := heap.Pop(&s.waiting).(*waiter)
-	close(w.turn)
+}
+
+func (s *slots) giveAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.next()
+}
+
+// next gives free slots to those who wait.
+func (s *slots) next() {
+	for s.free > 0 && len(s.waiting) > 0 {
+		s.free--
+		close(heap.Pop(&s.waiting).(*waiter).turn)
+	}
 }
 
 type waiter struct {

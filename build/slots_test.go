@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -43,6 +44,56 @@ func TestSlotsOrder(t *testing.T) {
 	}
 	if s.free != 1 {
 		t.Errorf("%d slots are free", s.free)
+	}
+}
+
+// The first one does not take the only slot from a better one who is expected; but nobody
+// waits long for one who does not come.
+func TestSlotsExpect(t *testing.T) {
+	for _, test := range []struct {
+		slots  int
+		late   time.Duration // when the better one comes; never if negative
+		order  []string
+		waited time.Duration // by the first
+	}{
+		{1, choosing / 2, []string{"better", "first"}, choosing / 2},
+		{1, 2 * choosing, []string{"first", "better"}, choosing},
+		{1, -1, []string{"first"}, choosing / 4},
+		{2, 2 * choosing, []string{"first", "better"}, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newSlots(test.slots)
+			var order []string
+			var all sync.WaitGroup
+			take := func(who string, worth, late, waited time.Duration) {
+				e := s.expect()
+				all.Go(func() {
+					defer e.drop()
+					if late < 0 {
+						time.Sleep(choosing / 4)
+						return
+					}
+					time.Sleep(late)
+					begun := time.Now()
+					release, err := e.acquire(t.Context(), worth)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if got := time.Since(begun); waited >= 0 && got != waited {
+						t.Errorf("%+v: %s waited for %s", test, who, got)
+					}
+					order = append(order, who)
+					release()
+				})
+			}
+			take("first", 1, 0, test.waited)
+			take("better", 2, test.late, -1)
+			all.Wait()
+			if !slices.Equal(order, test.order) || s.free != test.slots || s.coming != 0 {
+				t.Errorf("%+v: the order is %v, %d slots are free, %d come", test, order, s.free, s.coming)
+			}
+		})
 	}
 }
 
