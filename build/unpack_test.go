@@ -359,7 +359,9 @@ func TestEnsure(t *testing.T) {
 	b, base, said := newEnsurer(t, below, []tar.Header{fileEntry("d/n")}, []tar.Header{fileEntry("lib/n")}, []tar.Header{fileEntry("d/.wh.n")}, nil)
 	var all errgroup.Group
 	for i := range 4 {
-		all.Go(func() error { return b.ensure(t.Context(), &layers.Layer{Name: fmt.Sprint(i), File: &layers.Stackerfile{}}, base) })
+		all.Go(func() error {
+			return b.ensure(t.Context(), &layers.Layer{Name: fmt.Sprint(i), File: &layers.Stackerfile{}}, base)
+		})
 	}
 	if err := all.Wait(); err != nil {
 		t.Fatal(err)
