@@ -169,9 +169,9 @@ func (f *fsck) gone(id digest.Digest) bool {
 
 // snapshotFiles compares a snapshot's files with its DiffID. Packing gives the
 // DiffID of what a step made. A layer of a base was packed by others: it is
-// unpacked once more, and the two are compared.
+// unpacked once more, and the two are compared, but for times.
 func (f *fsck) snapshotFiles(ctx context.Context, snap overlay.Snapshot) (problem, err error) {
-	got, problem := f.diffID(ctx, snap)
+	got, problem := f.diffID(ctx, snap, f.epochs[snap.ID])
 	if problem != nil || got == snap.DiffID {
 		return problem, ctx.Err()
 	}
@@ -183,20 +183,28 @@ func (f *fsck) snapshotFiles(ctx context.Context, snap overlay.Snapshot) (proble
 	if !ok {
 		return nil, nil // nothing to compare with
 	}
+	was, problem := f.diffID(ctx, snap, noTimes)
+	if problem != nil {
+		return problem, ctx.Err()
+	}
 	again, err := f.unpackedAgain(ctx, snap, layer)
-	if err != nil || again == got {
+	if err != nil || again == was {
 		return nil, err
 	}
 	return different, nil
 }
 
-func (f *fsck) diffID(ctx context.Context, snap overlay.Snapshot) (digest.Digest, error) {
+// noTimes is the epoch of what is packed without times. A folder that no layer names has
+// that of unpacking, which is another each time.
+var noTimes = time.Unix(0, 0)
+
+func (f *fsck) diffID(ctx context.Context, snap overlay.Snapshot, epoch time.Time) (digest.Digest, error) {
 	dir, release, err := f.rooms.snapshots.Difference(ctx, snap.ID)
 	if err != nil {
 		return "", err
 	}
 	defer release()
-	packed, err := f.rooms.blobs.Pack(ctx, dir, oci.PackOptions{Epoch: f.epochs[snap.ID], Root: true, Discard: true})
+	packed, err := f.rooms.blobs.Pack(ctx, dir, oci.PackOptions{Epoch: epoch, Root: true, Discard: true})
 	return packed.DiffID, err
 }
 
@@ -238,7 +246,7 @@ func (f *fsck) unpackedAgain(ctx context.Context, snap overlay.Snapshot, layer o
 	if err := upper.Unmount(); err != nil {
 		return "", err
 	}
-	packed, err := f.rooms.blobs.Pack(ctx, upper.Upper(), oci.PackOptions{Root: true, Discard: true})
+	packed, err := f.rooms.blobs.Pack(ctx, upper.Upper(), oci.PackOptions{Epoch: noTimes, Root: true, Discard: true})
 	return packed.DiffID, err
 }
 
