@@ -105,11 +105,13 @@ func (b *bench) buildkit(base, chain string, ours []string) error {
 		_ = daemon.Process.Signal(syscall.SIGTERM)
 		_ = daemon.Wait()
 	}()
-	control := []string{filepath.Join(bin, "buildctl"), "--addr", address}
-	if err := answers(append(control, "debug", "workers")); err != nil {
+	control := func(args ...string) []string {
+		return append([]string{filepath.Join(bin, "buildctl"), "--addr", address}, args...)
+	}
+	if err := answers(control("debug", "workers")); err != nil {
 		return fmt.Errorf("buildkitd does not start: %w", err)
 	}
-	build := append(control, "build", "--progress", "quiet", "--frontend", "dockerfile.v0", "--no-cache",
+	build := control("build", "--progress", "quiet", "--frontend", "dockerfile.v0", "--no-cache",
 		"--local", "context="+chain, "--local", "dockerfile="+chain,
 		"--oci-layout", "base="+base, "--opt", "context:localhost/base=oci-layout://base@"+manifest,
 		"--output", "type=oci,tar=false,dest="+filepath.Join(b.dir, "buildkit-oci"))
