@@ -37,7 +37,9 @@ func (s Step) orders(b *bundle, mounts []Mount) (o orders, err error) {
 	if err != nil {
 		return o, err
 	}
-	o.NoCgroup = config.Linux.CgroupsPath == ""
+	if o.NoCgroup = config.Linux.CgroupsPath == ""; !o.NoCgroup {
+		o.Cgroups, _ = cgroupParents()
+	}
 	o.Config, err = json.Marshal(config)
 	return o, err
 }

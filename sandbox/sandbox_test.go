@@ -1038,3 +1038,26 @@ func FuzzInterpreter(f *testing.F) {
 		}
 	})
 }
+
+// A process stays in its cgroups, and is moved to none that it is not in.
+func TestHastenCgroups(t *testing.T) {
+	needRoot(t)
+	dirs, err := cgroupParents()
+	if err != nil || len(dirs) == 0 {
+		t.Skip("no cgroups: ", err)
+	}
+	other := filepath.Join(dirs[0], "layerbuild-hasten-test")
+	if err := os.Mkdir(other, 0o755); err != nil {
+		t.Skip(err)
+	}
+	defer os.Remove(other)
+	before, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	hastenCgroups(append([]string{"/nonexistent", other}, dirs...))
+	after, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil || !bytes.Equal(before, after) {
+		t.Errorf("%v: it was in\n%sand is in\n%s", err, before, after)
+	}
+}
