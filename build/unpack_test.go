@@ -418,7 +418,7 @@ func (d *dice) roll(n int) int {
 // path leads through folders more often than through files.
 func (d *dice) path() string {
 	folders := []string{"a", "b", "lib", "usr"}
-	names := append(folders, "f", "g", "h", "\xff")
+	names := slices.Concat(folders, []string{"f", "g", "h", "\xff"})
 	name := ""
 	for range d.roll(3) {
 		name = path.Join(name, folders[d.roll(len(folders))])
