@@ -3,6 +3,7 @@ package overlay
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -40,7 +41,18 @@ func (s *Store) mountpoint() (point, empty string, err error) {
 	return point, fmt.Sprintf("/proc/self/fd/%d", p.empty.Fd()), os.Mkdir(s.reach(point), 0o755)
 }
 
+// makePoints does it once more if another process, that sees what is mounted here, has
+// swept the folder before its memory was locked.
 func (s *Store) makePoints() error {
+	for {
+		err := s.tryPoints()
+		if !errors.Is(err, ErrLocked) && !errors.Is(err, ErrNotFound) {
+			return err
+		}
+	}
+}
+
+func (s *Store) tryPoints() error {
 	dir, lock, err := s.newFolder()
 	if err != nil {
 		return err
@@ -56,8 +68,11 @@ func (s *Store) makePoints() error {
 		}
 		return unix.Mount("layerbuild", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0700")
 	})
-	if err == nil { // what is swept there is told from what is in use by this one
+	if err == nil { // Sweep sees this one here, and the other one elsewhere
 		p.locks[1], err = lockFolder(s.reach(dir), locks.Shared)
+	}
+	if err == nil && sameFile(p.locks[0], p.locks[1]) {
+		err = ErrNotFound
 	}
 	if err != nil {
 		return errors.Join(err, p.drop(s))
@@ -76,10 +91,22 @@ func (s *Store) dropPoints() error {
 	return p.drop(s)
 }
 
+func sameFile(a, b *os.File) bool {
+	one, err := a.Stat()
+	if err != nil {
+		return false
+	}
+	other, err := b.Stat()
+	return err == nil && os.SameFile(one, other)
+}
+
 func (p *points) drop(s *Store) error {
 	err := s.do(func() error { return unix.Unmount(p.dir, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH) })
-	if err == nil || errors.Is(err, unix.EINVAL) { // it is not mounted
+	if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) { // it is not mounted
 		err = os.Remove(p.dir)
+	}
+	if errors.Is(err, fs.ErrNotExist) { // swept
+		err = nil
 	}
 	for _, f := range []*os.File{p.empty, p.locks[0], p.locks[1]} {
 		f.Close() // which may be nil
