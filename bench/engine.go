@@ -18,9 +18,14 @@ import (
 
 // busybox returns the OCI layout that the tests build on.
 func busybox() (string, error) {
-	out, err := exec.Command("scripts/base-busybox").Output()
+	return fixture("scripts/base-busybox")
+}
+
+// fixture makes what the tests build on, unless it is there, and returns its path.
+func fixture(script ...string) (string, error) {
+	out, err := exec.Command(script[0], script[1:]...).Output()
 	if err != nil {
-		return "", fmt.Errorf("scripts/base-busybox: %w", err)
+		return "", fmt.Errorf("%s: %w", strings.Join(script, " "), err)
 	}
 	return strings.TrimSpace(string(out)), nil
 }

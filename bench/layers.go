@@ -8,10 +8,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strings"
 
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -24,12 +22,12 @@ const baseLayers = 4
 // unpackingLayers unpacks a base of several layers, the same Debian in parts, beside tar,
 // which unpacks one after the other.
 func unpackingLayers(b *bench) error {
-	out, err := exec.Command("scripts/base-debian", "large").Output()
+	debian, err := fixture("scripts/base-debian", "large")
 	if err != nil {
-		return fmt.Errorf("scripts/base-debian large: %w", err)
+		return err
 	}
 	layout, root := filepath.Join(b.dir, "parts"), filepath.Join(b.dir, "unpacked")
-	total, err := inParts(filepath.Join(strings.TrimSpace(string(out)), "rootfs.tar"), layout)
+	total, err := inParts(filepath.Join(debian, "rootfs.tar"), layout)
 	if err != nil {
 		return err
 	}

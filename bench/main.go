@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -88,19 +89,13 @@ func run() (err error) {
 // remove removes a folder, and before that what is mounted below it: peers that fail
 // leave their mounts behind.
 func remove(dir string) error {
-	mounts, err := os.ReadFile("/proc/self/mounts")
+	below, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
 	if err != nil {
 		return err
 	}
-	var below []string
-	for line := range strings.Lines(string(mounts)) {
-		if point := strings.Fields(line)[1]; strings.HasPrefix(point, dir+"/") {
-			below = append(below, point)
-		}
-	}
-	for _, point := range slices.Backward(below) { // those on others first
-		if err := unix.Unmount(point, unix.MNT_DETACH); err != nil {
-			return fmt.Errorf("unmounting %s: %w", point, err)
+	for _, m := range slices.Backward(below) { // those on others first
+		if err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("unmounting %s: %w", m.Mountpoint, err)
 		}
 	}
 	return os.RemoveAll(dir)

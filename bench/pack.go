@@ -82,11 +82,11 @@ func sizes(state, compression, floor string) error {
 // unpacking unpacks a Debian base of about 500 MB as registries have such, beside
 // tar, which unpacks the same file and checks nothing.
 func unpacking(b *bench) error {
-	out, err := exec.Command("scripts/base-debian", "large").Output()
+	debian, err := fixture("scripts/base-debian", "large")
 	if err != nil {
-		return fmt.Errorf("scripts/base-debian large: %w", err)
+		return err
 	}
-	rootfs := filepath.Join(strings.TrimSpace(string(out)), "rootfs.tar")
+	rootfs := filepath.Join(debian, "rootfs.tar")
 	info, err := os.Stat(rootfs)
 	if err != nil {
 		return err

@@ -71,8 +71,8 @@ func (s *Store) tryPoints() error {
 	if err == nil { // Sweep sees this one here, and the other one elsewhere
 		p.locks[1], err = lockFolder(s.reach(dir), locks.Shared)
 	}
-	if err == nil && sameFile(p.locks[0], p.locks[1]) {
-		err = ErrNotFound
+	if err == nil && locks.Current(lock, s.reach(dir)) {
+		err = ErrNotFound // the memory is gone
 	}
 	if err != nil {
 		return errors.Join(err, p.drop(s))
@@ -89,15 +89,6 @@ func (s *Store) dropPoints() error {
 		return nil
 	}
 	return p.drop(s)
-}
-
-func sameFile(a, b *os.File) bool {
-	one, err := a.Stat()
-	if err != nil {
-		return false
-	}
-	other, err := b.Stat()
-	return err == nil && os.SameFile(one, other)
 }
 
 func (p *points) drop(s *Store) error {

@@ -121,11 +121,16 @@ func (b *bundle) removeCgroups(in []string) error {
 	return nil
 }
 
+// cgroupMounts returns where the hierarchies of cgroups are mounted.
+func cgroupMounts() ([]*mountinfo.Info, error) {
+	return mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
+}
+
 // cgroupParents returns the folders that cgroups of this process's containers are in. A
 // relative CgroupsPath is below the process's own cgroup, beside it, or below the root:
 // that differs between runtimes and hierarchies.
 var cgroupParents = sync.OnceValues(func() (dirs []string, err error) {
-	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
+	mounts, err := cgroupMounts()
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +157,7 @@ var cgroupParents = sync.OnceValues(func() (dirs []string, err error) {
 
 // strayCgroups returns the folders that cgroups of a dead process's container are in.
 func (b *bundle) strayCgroups() (dirs []string, err error) {
-	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
+	mounts, err := cgroupMounts()
 	if err != nil {
 		return nil, err
 	}

@@ -43,7 +43,7 @@ func (l Limits) Check() error {
 	if len(needed) == 0 {
 		return nil
 	}
-	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
+	mounts, err := cgroupMounts()
 	if err != nil {
 		return err
 	}
