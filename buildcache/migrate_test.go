@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 func frozen(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	out, err := exec.Command("tar", "-xzf", "../build/testdata/state-1/state.tar.gz", "-C", dir, "--exclude=snapshots", "--exclude=layout", "--exclude=trees").CombinedOutput()
+	out, err := exec.Command("tar", "-xzf", "../engine/testdata/state-1/state.tar.gz", "-C", dir, "--exclude=snapshots", "--exclude=layout", "--exclude=trees").CombinedOutput()
 	if err != nil {
 		t.Fatalf("tar: %v\n%s", err, out)
 	}

@@ -10,14 +10,14 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
-	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/engine"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/progress"
 )
 
 // buildFlags are the flags of all commands that build.
 type buildFlags struct {
-	build.Options
+	engine.Options
 	shellFail  bool
 	timestamps string
 	orderOnly  bool
@@ -65,7 +65,7 @@ not reproducible.`,
 	verify := flags.Bool("verify", false, "build layers that are in the cache again, and compare")
 	cmd.PreRun = func(*cobra.Command, []string) {
 		if *verify {
-			f.Verify = []string{build.AllLayers}
+			f.Verify = []string{engine.AllLayers}
 		}
 	}
 	return cmd
@@ -101,7 +101,7 @@ what is in the cache stays. The exit status is 4 when there is one.`,
 		RunE: func(cmd *cobra.Command, targets []string) error {
 			f.Targets, f.Verify = targets, targets
 			if len(targets) == 0 {
-				f.Verify = []string{build.AllLayers}
+				f.Verify = []string{engine.AllLayers}
 			}
 			return s.build(cmd, &f)
 		},
@@ -125,7 +125,7 @@ const everyLayer = "LAYER,…"
 
 func (s *someLayers) Set(text string) error {
 	if text == everyLayer {
-		text = build.AllLayers
+		text = engine.AllLayers
 	}
 	*s = append(*s, strings.Split(text, ",")...)
 	return nil
@@ -185,8 +185,8 @@ func (s *settings) build(cmd *cobra.Command, f *buildFlags) (err error) {
 	}
 	f.AnnotationsNamespace, f.ToolVersion = namespace(cmd, f.AnnotationsNamespace, f.Clock), buildVersion()
 	switch f.Pull {
-	case "", build.PullMissing, build.PullNever:
-	case build.PullAlways:
+	case "", engine.PullMissing, engine.PullNever:
+	case engine.PullAlways:
 		if f.Offline {
 			return errors.New("--pull always and --offline contradict each other")
 		}
@@ -214,11 +214,11 @@ func (s *settings) build(cmd *cobra.Command, f *buildFlags) (err error) {
 	defer display.Close()
 	f.Sink = display
 	if f.trace == "" {
-		return withStatus(build.Build(cmd.Context(), f.Options))
+		return withStatus(engine.Build(cmd.Context(), f.Options))
 	}
 	trace := progress.NewTrace()
 	f.Sink = progress.Tee{display, trace}
-	err = build.Build(cmd.Context(), f.Options)
+	err = engine.Build(cmd.Context(), f.Options)
 	return withStatus(errors.Join(err, writeTrace(f.trace, trace)))
 }
 
@@ -233,9 +233,9 @@ func writeTrace(path string, trace *progress.Trace) error {
 
 // withStatus gives those errors an exit status of their own that scripts ask for.
 func withStatus(err error) error {
-	var miss *build.MissError
-	var differ *build.DifferError
-	var command *build.CommandError
+	var miss *engine.MissError
+	var differ *engine.DifferError
+	var command *engine.CommandError
 	switch {
 	case errors.As(err, &miss):
 		return &exitStatus{3, err}
@@ -254,7 +254,7 @@ func addStackerfileFlags(cmd *cobra.Command, file *string, load *layers.Options)
 }
 
 // addManifestFlags adds the flags of all commands that make manifests.
-func addManifestFlags(cmd *cobra.Command, o *build.Options) {
+func addManifestFlags(cmd *cobra.Command, o *engine.Options) {
 	flags := cmd.Flags()
 	flags.StringArrayVar(&o.LayerTypes, "layer-type", nil, "the type of images' layers: `tar`, squashfs or erofs, whose tags end in -squashfs and -erofs; repeatable")
 	flags.StringVar((*string)(&o.Compression), "compression-format", "gzip", "how tar layers are compressed: `gzip`, zstd or none; a base's stay as they are")
@@ -264,9 +264,9 @@ func addManifestFlags(cmd *cobra.Command, o *build.Options) {
 }
 
 // namespace is that of the flag, or what goes with the clock.
-func namespace(cmd *cobra.Command, given string, clock build.Clock) string {
+func namespace(cmd *cobra.Command, given string, clock engine.Clock) string {
 	if clock.Now && !cmd.Flags().Changed("annotations-namespace") {
-		return build.DefaultAnnotationsNamespace
+		return engine.DefaultAnnotationsNamespace
 	}
 	return given
 }
@@ -278,14 +278,14 @@ func addSubstituteFlags(cmd *cobra.Command, load *layers.Options) {
 	flags.StringArrayVar(&load.SubstituteFiles, "substitute-file", nil, "a YAML `file` of substitutions, K: V; repeatable")
 }
 
-func parseClock(timestamps string) (build.Clock, error) {
+func parseClock(timestamps string) (engine.Clock, error) {
 	switch timestamps {
 	case "now":
-		return build.Clock{Now: true}, nil
+		return engine.Clock{Now: true}, nil
 	case "reproducible":
-		epoch, err := build.ParseEpoch(os.Getenv("SOURCE_DATE_EPOCH"))
-		return build.Clock{Epoch: epoch}, err
+		epoch, err := engine.ParseEpoch(os.Getenv("SOURCE_DATE_EPOCH"))
+		return engine.Clock{Epoch: epoch}, err
 	default:
-		return build.Clock{}, fmt.Errorf("--timestamps is %q: it should be reproducible or now", timestamps)
+		return engine.Clock{}, fmt.Errorf("--timestamps is %q: it should be reproducible or now", timestamps)
 	}
 }

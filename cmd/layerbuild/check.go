@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/engine"
 )
 
 func newCheckCommand(s *settings) *cobra.Command {
@@ -19,7 +19,7 @@ with subordinate ids, overlayfs below the state folder, an OCI runtime. Each is 
 cure, and makes the exit status 1. What only some builds need is marked with --.`,
 		Args: noArguments(""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			findings, err := build.Check(cmd.Context(), s.stateDir, s.rootsDir, runtime)
+			findings, err := engine.Check(cmd.Context(), s.stateDir, s.rootsDir, runtime)
 			if err != nil {
 				return err
 			}

@@ -5,12 +5,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/engine"
 	"github.com/layerbuild/layerbuild/progress"
 )
 
 func newChrootCommand(s *settings) *cobra.Command {
-	var o build.Options
+	var o engine.Options
 	cmd := &cobra.Command{
 		Use:     "chroot [LAYER [COMMAND...]]",
 		Aliases: []string{"exec"},
@@ -34,7 +34,7 @@ A command of one word or text is a shell's; several words are run as they are.`,
 			if len(args) > 0 {
 				layer, args = args[0], args[1:]
 			}
-			return withStatus(build.Chroot(cmd.Context(), o, layer, args))
+			return withStatus(engine.Chroot(cmd.Context(), o, layer, args))
 		},
 	}
 	addStackerfileFlags(cmd, &o.Stackerfile, &o.Load)

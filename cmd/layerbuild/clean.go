@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/engine"
 	"github.com/layerbuild/layerbuild/layers"
 )
 
@@ -25,11 +25,11 @@ anything; --all removes that too.`,
 				return err
 			}
 			if all {
-				if err := build.EnterState(s.stateDir); err != nil {
+				if err := engine.EnterState(s.stateDir); err != nil {
 					return err
 				}
 			}
-			found, err := build.Clean(cmd.Context(), s.ociDir, file, load)
+			found, err := engine.Clean(cmd.Context(), s.ociDir, file, load)
 			if err != nil {
 				return err
 			}
@@ -44,7 +44,7 @@ anything; --all removes that too.`,
 				}
 			}
 			if all {
-				return build.Forget(cmd.Context(), s.stateDir)
+				return engine.Forget(cmd.Context(), s.stateDir)
 			}
 			return nil
 		},

@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/engine"
 	"github.com/layerbuild/layerbuild/layers"
 )
 
@@ -19,7 +19,7 @@ func (s *settings) completeLayers(file *string, load *layers.Options) cobra.Comp
 		if o.Builtins, err = s.builtins(); err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		names, err := build.Order([]string{*file}, o)
+		names, err := engine.Order([]string{*file}, o)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
@@ -36,7 +36,7 @@ func (s *settings) completeLayers(file *string, load *layers.Options) cobra.Comp
 // completeTags completes the tags of the OCI layout.
 func (s *settings) completeTags(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	var tags []string
-	if found, err := build.Inspect(s.ociDir, "", layers.Options{}); err == nil {
+	if found, err := engine.Inspect(s.ociDir, "", layers.Options{}); err == nil {
 		for _, image := range found.Images {
 			if !slices.Contains(args, image.Tag) {
 				tags = append(tags, image.Tag)

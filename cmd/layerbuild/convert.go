@@ -5,11 +5,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/engine"
 )
 
 func newConvertCommand(s *settings) *cobra.Command {
-	var o build.ConvertOptions
+	var o engine.ConvertOptions
 	cmd := &cobra.Command{
 		Use:   "convert",
 		Short: "Make a stackerfile of a Dockerfile",
@@ -20,7 +20,7 @@ What a stackerfile cannot say is told by line, and left out.`,
   layerbuild build --substitute-file stacker-subs.yaml`,
 		Args: noArguments(""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			notes, err := build.Convert(o)
+			notes, err := engine.Convert(o)
 			for _, note := range notes {
 				fmt.Fprintf(cmd.ErrOrStderr(), "warning: %s\n", printable(note))
 			}

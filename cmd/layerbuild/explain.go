@@ -11,7 +11,7 @@ import (
 	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
-	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/engine"
 	"github.com/layerbuild/layerbuild/explain"
 	"github.com/layerbuild/layerbuild/layers"
 )
@@ -73,7 +73,7 @@ func (s *settings) explain(ctx context.Context, w io.Writer, f *explainFlags, na
 	if f.ignored != "" {
 		return explainIgnored(w, f)
 	}
-	past, err := build.OpenPast(ctx, s.stateDir)
+	past, err := engine.OpenPast(ctx, s.stateDir)
 	if err != nil {
 		return err
 	}
@@ -82,7 +82,7 @@ func (s *settings) explain(ctx context.Context, w io.Writer, f *explainFlags, na
 	if err != nil {
 		return err
 	}
-	if err := build.Only(report, names); err != nil {
+	if err := engine.Only(report, names); err != nil {
 		return err
 	}
 	switch {
@@ -99,7 +99,7 @@ func (s *settings) explain(ctx context.Context, w io.Writer, f *explainFlags, na
 }
 
 // show writes a report in a format.
-func (s *settings) show(w io.Writer, past *build.Past, r *explain.Report, format string) error {
+func (s *settings) show(w io.Writer, past *engine.Past, r *explain.Report, format string) error {
 	if s.debug {
 		past.Whole(r)
 	}
@@ -130,7 +130,7 @@ func export(b *explain.Bundle, path string) error {
 
 // explainIgnored says by which rule a path is ignored.
 func explainIgnored(w io.Writer, f *explainFlags) error {
-	found, err := build.Ignored(f.file, f.load, f.ignored)
+	found, err := engine.Ignored(f.file, f.load, f.ignored)
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
-	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/engine"
 )
 
 func newGCCommand(s *settings) *cobra.Command {
@@ -30,7 +30,7 @@ there are rules like these; "gc: []" is none.`,
 				return err
 			}
 			tally := newTally(s, cmd, false)
-			err = build.GC(cmd.Context(), build.PruneOptions{StateDir: s.stateDir, Rules: policy, Removed: tally.removed})
+			err = engine.GC(cmd.Context(), engine.PruneOptions{StateDir: s.stateDir, Rules: policy, Removed: tally.removed})
 			tally.total()
 			return err
 		},

@@ -6,11 +6,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/engine"
 )
 
 func newGrabCommand(s *settings) *cobra.Command {
-	var o build.Options
+	var o engine.Options
 	cmd := &cobra.Command{
 		Use:   "grab LAYER:PATH [DEST]",
 		Short: "Copy a file or folder out of a layer",
@@ -32,7 +32,7 @@ permission for all and extended attributes are left out; devices are refused.`,
 			}
 			s.place(&o)
 			o.Sink = s.sink()
-			return build.Grab(cmd.Context(), o, layer, path, dest)
+			return engine.Grab(cmd.Context(), o, layer, path, dest)
 		},
 	}
 	cmd.Flags().StringVarP(&o.Stackerfile, "stacker-file", "f", "stacker.yaml", "the stackerfile")

@@ -5,11 +5,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/engine"
 )
 
 func newGraphCommand(s *settings) *cobra.Command {
-	var o build.Options
+	var o engine.Options
 	var format string
 	cmd := &cobra.Command{
 		Use:   "graph [LAYER...]",
@@ -28,18 +28,18 @@ find in the cache are dashed; JSON says why. Nothing is built.`,
 			}
 			s.place(&o)
 			o.Targets = targets
-			nodes, err := build.Nodes(cmd.Context(), o)
+			nodes, err := engine.Nodes(cmd.Context(), o)
 			if err != nil {
 				return err
 			}
-			text, err := build.Draw(nodes, format)
+			text, err := engine.Draw(nodes, format)
 			fmt.Fprint(cmd.OutOrStdout(), text)
 			return err
 		},
 	}
 	addStackerfileFlags(cmd, &o.Stackerfile, &o.Load)
 	flags := cmd.Flags()
-	flags.StringVar(&format, "format", build.FormatDOT, "`dot`, mermaid or json")
+	flags.StringVar(&format, "format", engine.FormatDOT, "`dot`, mermaid or json")
 	flags.BoolVar(&o.Offline, "offline", false, "ask no registry or server: what was downloaded before serves")
 	return cmd
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
-	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/engine"
 	"github.com/layerbuild/layerbuild/layers"
 )
 
@@ -27,7 +27,7 @@ A tag that is of no layer of the stackerfile any more is marked as such.`,
 			if err = s.reading(cmd.Context(), &load, true); err != nil {
 				return err
 			}
-			found, err := build.Inspect(s.ociDir, file, load, tags...)
+			found, err := engine.Inspect(s.ociDir, file, load, tags...)
 			if err != nil {
 				return err
 			}
@@ -48,7 +48,7 @@ A tag that is of no layer of the stackerfile any more is marked as such.`,
 	return cmd
 }
 
-func showImage(w io.Writer, image build.Tagged) error {
+func showImage(w io.Writer, image engine.Tagged) error {
 	note := ""
 	if image.Stale {
 		note = "  (of an earlier build: it is no longer in the stackerfile)"
@@ -78,7 +78,7 @@ func showImage(w io.Writer, image build.Tagged) error {
 
 // warnUnread says in one line that tags of earlier builds are not marked, if that
 // is so.
-func warnUnread(w io.Writer, found *build.Inspection) {
+func warnUnread(w io.Writer, found *engine.Inspection) {
 	if found.Unread == nil {
 		return
 	}

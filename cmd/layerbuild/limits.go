@@ -9,7 +9,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
-	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/engine"
 	"github.com/layerbuild/layerbuild/layers"
 )
 
@@ -24,8 +24,8 @@ type limitFlags struct {
 	layerSize string // what a base's layer may come to
 }
 
-func (f *limitFlags) add(cmd *cobra.Command, o *build.Options) {
-	flags, bounds := cmd.Flags(), build.DefaultBounds()
+func (f *limitFlags) add(cmd *cobra.Command, o *engine.Options) {
+	flags, bounds := cmd.Flags(), engine.DefaultBounds()
 	flags.StringVar(&f.network, "network", "", "the network of layers that name none: `host`, the default, or none, with which a layer that names host is refused")
 	flags.StringVar(&f.memory, "memory", "", "the most memory that a run may take, as a `SIZE` such as 512MB")
 	flags.Int64Var(&f.pids, "pids-limit", 0, "the most processes and threads that a run may have at a time")
@@ -37,7 +37,7 @@ func (f *limitFlags) add(cmd *cobra.Command, o *build.Options) {
 }
 
 // parse puts the limits into o. A limit that cannot be is refused, not left out.
-func (f *limitFlags) parse(cmd *cobra.Command, o *build.Options) (err error) {
+func (f *limitFlags) parse(cmd *cobra.Command, o *engine.Options) (err error) {
 	if f.memory != "" {
 		if o.Limits.Memory, err = units.RAMInBytes(f.memory); err != nil || o.Limits.Memory < minMemory {
 			return fmt.Errorf("--memory is %q: it should be a size such as 512MB, and 6MB at least", f.memory)

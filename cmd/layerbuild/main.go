@@ -15,7 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/engine"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/locks"
 	"github.com/layerbuild/layerbuild/progress"
@@ -225,7 +225,7 @@ func buildVersion() string {
 
 // reading prepares options of reading stackerfiles.
 func (s *settings) reading(ctx context.Context, load *layers.Options, offline bool) (err error) {
-	load.URLs = &build.Stackerfiles{
+	load.URLs = &engine.Stackerfiles{
 		Context: ctx, StateDir: s.stateDir, Offline: offline,
 		Notice: func(text string) { fmt.Fprintf(os.Stderr, "warning: %s\n", progress.Safe(text)) },
 	}
@@ -234,7 +234,7 @@ func (s *settings) reading(ctx context.Context, load *layers.Options, offline bo
 }
 
 // place has a command work on the folders that the flags say.
-func (s *settings) place(o *build.Options) {
+func (s *settings) place(o *engine.Options) {
 	o.StateDir, o.RootsDir, o.OCIDir = s.stateDir, s.rootsDir, s.ociDir
 }
 

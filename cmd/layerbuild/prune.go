@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/engine"
 )
 
 // pruneFlags are the flags of prune.
@@ -58,7 +58,7 @@ func (s *settings) prune(cmd *cobra.Command, f *pruneFlags) error {
 	if err != nil {
 		return err
 	}
-	if err := build.EnterState(s.stateDir); err != nil {
+	if err := engine.EnterState(s.stateDir); err != nil {
 		return err
 	}
 	if !f.dryRun && !f.force {
@@ -67,8 +67,8 @@ func (s *settings) prune(cmd *cobra.Command, f *pruneFlags) error {
 		}
 	}
 	tally := newTally(s, cmd, f.dryRun)
-	err = build.Prune(cmd.Context(), build.PruneOptions{
-		StateDir: s.stateDir, Rules: []build.Rule{rule}, By: "layerbuild prune", DryRun: f.dryRun, Removed: tally.removed,
+	err = engine.Prune(cmd.Context(), engine.PruneOptions{
+		StateDir: s.stateDir, Rules: []engine.Rule{rule}, By: "layerbuild prune", DryRun: f.dryRun, Removed: tally.removed,
 	})
 	tally.total()
 	return err
@@ -108,7 +108,7 @@ func newTally(s *settings, cmd *cobra.Command, dryRun bool) *tally {
 	return &tally{s: s, cmd: cmd, verb: verb}
 }
 
-func (t *tally) removed(r build.Removed) {
+func (t *tally) removed(r engine.Removed) {
 	t.items++
 	t.bytes += r.Item.Bytes()
 	if t.s.quiet {

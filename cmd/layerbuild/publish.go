@@ -5,11 +5,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/engine"
 )
 
 func newPublishCommand(s *settings) *cobra.Command {
-	var o build.PublishOptions
+	var o engine.PublishOptions
 	var dir, pattern, timestamps string
 	cmd := &cobra.Command{
 		Use:   "publish",
@@ -36,7 +36,7 @@ Credentials are --username and --password, or those of podman, skopeo and docker
 			}
 			o.AnnotationsNamespace, o.ToolVersion = namespace(cmd, o.AnnotationsNamespace, o.Clock), buildVersion()
 			if dir != "" {
-				files, err := build.Find(dir, pattern, s.stateDir, cmp.Or(s.rootsDir, s.stateDir), s.ociDir)
+				files, err := engine.Find(dir, pattern, s.stateDir, cmp.Or(s.rootsDir, s.stateDir), s.ociDir)
 				if err != nil {
 					return err
 				}
@@ -44,7 +44,7 @@ Credentials are --username and --password, or those of podman, skopeo and docker
 			}
 			s.place(&o.Options)
 			o.Sink, o.Author, o.CreatedBy = s.sink(), s.name(), s.createdBy()
-			return build.Publish(cmd.Context(), o)
+			return engine.Publish(cmd.Context(), o)
 		},
 	}
 	addStackerfileFlags(cmd, &o.Stackerfile, &o.Load)

@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/engine"
 )
 
 // stackerfilePattern finds stackerfiles by their usual name, as stacker's does.
@@ -24,7 +24,7 @@ in all of them. The state folder and the OCI layout are not searched.`,
   layerbuild recursive-build -p '/images/[^/]*\.yaml$'`,
 		Args: noArguments(""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			files, err := build.Find(dir, pattern, s.stateDir, cmp.Or(s.rootsDir, s.stateDir), s.ociDir)
+			files, err := engine.Find(dir, pattern, s.stateDir, cmp.Or(s.rootsDir, s.stateDir), s.ociDir)
 			if err != nil {
 				return err
 			}

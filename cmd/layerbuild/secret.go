@@ -3,7 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
-	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/engine"
 )
 
 // secretFlags are the flags of commands that run what needs secrets.
@@ -18,16 +18,16 @@ func (f *secretFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.key, "secret-key", "", "what digests of secrets with key=true are keyed with, as `src=FILE` or env=VARIABLE; machines with the same key share what is built (default: the state folder's own)")
 }
 
-func (f *secretFlags) parse(o *build.Options) (err error) {
+func (f *secretFlags) parse(o *engine.Options) (err error) {
 	for _, text := range f.secrets {
-		secret, err := build.ParseSecret(text)
+		secret, err := engine.ParseSecret(text)
 		if err != nil {
 			return err
 		}
 		o.Secrets = append(o.Secrets, secret)
 	}
 	if f.key != "" {
-		o.SecretKey, err = build.ParseSecretKey(f.key)
+		o.SecretKey, err = engine.ParseSecretKey(f.key)
 	}
 	return err
 }

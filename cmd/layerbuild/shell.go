@@ -5,11 +5,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/engine"
 )
 
 func newShellCommand(s *settings) *cobra.Command {
-	var o build.Options
+	var o engine.Options
 	var secrets secretFlags
 	cmd := &cobra.Command{
 		Use:   "shell LAYER [-- COMMAND...]",
@@ -33,9 +33,9 @@ The exit status is the command's.`,
 			}
 			s.place(&o)
 			o.Sink = s.sink()
-			o.Shell, o.Targets = &build.Shell{Layer: args[0], Command: args[1:]}, args[:1]
-			err = build.Build(cmd.Context(), o)
-			var exit *build.ShellError
+			o.Shell, o.Targets = &engine.Shell{Layer: args[0], Command: args[1:]}, args[:1]
+			err = engine.Build(cmd.Context(), o)
+			var exit *engine.ShellError
 			if errors.As(err, &exit) {
 				return &exitStatus{exit.Exit.Status, err}
 			}

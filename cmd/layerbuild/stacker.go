@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/engine"
 )
 
 // stackerName is the name under which the program has the defaults of stacker: the
@@ -84,9 +84,9 @@ func (s *settings) settle(cmd *cobra.Command) error {
 }
 
 // clock is what --timestamps says, or goes with the name of the program.
-func (s *settings) clock(cmd *cobra.Command, timestamps string) (build.Clock, error) {
+func (s *settings) clock(cmd *cobra.Command, timestamps string) (engine.Clock, error) {
 	if s.stacker && !cmd.Flags().Changed("timestamps") && os.Getenv("SOURCE_DATE_EPOCH") == "" {
-		return build.Clock{Now: true}, nil
+		return engine.Clock{Now: true}, nil
 	}
 	return parseClock(timestamps)
 }
@@ -112,13 +112,13 @@ func (s *settings) progressMode() string {
 func (s *settings) printOrder(w io.Writer, f *buildFlags) error {
 	files := append([]string{f.Stackerfile}, f.Others...)
 	if !s.stacker {
-		names, err := build.Order(files, f.Load, f.Targets...)
+		names, err := engine.Order(files, f.Load, f.Targets...)
 		for _, name := range names {
 			fmt.Fprintln(w, printable(name))
 		}
 		return err
 	}
-	graph, err := build.Validate(files, f.Load)
+	graph, err := engine.Validate(files, f.Load)
 	if err != nil {
 		return err
 	}

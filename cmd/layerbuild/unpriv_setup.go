@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/engine"
 )
 
 func newUnprivSetupCommand(s *settings) *cobra.Command {
@@ -33,7 +33,7 @@ names. It is run once, as root, with sudo by that very user or with --username.
 			if cmd.Flags().Changed("state-dir") {
 				state = s.stateDir
 			}
-			done, err := build.UnprivSetup(u, state)
+			done, err := engine.UnprivSetup(u, state)
 			for _, line := range done {
 				fmt.Fprintln(cmd.OutOrStdout(), line)
 			}
@@ -51,7 +51,7 @@ names. It is run once, as root, with sudo by that very user or with --username.
 }
 
 // setupUser finds out who is meant.
-func setupUser(name, uid, gid string) (u build.User, err error) {
+func setupUser(name, uid, gid string) (u engine.User, err error) {
 	var found *user.User
 	switch {
 	case uid != "":

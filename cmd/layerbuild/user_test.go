@@ -21,7 +21,7 @@ import (
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/engine"
 )
 
 // userID is the environment variable that says as which user the layerbuild of a
@@ -123,7 +123,7 @@ func newUser(t *testing.T) (uid int) {
 		uid, err = strconv.Atoi(u.Uid)
 	}
 	if err == nil { // useradd has given subordinate ids, or not: that depends on login.defs
-		_, err = build.UnprivSetup(build.User{Name: name, UID: uid, GID: uid}, "")
+		_, err = engine.UnprivSetup(engine.User{Name: name, UID: uid, GID: uid}, "")
 	}
 	if err != nil {
 		t.Fatal(err)

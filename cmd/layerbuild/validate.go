@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/layerbuild/layerbuild/build"
+	"github.com/layerbuild/layerbuild/engine"
 	"github.com/layerbuild/layerbuild/layers"
 )
 
@@ -26,7 +26,7 @@ its file, line and column. Nothing is built; what layers read is not looked at.`
 			if len(files) == 0 {
 				files = []string{file}
 			}
-			graph, err := build.Validate(files, load)
+			graph, err := engine.Validate(files, load)
 			if err != nil {
 				return err
 			}

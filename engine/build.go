@@ -1,0 +1,651 @@
+// Package engine walks the graph of layers, asks the cache for
+// each, and where the cache does not know, drives the rooms that do the work:
+//
+//	stackerfile → layers.Graph → per layer: inputs → key → record, or run → snapshots → blobs → manifest
+//
+// The rooms do not know each other; what they share passes through here as
+// plain values.
+package engine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/explain"
+	"github.com/layerbuild/layerbuild/imports"
+	"github.com/layerbuild/layerbuild/layers"
+	"github.com/layerbuild/layerbuild/locks"
+	"github.com/layerbuild/layerbuild/namespace"
+	"github.com/layerbuild/layerbuild/oci"
+	"github.com/layerbuild/layerbuild/overlay"
+	"github.com/layerbuild/layerbuild/progress"
+	"github.com/layerbuild/layerbuild/sandbox"
+)
+
+// Options say what to build and how.
+type Options struct {
+	Stackerfile string
+	Others      []string // more stackerfiles, whose layers are built with it
+	Load        layers.Options
+	StateDir    string // what is remembered between builds
+	RootsDir    string // where root filesystems are from now on; "" is where they were: in StateDir, unless one was named before
+	OCIDir      string // the OCI layout that images go to
+	Clock       Clock
+	Runtime     string // an OCI runtime's name or path; "" takes the first that starts
+	Jobs        int    // how many steps run at once; 0 is one a core, and 8 at least
+	KeepGoing   bool   // after a failure go on with what does not need what failed
+
+	Offline     bool       // ask no server: what is here serves
+	Pull        Pull       // when registries are asked
+	NoStatIndex bool       // read every file of an import, whatever stat says
+	MaxDownload int64      // bytes of an http(s) import; 0 for no limit
+	Bounds      oci.Bounds // of bases' layers
+
+	Targets    []string // the layers to build, with all they need; none is all
+	NoCache    []string // layers that are built whatever the cache knows; AllLayers is every one
+	Plan       bool     // find out what would be built, and build nothing
+	FailOnMiss bool     // stop where the cache does not know
+	Verify     []string // layers that are built again and compared with what the cache knows
+
+	LayerTypes []string // of the images, one tag each; none is TypeTar
+	NoVerity   bool     // append no dm-verity data to layers that are filesystems
+
+	// Compression and CompressionLevel are of layers that are tars and not a base's;
+	// "" is gzip, 0 the compression's default.
+	Compression      oci.Compression
+	CompressionLevel int
+
+	// AnnotationsNamespace begins the names of the annotations that say of what an
+	// image was built; without one there are none.
+	AnnotationsNamespace string
+	ToolVersion          string // for images with wall-clock times
+	Author               string // of images whose times are not the wall clock's; "" is layerbuild
+	CreatedBy            string // what entries of images' histories begin with; "" is layerbuild
+
+	// MetadataFile and IIDFile are written when all has been built: see writeFiles.
+	MetadataFile string
+	IIDFile      string
+
+	// Secrets are shown to the scripts of layers that name them. The digests of those
+	// that are Keyed are keyed with SecretKey, or with the state folder's key if that
+	// is nil.
+	Secrets   []*Secret
+	SecretKey *Secret
+
+	Limits  sandbox.Limits // of each script; they change no key
+	Timeout time.Duration  // of each script; 0 is none; it changes no key
+
+	// OnRunFailure is a command that runs in a step's container after the step
+	// failed, on the terminal; "" is none.
+	OnRunFailure string
+	KeepFailed   bool   // keep what a failed run leaves, for Shell
+	Shell        *Shell // run this instead of building its layer
+
+	// Policy is what is removed from the state folder after the build, when it is
+	// time to look.
+	Policy []Rule
+
+	Debug bool // explain misses in full
+	Sink  progress.Sink
+}
+
+// DefaultBounds let any honest layer pass.
+func DefaultBounds() oci.Bounds { return oci.DefaultBounds }
+
+// A Pull says when a registry is asked for a base image. Without one it is asked
+// what the reference stands for, and the image is pulled when it is new; when it
+// cannot be reached, the image that is here is used, and that is said.
+type Pull string
+
+// Policies of pulling.
+const (
+	PullAlways  Pull = "always"  // ask, and fail when it cannot be reached
+	PullMissing Pull = "missing" // ask only when no image of that name is here
+	PullNever   Pull = "never"   // never ask
+)
+
+// AllLayers stands for every layer of the graph in Options.
+const AllLayers = "*"
+
+// A Builder has the rooms of one build open.
+type Builder struct {
+	Options
+	*rooms
+	graph *layers.Graph
+
+	mayMount  bool         // what is missing is made now; otherwise the build ends there with errMounts
+	ready     func() error // see enter
+	environ   []string
+	runner    Runner
+	runtime   *lazyRuntime // which is the runner, but in tests
+	rights    func() string
+	registry  func() *oci.Registry
+	inquiry   *inquiry // of registries
+	downloads *downloader
+	git       *gitFolders
+	makers    *makers
+	layers    map[*layers.Layer]*outcome
+	numbered  func() (int, error)    // the build's number: that of its log and its journal
+	needed    map[*layers.Layer]bool // by others
+	limits    limits
+	worth     func() map[*layers.Layer]time.Duration // see paths
+	failures  failures
+	damaged   sync.Map                      // keys of records that are known to be
+	recent    func() *buildcache.Candidates // what layers without a past are compared with
+
+	before space // what was left of the disks when the build began
+
+	mu   sync.Mutex
+	used map[string]bool // see use
+}
+
+// errMounts says that the build is not all hits: it goes on in a process that may
+// mount.
+var errMounts = errors.New("the build needs mounts")
+
+// Build builds what the options say. When everything is found in the cache,
+// nothing is mounted, unpacked or run. Otherwise the process enters a mount namespace,
+// which ends with it however it ends. That of a user starts itself once more for it; the
+// second life finds again what the first one found, and takes over what it measured.
+func Build(ctx context.Context, o Options) error {
+	err := buildAll(ctx, o)
+	if err != nil {
+		o.Sink.Report(progress.Event{Time: time.Now(), Kind: progress.Error, Text: err.Error()})
+	}
+	return err
+}
+
+func buildAll(ctx context.Context, o Options) error {
+	graph, err := load(append([]string{o.Stackerfile}, o.Others...), o.Load, o.Targets)
+	if err != nil {
+		return err
+	}
+	for _, name := range slices.Concat(o.NoCache, o.Verify) {
+		if name == AllLayers {
+			continue
+		}
+		if _, err := graph.Only(name); err != nil {
+			return err
+		}
+	}
+	if !o.KeepGoing {
+		if err := present(graph); err != nil {
+			return err
+		}
+	}
+	mayCollect(o)
+	if len(o.NoCache)+len(o.Verify) > 0 && !o.Plan && !o.FailOnMiss {
+		if err := namespace.Enter(); err != nil { // there is nothing to look up first
+			return err
+		}
+	}
+	for try := 1; ; try++ {
+		err := attempt(ctx, o, graph)
+		if errors.Is(err, errMounts) {
+			continue // now it may
+		}
+		if err == nil && !o.Plan {
+			gc(ctx, o)
+		}
+		if !errors.Is(err, errDamaged) || try == attempts || ctx.Err() != nil {
+			return err
+		}
+		o.Sink.Report(progress.Event{Time: time.Now(), Kind: progress.Warning, Text: fmt.Sprintf("%s: beginning anew, to make it again", err)})
+	}
+}
+
+// attempt is one Build, up to the first damage it meets, or, with errMounts, up to where
+// the process has entered a mount namespace.
+func attempt(ctx context.Context, o Options, graph *layers.Graph) (err error) {
+	before := roomOf(o.StateDir)
+	ctx = reportWaiting(ctx, o.Sink.Report) // at once, whatever is held back
+	b, err := open(ctx, o, graph)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return before.explain(err)
+	}
+	if err != nil {
+		return err // of a folder that cannot be a state folder: that says it all
+	}
+	defer b.close()
+	defer func() { err = b.before.explain(err) }()
+	if err := b.checkFiles(); err != nil {
+		return err
+	}
+	if o.Plan {
+		return b.build(ctx)
+	}
+	switch {
+	case b.mayMount: // there is something to make
+		if err := b.ready(); err != nil {
+			return err
+		}
+	case namespace.Stays():
+		b.mayMount = b.knowsMachine()
+	}
+	if b.mayMount {
+		end := b.begin()
+		err := b.build(reportWaiting(ctx, b.report))
+		end(err)
+		return err
+	}
+	hold := &held{}
+	b.Sink = hold
+	go func() { _, _ = b.numbered() }() // to make a file can take as long as all the rest
+	err = b.build(ctx)
+	if errors.Is(err, errDamaged) {
+		return err
+	}
+	if errors.Is(err, errMounts) {
+		if number, err := b.numbered(); err == nil {
+			b.cache.DropBuild(number) // the second life has its own
+		}
+		b.sources.HandOver()
+		b.inquiry.handOver()
+		return cmp.Or(namespace.Enter(), errMounts)
+	}
+	b.Sink = o.Sink
+	end := b.begin()
+	hold.release(b.Sink)
+	end(err)
+	return err
+}
+
+// reportWaiting has it reported for whom something waits.
+func reportWaiting(ctx context.Context, report func(progress.Event)) context.Context {
+	return locks.Watch(ctx, func(w locks.Waiting) {
+		report(progress.Event{Time: time.Now(), Kind: progress.Notice, Layer: w.Layer, Text: w.String()})
+	})
+}
+
+func load(stackerfiles []string, o layers.Options, targets []string) (*layers.Graph, error) {
+	graph, err := layers.LoadAll(stackerfiles, o)
+	if err != nil {
+		return nil, err
+	}
+	return graph.Only(targets...)
+}
+
+// Order returns the names of the layers in the order in which they are built.
+func Order(stackerfiles []string, o layers.Options, targets ...string) ([]string, error) {
+	graph, err := load(stackerfiles, o, targets)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, l := range graph.Layers {
+		names = append(names, l.Name)
+	}
+	return names, nil
+}
+
+// open opens the rooms.
+func open(ctx context.Context, o Options, graph *layers.Graph) (*Builder, error) {
+	var err error
+	for _, dir := range []*string{&o.StateDir, &o.OCIDir} {
+		if *dir, err = filepath.Abs(*dir); err != nil {
+			return nil, err
+		}
+	}
+	if err := o.placeRoots(); err != nil {
+		return nil, err
+	}
+	if o.LayerTypes, err = checkTypes(o.LayerTypes); err != nil {
+		return nil, err
+	}
+	if o.Compression, o.CompressionLevel, err = o.Compression.Check(o.CompressionLevel); err != nil {
+		return nil, fmt.Errorf("--compression-format and --compression-level: %w", err)
+	}
+	inquiry := newInquiry() // before the environment is looked at
+	b := &Builder{
+		Options:  o,
+		graph:    graph,
+		mayMount: namespace.Entered(),
+		environ:  o.environWithoutSecrets(),
+		registry: sync.OnceValue(oci.NewRegistry),
+		inquiry:  inquiry,
+		layers:   map[*layers.Layer]*outcome{},
+		needed:   map[*layers.Layer]bool{},
+		limits:   newLimits(o.Jobs),
+		used:     map[string]bool{},
+	}
+	b.ready = sync.OnceValue(func() error { return b.enter(ctx) })
+	b.runtime = &lazyRuntime{b: b}
+	b.runner = b.runtime
+	b.rights = sync.OnceValue(rights)
+	b.worth = sync.OnceValue(b.paths)
+	b.recent = sync.OnceValue(func() *buildcache.Candidates {
+		records, _ := b.cache.Recent(buildcache.Rootfs) // explanations do without
+		return buildcache.NewCandidates(records)
+	})
+	b.downloads = newDownloader(b)
+	b.makers = &makers{versions: map[oci.Filesystem]string{}}
+	b.git = &gitFolders{sink: b.report, versions: map[string]func() string{}}
+	b.rooms, err = openRooms(ctx, o.StateDir, imports.Options{NoStatIndex: o.NoStatIndex, Forbidden: []string{o.StateDir, o.OCIDir}})
+	if err != nil {
+		return nil, err
+	}
+	b.blobs.Bounds = o.Bounds
+	b.numbered = sync.OnceValues(b.cache.NextBuild)
+	b.before = spaceOf(b.folders()...)
+	for _, l := range graph.Layers {
+		b.layers[l] = &outcome{done: make(chan struct{})}
+		for _, need := range graph.Needs(l) {
+			b.needed[need] = true
+		}
+	}
+	return b, nil
+}
+
+// mounts is asked before anything that mounts, downloads or takes long, and before the
+// snapshots are looked at.
+func (b *Builder) mounts() error {
+	if !b.mayMount {
+		return errMounts
+	}
+	return b.ready()
+}
+
+// knowsMachine tells whether it is known that the machine can do what the build needs. If
+// not, it is found out, and said, before anything else is.
+func (b *Builder) knowsMachine() bool {
+	_, err := b.cache.Resolution(b.mountQuestion())
+	return err == nil && b.runtime.known()
+}
+
+// enter moves the process to where it may mount, and finds out whether the machine can do
+// what the build needs.
+func (b *Builder) enter(ctx context.Context) error {
+	err := namespace.Enter()
+	if err == nil {
+		err = checkOwners(b.roots)
+	}
+	if err == nil {
+		err = b.canMount()
+	}
+	if err == nil && b.runner == Runner(b.runtime) {
+		err = b.runtime.expect(ctx)
+	}
+	return err
+}
+
+// close ends the processes of the build and leaves its rooms.
+func (b *Builder) close() {
+	b.runtime.close()
+	b.rooms.close()
+}
+
+// canMount fails where root filesystems cannot be mounted. A trial costs as much as
+// the mounts of a step: where it went well, that is remembered. Where only the state
+// folder's filesystem is at fault, as in a container, they are kept in memory until
+// the process ends: it unpacks what it needs of them again.
+func (b *Builder) canMount() error {
+	question := b.mountQuestion()
+	if _, err := b.cache.Resolution(question); err == nil {
+		return nil
+	}
+	fault := b.snapshots.Supported()
+	if fault == nil {
+		return b.cache.SetResolution(question, "works")
+	}
+	store, err := inMemory(b.StateDir, fault)
+	if err != nil {
+		return err
+	}
+	_ = b.snapshots.Close()
+	b.snapshots, b.roots = store, store.Dir()
+	b.before = spaceOf(b.folders()...)
+	b.report(progress.Event{Kind: progress.Warning, Text: fault.Error() + untilThen})
+	return nil
+}
+
+func (b *Builder) mountQuestion() string {
+	return fmt.Sprintf("overlayfs %s %s", filesystem(b.roots), b.rights())
+}
+
+const untilThen = "; until then root filesystems are in memory, and unpacked anew for each build, which is slower"
+
+// inMemory returns a store in memory, or the fault of the state folder's own if that
+// does not help.
+func inMemory(state string, fault error) (*overlay.Store, error) {
+	if !errors.Is(fault, overlay.ErrFilesystem) {
+		return nil, fault
+	}
+	store, err := overlay.InMemory(state, namespace.Space{})
+	if err != nil {
+		return nil, fault
+	}
+	if store.Supported() != nil {
+		_ = store.Close()
+		return nil, fault
+	}
+	return store, nil
+}
+
+// writable tells whether images can be put into the OCI layout. One that is not
+// there is not made: a build that fails leaves nothing behind.
+func (b *Builder) writable(ctx context.Context) error {
+	ociDir := b.OCIDir
+	if _, err := os.Lstat(ociDir); err == nil {
+		_, err := b.layout(ctx)
+		return err
+	}
+	for above := filepath.Dir(ociDir); ; above = filepath.Dir(above) {
+		err := unix.Access(above+"/.", unix.W_OK|unix.X_OK)
+		if errors.Is(err, unix.ENOENT) && above != "/" {
+			continue
+		}
+		if err != nil {
+			return &explainedError{fmt.Errorf("the OCI layout %s cannot be made: %s: %w", ociDir, above, err), "--oci-dir names another place"}
+		}
+		return nil
+	}
+}
+
+// build builds all layers, keeps the journal of it, and sums it up.
+func (b *Builder) build(ctx context.Context) error {
+	start := time.Now()
+	for _, warning := range b.graph.Warnings {
+		b.report(progress.Event{Kind: progress.Warning, Text: warning.Error()})
+	}
+	b.checkSecrets()
+	err := b.buildLayers(ctx)
+	if errors.Is(err, errMounts) || b.Shell != nil {
+		return err
+	}
+	complete := err == nil
+	if complete {
+		err = b.verdict()
+	}
+	if !b.Plan {
+		b.keepJournal(ctx, start, err)
+	}
+	if complete {
+		b.sumUp(start)
+	}
+	return err
+}
+
+// keepJournal keeps what explains the build. Without it, as on a full disk, the
+// build is as good.
+func (b *Builder) keepJournal(ctx context.Context, start time.Time, failure error) {
+	ended := time.Now()
+	if err := b.tell(ctx, start, failure); err != nil {
+		b.report(progress.Event{Kind: progress.Warning, Text: fmt.Sprintf("the build cannot be explained later: %s", err)})
+	}
+	b.report(progress.Event{Kind: progress.Debug, Text: fmt.Sprintf("kept the journal of the build in %dµs", time.Since(ended).Microseconds())})
+}
+
+// buildLayers builds every layer as soon as those it needs are there. The first
+// failure stops the others.
+func (b *Builder) buildLayers(ctx context.Context) error {
+	if err := b.writable(ctx); err != nil && !b.Plan { // better to know now than after all is built
+		return err
+	}
+	if namespace.Ready() && slices.ContainsFunc(b.folders(), hasLeftovers) {
+		if err := errors.Join(b.snapshots.Sweep(ctx), sandbox.Sweep(ctx, filepath.Join(b.StateDir, "tmp"))); err != nil {
+			b.report(progress.Event{Kind: progress.Warning, Text: err.Error()})
+		}
+	}
+	b.report(progress.Event{Kind: progress.Begin, Total: int64(len(b.graph.Layers))})
+	for _, l := range b.graph.Layers {
+		if len(b.graph.Needs(l)) == 0 { // all these may want to run at once
+			b.layers[l].turn = b.limits.steps.expect()
+		}
+	}
+	group, layerCtx := errgroup.WithContext(ctx)
+	for _, l := range b.graph.Layers {
+		group.Go(func() error { return b.layerInTurn(layerCtx, l) })
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	if b.Shell != nil {
+		return nil
+	}
+	if !b.Plan {
+		if err := b.putImages(ctx); err != nil {
+			return err
+		}
+	}
+	b.countUses()
+	if err := b.failure(); err != nil {
+		return err
+	}
+	if !b.Plan {
+		if err := b.writeFiles(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hasLeftovers tells whether something is being made in a folder, or was and was left.
+func hasLeftovers(dir string) bool {
+	left, err := os.ReadDir(filepath.Join(dir, "tmp"))
+	return err == nil && len(left) > 0
+}
+
+// use notes that the build uses something, by the hexadecimal digits of its
+// digest or key.
+func (b *Builder) use(hex string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.used[hex] = true
+}
+
+// countUses adds to what is known of how often things are used. That may be lost,
+// and so is never an error.
+func (b *Builder) countUses() {
+	for _, o := range b.layers {
+		for c := o.chain; c != nil; c = c.below {
+			b.use(c.id.Encoded())
+		}
+	}
+	_ = b.cache.Used(time.Now(), slices.Sorted(maps.Keys(b.used)))
+}
+
+// verdict is nil for a build that went well and has nothing to say that is no
+// success: what would be built, what is not reproducible.
+func (b *Builder) verdict() error {
+	var misses, differs []string
+	for _, l := range b.graph.Layers {
+		switch o := b.layers[l]; {
+		case o.differs:
+			differs = append(differs, l.Name)
+		case o.image == nil:
+			misses = append(misses, l.Name)
+		}
+	}
+	switch {
+	case len(misses) > 0:
+		return &MissError{misses}
+	case len(differs) > 0:
+		return &DifferError{differs}
+	}
+	return nil
+}
+
+// sumUp reports which layers were rebuilt since others were, and what the cache
+// has saved.
+func (b *Builder) sumUp(start time.Time) {
+	report := &explain.Report{Layers: b.told()}
+	report.Count()
+	for _, text := range slices.Concat(report.Causes(), report.Reused()) {
+		b.report(progress.Event{Kind: progress.Notice, Text: text})
+	}
+	b.report(progress.Event{Kind: progress.Summary, Text: report.Cache.String(), Took: time.Since(start)})
+}
+
+// A MissError says that layers are not in the cache, when nothing was to be built.
+type MissError struct{ Layers []string }
+
+func (e *MissError) Error() string {
+	return fmt.Sprintf("%s would be built: %s", count(len(e.Layers), "layer"), strings.Join(e.Layers, ", "))
+}
+
+// A DifferError says that layers came out otherwise when they were built again of
+// the same inputs.
+type DifferError struct{ Layers []string }
+
+func (e *DifferError) Error() string {
+	return fmt.Sprintf("%s not reproducible: %s", isAre(len(e.Layers), "layer"), strings.Join(e.Layers, ", "))
+}
+
+func isAre(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun + " is"
+	}
+	return count(n, noun) + " are"
+}
+
+// layerInTurn makes a layer when those that it reads are there. It is left out when
+// one of them could not be made.
+func (b *Builder) layerInTurn(ctx context.Context, l *layers.Layer) error {
+	o := b.layers[l]
+	for _, need := range b.graph.Needs(l) {
+		select {
+		case <-b.layers[need].done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if needed := b.layers[need]; needed.config == nil && (needed.failed || needed.skipped) {
+			o.skipped = true
+			close(o.done)
+			return nil
+		}
+	}
+	err := inside(b.layer(locks.For(ctx, l.Name), l))
+	if err == nil {
+		return nil
+	}
+	if err = b.failed(ctx, l, err); err == nil && o.config == nil {
+		o.failed = true
+		close(o.done)
+	}
+	return err
+}
+
+// fail makes an error about a place in a stackerfile.
+func fail(l *layers.Layer, pos layers.Position, err error) error {
+	return &layers.Error{Pos: pos, Layer: l.Name, Msg: err.Error()}
+}
+
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}

@@ -1,0 +1,60 @@
+package engine
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Usage is what a state folder takes on disk.
+type Usage struct {
+	Items []*Item `json:"items"` // those that match, the largest first
+	Other Other   `json:"other"` // what the state folder needs for itself
+
+	Size        int64 `json:"size"`        // bytes of these items and Other
+	Inodes      int64 `json:"inodes"`      // their files and folders
+	Reclaimable int64 `json:"reclaimable"` // bytes of the items that nobody uses
+}
+
+// DiskUsage measures a state folder. What is said of each item is what was noted
+// when it was made; the files of snapshots are not looked at. With filters, Other
+// is left out.
+func DiskUsage(ctx context.Context, state string, filters []Filter) (*Usage, error) {
+	r, err := openExisting(ctx, state)
+	if r == nil || err != nil {
+		return &Usage{}, err
+	}
+	defer r.close()
+	v, err := r.take(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := v.lookInUse(ctx); err != nil {
+		return nil, err
+	}
+	u := &Usage{Items: []*Item{}}
+	if len(filters) == 0 {
+		u.Other = v.other
+	}
+	u.Size, u.Inodes = u.Other.Size, u.Other.Inodes
+	now := time.Now()
+	for _, i := range v.items {
+		if !matches(filters, i, now) {
+			continue
+		}
+		u.Items = append(u.Items, i)
+		u.Size += i.Bytes()
+		u.Inodes += i.Inodes
+		if !i.InUse {
+			u.Reclaimable += i.Bytes()
+		}
+	}
+	slices.SortFunc(u.Items, func(a, b *Item) int {
+		if a.Bytes() != b.Bytes() {
+			return int(min(max(b.Bytes()-a.Bytes(), -1), 1))
+		}
+		return strings.Compare(a.ID, b.ID)
+	})
+	return u, nil
+}

@@ -1,0 +1,123 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/overlay"
+)
+
+// labels returns what the layer's generate_labels makes of its rootfs: from the
+// cache, or by running it. Its changes to the rootfs are thrown away; each file
+// it leaves in /oci-labels becomes a label.
+func (b *Builder) labels(ctx context.Context, s *rootfsStep, o *outcome) (map[string]string, buildcache.Key, error) {
+	if s.l.GenerateLabels == "" {
+		return nil, "", nil
+	}
+	c := o.chain
+	s.env = s.l.BuildEnvironment(b.environ)
+	in := labelsInputs(s, c)
+	if err := b.addMounts(&in, s.l); err != nil {
+		return nil, "", err
+	}
+	key := in.Key(buildcache.Labels)
+	var labels map[string]string
+	if _, err := b.lookup(buildcache.Labels, in, &labels); err == nil {
+		return labels, key, nil
+	}
+	if err := b.mounts(); err != nil {
+		return nil, "", err
+	}
+	if err := b.tellLabels(s, in, &o.told); err != nil {
+		return nil, "", err
+	}
+	ended, err := b.limits.steps.acquire(ctx, b.worth()[s.l])
+	if err != nil {
+		return nil, "", err
+	}
+	defer ended()
+	lock, err := b.cache.Lock(ctx, key, "has been making the same labels")
+	if err != nil {
+		return nil, "", err
+	}
+	defer lock.Unlock()
+	if _, err := b.lookup(buildcache.Labels, in, &labels); err == nil {
+		return labels, key, nil
+	}
+	start := time.Now()
+	if labels, err = b.generateLabels(ctx, s, c); err != nil {
+		return nil, "", err
+	}
+	_, err = b.cache.Put(buildcache.Labels, in, labels, time.Since(start), origin(s.l))
+	return labels, key, err
+}
+
+func labelsInputs(s *rootfsStep, c *chain) (in buildcache.Inputs) {
+	in.Add(buildcache.Format, "compatibility", compatibility)
+	in.Add(buildcache.BaseChange, "chain", string(c.ID()))
+	in.Add(buildcache.Definition, "generate_labels", s.l.GenerateLabels)
+	in.Add(buildcache.Definition, "network", s.l.Network)
+	for _, v := range s.env {
+		if v.Keyed {
+			in.Add(buildcache.Env, "env "+v.Name, v.Value)
+		}
+	}
+	return in
+}
+
+func (b *Builder) generateLabels(ctx context.Context, s *rootfsStep, c *chain) (map[string]string, error) {
+	if err := b.ensure(ctx, s.l, c); err != nil {
+		return nil, err
+	}
+	upper, err := b.snapshots.Prepare(ctx, c.ID())
+	if err != nil {
+		return nil, snapshotDamage(err)
+	}
+	defer upper.Drop()
+	run, err := b.newRun(ctx, s, script{"generate_labels", s.l.GenerateLabels, s.l.GenerateLabelsPos}, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer run.close()
+	root, err := upper.Mount(ctx, append(mountpoints(run.points), overlay.Mountpoint{Path: labelsDir})...)
+	if err != nil {
+		return nil, err
+	}
+	if err := run.in(ctx, root); err != nil {
+		return nil, err
+	}
+	labels, err := readLabels(filepath.Join(root, labelsDir))
+	return labels, b.failAt(ctx, s.l, s.l.GenerateLabelsPos, err)
+}
+
+// maxLabel bounds a label's value, in bytes.
+const maxLabel = 1 << 20
+
+// readLabels makes a label of each regular file in a folder.
+func readLabels(dir string) (map[string]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("generate_labels: %w", err)
+	}
+	labels := map[string]string{}
+	for _, entry := range entries {
+		f, err := os.OpenFile(filepath.Join(dir, entry.Name()), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+		if err != nil {
+			return nil, fmt.Errorf("generate_labels: %s/%q: %w", labelsDir, entry.Name(), err)
+		}
+		text, err := io.ReadAll(io.LimitReader(f, maxLabel+1))
+		_ = f.Close()
+		if err != nil || len(text) > maxLabel || !entry.Type().IsRegular() {
+			return nil, fmt.Errorf("generate_labels: %s/%q should be a file of at most 1 MiB", labelsDir, entry.Name())
+		}
+		labels[entry.Name()] = string(text)
+	}
+	return labels, nil
+}

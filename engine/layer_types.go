@@ -1,0 +1,165 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/layers"
+	"github.com/layerbuild/layerbuild/oci"
+	"github.com/layerbuild/layerbuild/progress"
+)
+
+// Types of the layers of an image.
+const (
+	TypeTar      = "tar"
+	TypeSquashfs = string(oci.Squashfs)
+	TypeErofs    = string(oci.Erofs)
+)
+
+var layerTypes = []string{TypeTar, TypeSquashfs, TypeErofs}
+
+// checkTypes refuses what is no layer type, and returns the default for none.
+func checkTypes(types []string) ([]string, error) {
+	if len(types) == 0 {
+		return []string{TypeTar}, nil
+	}
+	var all []string
+	for _, t := range types {
+		if !slices.Contains(layerTypes, t) {
+			return nil, fmt.Errorf("--layer-type is %q: it should be tar, squashfs or erofs", t)
+		}
+		if !slices.Contains(all, t) {
+			all = append(all, t)
+		}
+	}
+	return all, nil
+}
+
+// typedName is what a layer's or a tag's name becomes for a layer type, as in
+// stacker.
+func typedName(name, layerType string) string {
+	if layerType == TypeTar {
+		return name
+	}
+	return name + "-" + layerType
+}
+
+// typedImages returns the images of a layer by their tags, one of each layer type;
+// none of a build_only one.
+func (b *Builder) typedImages(ctx context.Context, s *rootfsStep, o *outcome, spec oci.ImageSpec) (map[string]*oci.Image, error) {
+	images := map[string]*oci.Image{}
+	if s.l.BuildOnly {
+		return images, nil
+	}
+	for _, t := range b.LayerTypes {
+		if t == TypeTar {
+			images[s.l.Name] = o.image
+			continue
+		}
+		var packed []oci.Layer
+		for _, c := range o.chain.all() {
+			layer, err := b.packFilesystem(ctx, s, c, oci.Filesystem(t))
+			if err != nil {
+				return nil, err
+			}
+			packed = append(packed, layer)
+		}
+		image, err := compose(spec, packed)
+		if err != nil {
+			return nil, err
+		}
+		images[typedName(s.l.Name, t)] = image
+	}
+	return images, nil
+}
+
+// packFilesystem makes the highest layer of a chain a filesystem, of its snapshot,
+// unless that was done before.
+func (b *Builder) packFilesystem(ctx context.Context, s *rootfsStep, c *chain, f oci.Filesystem) (layer oci.Layer, err error) {
+	c.packing.Lock()
+	defer c.packing.Unlock()
+	version, err := b.makers.version(ctx, f)
+	if err != nil {
+		return layer, err
+	}
+	in := filesystemInputs(c, f, version, !b.NoVerity)
+	if _, err := b.lookup(buildcache.Pack, in, &layer.Descriptor); err == nil && b.blobs.Has(layer.Descriptor) {
+		layer.DiffID = layer.Digest
+		return layer, nil
+	}
+	if err := b.mounts(); err != nil {
+		return layer, err
+	}
+	if err := b.ensure(ctx, s.l, c); err != nil {
+		return layer, err
+	}
+	start := time.Now()
+	if layer, err = b.makeFilesystem(ctx, s.l, c, f); err != nil {
+		return layer, err
+	}
+	_, err = b.cache.Put(buildcache.Pack, in, layer.Descriptor, time.Since(start), origin(s.l))
+	return layer, err
+}
+
+func (b *Builder) makeFilesystem(ctx context.Context, l *layers.Layer, c *chain, f oci.Filesystem) (layer oci.Layer, err error) {
+	dir, release, err := b.snapshots.Difference(ctx, c.id)
+	if err != nil {
+		return layer, snapshotDamage(err)
+	}
+	defer release()
+	free, err := b.limits.cores.acquire(ctx, b.worth()[l])
+	if err != nil {
+		return layer, err
+	}
+	defer free()
+	defer b.doing(l, "packing as "+string(f))()
+	layer, warnings, err := b.blobs.PackFilesystem(ctx, dir, f, !b.NoVerity)
+	for _, warning := range warnings {
+		b.notice(l, progress.Warning, "%s", warning)
+	}
+	return layer, privileged(err, ", or with --layer-type tar")
+}
+
+// filesystemInputs are the inputs of making a filesystem of a snapshot. Unlike a
+// tar it has overlayfs's marks, which depend on what is below.
+func filesystemInputs(c *chain, f oci.Filesystem, version string, verity bool) (in buildcache.Inputs) {
+	in.Add(buildcache.BaseChange, "chain", string(c.id))
+	in.Add(buildcache.Definition, "type", string(f))
+	in.Add(buildcache.Definition, "verity", strconv.FormatBool(verity))
+	in.Add(buildcache.Format, "compressor", version)
+	return in
+}
+
+// makers knows the versions of the programs that make filesystems, and asks once
+// for each.
+type makers struct {
+	mu       sync.Mutex
+	versions map[oci.Filesystem]string
+}
+
+func (m *makers) version(ctx context.Context, f oci.Filesystem) (string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if v, ok := m.versions[f]; ok {
+		return v, nil
+	}
+	v, err := f.Version(ctx)
+	if err == nil {
+		m.versions[f] = v
+	}
+	return v, err
+}
+
+// tagsOf are the tags that a layer's images may have.
+func tagsOf(l *layers.Layer) []string {
+	tags := make([]string, len(layerTypes))
+	for i, t := range layerTypes {
+		tags[i] = typedName(l.Name, t)
+	}
+	return tags
+}

@@ -1,0 +1,146 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+
+	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/imports"
+	"github.com/layerbuild/layerbuild/layers"
+	"github.com/layerbuild/layerbuild/namespace"
+)
+
+// Grab copies a file or folder out of a layer as it was last built, to dest on
+// this machine: into it if it is a folder or ends in a slash. Owners are root's
+// and times are now, as cp has them; what could do harm here is left out.
+func Grab(ctx context.Context, o Options, layer, file, dest string) (err error) {
+	defer func() { err = inside(err) }()
+	l, err := o.unread(layer)
+	if err != nil {
+		return err
+	}
+	to, err := filepath.Abs(dest)
+	if err != nil {
+		return err
+	}
+	if strings.HasSuffix(dest, "/") || dest == "." {
+		to += "/"
+	}
+	b, err := openMounting(ctx, o, &layers.Graph{})
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	id, err := b.lastBuilt(ctx, l)
+	if err != nil {
+		return err
+	}
+	view, err := b.snapshots.View(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer view.Release()
+	from := imports.Source{Root: view.Root, Path: path.Join("/", file)}
+	tree, err := b.sources.Digest(ctx, from)
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("layer %q has no %s", layer, from.Path)
+	}
+	if err != nil {
+		return err
+	}
+	return b.sources.Copy(ctx, from, tree, "/", to, imports.CopyOptions{Epoch: time.Now(), Harmless: true})
+}
+
+// unread stands for a layer of the stackerfile without reading that.
+func (o Options) unread(layer string) (*layers.Layer, error) {
+	file, err := placeOf(o.Stackerfile)
+	if err != nil {
+		return nil, err
+	}
+	return &layers.Layer{Name: layer, File: &layers.Stackerfile{Path: file}, Network: layers.NetworkHost, OS: runtime.GOOS, Arch: runtime.GOARCH}, nil
+}
+
+// openMounting opens the rooms in a process that has mounts of its own.
+func openMounting(ctx context.Context, o Options, graph *layers.Graph) (*Builder, error) {
+	if err := namespace.Enter(); err != nil {
+		return nil, err
+	}
+	b, err := open(ctx, o, graph)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.mounts(); err != nil {
+		b.close()
+		return nil, err
+	}
+	return b, nil
+}
+
+// lastBuilt returns the ChainID of a layer as it was last built, of this
+// stackerfile or else of any, and makes sure of its snapshot.
+func (b *Builder) lastBuilt(ctx context.Context, l *layers.Layer) (digest.Digest, error) {
+	latest, err := b.cache.Latest(l.File.Path, l.Name)
+	if errors.Is(err, buildcache.ErrNotFound) {
+		latest, err = b.latestOf(l.Name)
+	}
+	if err != nil {
+		return "", err
+	}
+	if id, err := b.rootfsOf(latest); err == nil && (id == "" || b.snapshots.Has(id)) {
+		return id, nil
+	}
+	// Its snapshot has made room for others. The image has its layers, too.
+	image, err := b.blobs.BaseFromLayout(ctx, b.OCIDir, l.Name, platform(l))
+	if err != nil {
+		return "", fmt.Errorf("the files of layer %q are no longer here: `layerbuild build --no-cache=%s` brings them back", l.Name, l.Name)
+	}
+	c := newBase(image).chain
+	return c.ID(), b.ensure(ctx, l, c)
+}
+
+func (b *Builder) latestOf(layer string) (*buildcache.Latest, error) {
+	all, err := b.cache.LatestOf(layer)
+	if err != nil {
+		return nil, err
+	}
+	for _, latest := range all {
+		if latest.Keys[buildcache.Rootfs] != "" {
+			return &latest, nil
+		}
+	}
+	return nil, fmt.Errorf("layer %q has not been built here: build it first", layer)
+}
+
+// rootfsOf returns the ChainID of what a build gave: its base's, and what the
+// rootfs step added to it.
+func (b *Builder) rootfsOf(latest *buildcache.Latest) (digest.Digest, error) {
+	record, err := b.cache.Get(buildcache.Rootfs, latest.Keys[buildcache.Rootfs])
+	if err != nil {
+		return "", err
+	}
+	var fs rootfs
+	if err := json.Unmarshal(record.Result, &fs); err != nil {
+		return "", err
+	}
+	var chain []digest.Digest
+	for _, in := range record.Inputs {
+		if in.Code == buildcache.BaseChange && in.Name == "base" && in.Value != "" {
+			chain = append(chain, digest.Digest(in.Value))
+		}
+	}
+	for _, layer := range fs.Layers {
+		chain = append(chain, layer.DiffID)
+	}
+	return identity.ChainID(chain), nil
+}

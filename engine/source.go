@@ -1,0 +1,193 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/imports"
+	"github.com/layerbuild/layerbuild/layers"
+)
+
+// A source is a file or folder that a layer reads: on this machine, downloaded,
+// or in another layer.
+type source struct {
+	b     *Builder
+	l     *layers.Layer
+	from  layers.Source
+	at    imports.Source // Path is "" when it is in another layer
+	chain *chain         // the other layer's rootfs
+}
+
+// A measure is what a source holds.
+type measure struct {
+	Tree imports.Tree  `json:"tree"`
+	File digest.Digest `json:"file,omitempty"` // sha256 of the content, when the source is a file
+}
+
+// source finds a source, and downloads it if it is behind a URL. Its hash, if
+// one is demanded, is checked. How it is read, but where it is, is in at.
+func (b *Builder) source(ctx context.Context, l *layers.Layer, from layers.Source, hash string, at imports.Source) (*source, error) {
+	at.Content = from.Content
+	s := &source{b: b, l: l, from: from, at: at}
+	switch from.Scheme {
+	case layers.SchemeLocal:
+		s.at.Path = from.Path
+	case layers.SchemeHTTP, layers.SchemeHTTPS:
+		download, err := b.downloads.fetch(ctx, l, from.Raw, hash)
+		if err != nil {
+			return nil, err
+		}
+		// It lies in the state folder, where nothing else may be imported from.
+		s.at.Root, s.at.Path = "/", download.Path
+		b.use(download.Digest.Encoded())
+		return s, nil
+	case layers.SchemeStacker:
+		s.chain = b.layers[b.graph.Layer(from.Layer)].chain
+	default:
+		return nil, fmt.Errorf("unknown scheme %q", from.Scheme)
+	}
+	if hash != "" {
+		return s, s.check(ctx, hash)
+	}
+	return s, nil
+}
+
+// lingering tells of work on the source that takes some time.
+func (s *source) lingering(doing string) (done func()) {
+	return s.b.lingering(s.l.Name, doing+" "+imports.Redact(s.from.Raw))
+}
+
+// check compares the source with the hash that the stackerfile demands.
+func (s *source) check(ctx context.Context, hash string) error {
+	sum, err := s.digest(ctx)
+	if err != nil {
+		return err
+	}
+	if sum.Encoded() != hash {
+		return fmt.Errorf("the hash %s of %s is different than the actual hash %s: correct the stackerfile if the file is the right one", hash, imports.Redact(s.from.Raw), sum.Encoded())
+	}
+	return nil
+}
+
+// measure digests the source. For a path in another layer this is a step of its
+// own, remembered under the layer's ChainID, so that nothing needs to be mounted
+// to know it.
+func (s *source) measure(ctx context.Context) (m measure, err error) {
+	if s.at.Path != "" {
+		release, err := s.b.limits.cores.acquire(ctx, 0)
+		if err != nil {
+			return m, err
+		}
+		defer release()
+		defer s.lingering("digesting")()
+		if m.Tree, err = s.b.sources.Digest(ctx, s.at); err == nil {
+			s.b.use(m.Tree.Digest.Encoded())
+		}
+		return m, err
+	}
+	var in buildcache.Inputs
+	in.Add(buildcache.BaseChange, "chain", string(s.chain.ID()))
+	in.Add(buildcache.Definition, "path", s.from.Path)
+	in.Add(buildcache.Definition, "content", strconv.FormatBool(s.at.Content))
+	in.Add(buildcache.Definition, "normalize", s.at.Normalize)
+	if len(s.at.Ignore) > 0 {
+		in.Add(buildcache.Definition, "ignore", strings.Join(s.at.Ignore, "\n"))
+	}
+	if _, err := s.b.lookup(buildcache.Digest, in, &m); err == nil {
+		s.b.use(m.Tree.Digest.Encoded())
+		return m, nil
+	}
+	if err := s.b.mounts(); err != nil {
+		return m, err
+	}
+	start := time.Now()
+	at, release, err := s.open(ctx)
+	if err != nil {
+		return m, err
+	}
+	defer release()
+	defer s.lingering("digesting")()
+	if m.Tree, err = s.b.sources.Digest(ctx, at); err != nil {
+		return m, s.missing(err)
+	}
+	if !m.Tree.Dir {
+		if m.File, err = s.b.sources.FileDigest(ctx, at); err != nil {
+			return m, err
+		}
+	}
+	_, err = s.b.cache.Put(buildcache.Digest, in, m, time.Since(start), origin(s.l))
+	return m, err
+}
+
+// digest returns the sha256 of a source that must be a file.
+func (s *source) digest(ctx context.Context) (digest.Digest, error) {
+	if s.at.Path != "" {
+		defer s.lingering("digesting")()
+		return s.b.sources.FileDigest(ctx, s.at)
+	}
+	m, err := s.measure(ctx)
+	if err == nil && m.Tree.Dir {
+		err = fmt.Errorf("%s is a folder: only a file can have a hash", s.from.Raw)
+	}
+	return m.File, err
+}
+
+// missing says in the stackerfile's words that another layer lacks a path.
+func (s *source) missing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("layer %q has no %s", s.from.Layer, s.from.Path)
+	}
+	return err
+}
+
+// open makes the source readable until it is released.
+func (s *source) open(ctx context.Context) (at imports.Source, release func(), err error) {
+	if s.at.Path != "" {
+		return s.at, func() {}, nil
+	}
+	if err := s.b.ensure(ctx, s.l, s.chain); err != nil {
+		return at, nil, err
+	}
+	view, err := s.b.snapshots.View(ctx, s.chain.ID())
+	if err != nil {
+		return at, nil, snapshotDamage(err)
+	}
+	at = s.at
+	at.Root, at.Path = view.Root, s.from.Path
+	return at, func() { _ = view.Release() }, nil
+}
+
+// mirror returns an immutable copy of the source that holds exactly what was
+// measured: root's, read-only, and the same for every reader.
+func (s *source) mirror(ctx context.Context, tree imports.Tree) (*imports.Mirror, error) {
+	at, release, err := s.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	defer s.lingering("copying")()
+	var mirror *imports.Mirror
+	return mirror, s.withManifest(ctx, at, tree, func() (err error) {
+		mirror, err = s.b.sources.Mirror(ctx, at, tree)
+		return err
+	})
+}
+
+// copy copies the source into a rootfs, if it holds exactly what was measured.
+func (s *source) copy(ctx context.Context, tree imports.Tree, root, dest string, o imports.CopyOptions) error {
+	at, release, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	defer s.lingering("copying")()
+	return s.withManifest(ctx, at, tree, func() error { return s.b.sources.Copy(ctx, at, tree, root, dest, o) })
+}

@@ -1,0 +1,50 @@
+package engine
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+
+	"github.com/layerbuild/layerbuild/imports"
+	"github.com/layerbuild/layerbuild/layers"
+	"github.com/layerbuild/layerbuild/namespace"
+)
+
+// Stackerfiles brings those that are named by URLs, as http(s) imports are brought:
+// kept in the state folder, and taken again when the server says that they changed.
+// It is a layers.Fetcher.
+type Stackerfiles struct {
+	Context  context.Context // of the command
+	StateDir string
+	Offline  bool         // ask no server: what is here serves
+	Notice   func(string) // is told what to tell the user
+}
+
+// Name is a method of layers.Fetcher.
+func (s *Stackerfiles) Name(url string) string { return imports.Redact(url) }
+
+// Fetch is a method of layers.Fetcher.
+func (s *Stackerfiles) Fetch(url string) (string, error) {
+	r, err := openRooms(s.Context, s.StateDir, imports.Options{})
+	if err != nil {
+		return "", err
+	}
+	defer r.close()
+	credentials, err := imports.DefaultCredentials(os.Getenv)
+	if err != nil {
+		return "", err
+	}
+	file, err := r.sources.Fetch(s.Context, url, imports.FetchOptions{Offline: s.Offline, MaxSize: layers.MaxSize, Credentials: credentials})
+	if file.Notice != "" && !namespace.InLastLife() { // in which a build does again what it did
+		s.Notice(file.Notice)
+	}
+	return file.Path, err
+}
+
+// placeOf is what a stackerfile is known by: its absolute path, or its URL.
+func placeOf(stackerfile string) (string, error) {
+	if layers.IsURL(stackerfile) {
+		return imports.Redact(stackerfile), nil
+	}
+	return filepath.Abs(stackerfile)
+}

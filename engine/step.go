@@ -1,0 +1,217 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/imports"
+	"github.com/layerbuild/layerbuild/layers"
+	"github.com/layerbuild/layerbuild/progress"
+)
+
+// compatibility pins whatever decides the content of snapshots: what a step
+// finds around it, the clamping of times, the form of tars. It changes when a
+// release makes other DiffIDs of the same inputs, and only then.
+const compatibility = "1"
+
+// A rootfsStep is what makes a layer's rootfs from its base: its overlay dirs,
+// its imports and its run, with all that they read.
+type rootfsStep struct {
+	l        *layers.Layer
+	base     *base
+	epoch    time.Time
+	copied   []imported // imports with a dest: they are put into the image
+	shown    []imported // imports that the run sees below /stacker
+	overlays []overlaid
+	env      []layers.EnvVar
+
+	inputs    buildcache.Inputs
+	untracked []string // binds that nobody watches: the step is never found in the cache
+
+	by     map[string]*layers.Layer // inputs that other layers make
+	called map[string]string        // what the stackerfile calls inputs
+}
+
+type imported struct {
+	layers.Import
+	source *source
+	tree   imports.Tree
+}
+
+type overlaid struct {
+	layers.OverlayDir
+	source *source
+	tree   imports.Tree
+}
+
+// A rootfs is the result of a rootfs step: the layers it added to its base.
+type rootfs struct {
+	Layers []added `json:"layers"`
+}
+
+type added struct {
+	DiffID digest.Digest `json:"diff_id"`
+	By     string        `json:"by"` // what made it, for the image's history
+}
+
+// newRootfsStep measures all that the step reads. What cannot change the result
+// is left out: without a run nobody sees the environment, the layer's name, or
+// imports that are not copied into the image.
+func (b *Builder) newRootfsStep(ctx context.Context, l *layers.Layer, base *base) (*rootfsStep, error) {
+	s := &rootfsStep{l: l, base: base, epoch: b.Clock.epoch(base.created()), by: map[string]*layers.Layer{}, called: map[string]string{}}
+	switch {
+	case l.From.Type == layers.BaseBuilt:
+		s.by["base"] = b.graph.Layer(l.From.Tag)
+	case l.From.Source.Scheme == layers.SchemeStacker:
+		s.by["base"] = b.graph.Layer(l.From.Source.Layer)
+	}
+	in := &s.inputs
+	in.Add(buildcache.Format, "compatibility", compatibility)
+	in.Add(buildcache.BaseChange, "base", string(base.chain.ID()))
+	in.Add(buildcache.Epoch, "epoch", epochText(s.epoch))
+	if err := b.addOverlays(ctx, s); err != nil {
+		return nil, err
+	}
+	if err := b.addImports(ctx, s); err != nil {
+		return nil, err
+	}
+	if l.Run == "" {
+		return s, nil
+	}
+	in.Add(buildcache.Definition, "run", l.Run)
+	in.Add(buildcache.Platform, "platform", l.OS+"/"+l.Arch)
+	in.Add(buildcache.Definition, "network", l.Network)
+	s.env = l.BuildEnvironment(b.environ)
+	for _, v := range s.env {
+		if v.Keyed {
+			in.Add(buildcache.Env, "env "+v.Name, v.Value)
+		}
+	}
+	if err := b.addMounts(in, l); err != nil {
+		return nil, err
+	}
+	return s, b.addBinds(ctx, s)
+}
+
+func (b *Builder) addOverlays(ctx context.Context, s *rootfsStep) error {
+	for i, dir := range s.l.OverlayDirs {
+		from := layers.Source{Raw: dir.Raw, Path: dir.Source, Content: true}
+		source, tree, err := b.measured(ctx, s.l, from, "", imports.Source{Normalize: s.l.File.Normalize})
+		if err == nil && !tree.Dir {
+			err = fmt.Errorf("overlay dir %s is not a folder: use `imports` with `dest` for a file", dir.Raw)
+		}
+		if err != nil {
+			return b.failAt(ctx, s.l, dir.Pos, err)
+		}
+		s.overlays = append(s.overlays, overlaid{dir, source, tree})
+		name := fmt.Sprintf("overlay %d %s", i, dir.Dest)
+		s.called[name] = dir.Raw + " at " + dir.Dest
+		s.inputs.Add(buildcache.Overlay, name, string(tree.Digest))
+	}
+	return nil
+}
+
+func (b *Builder) addImports(ctx context.Context, s *rootfsStep) error {
+	shown := map[string]bool{}
+	for i, imp := range s.l.Imports {
+		source, tree, err := b.measured(ctx, s.l, imp.Source, imp.Hash, importedSource(imp))
+		if err == nil && len(imp.Ignore) > 0 && !tree.Dir {
+			err = errors.New("it is a file: `ignore` is for folders")
+		}
+		if err != nil {
+			return b.failAt(ctx, s.l, imp.Pos, err)
+		}
+		for _, path := range tree.Skipped {
+			b.notice(s.l, progress.Warning, "import %q: %q is a socket and is left out", imp.Source.Raw, path)
+		}
+		in := imported{imp, source, tree}
+		var name string
+		switch {
+		case imp.Dest != "":
+			s.copied = append(s.copied, in)
+			name = fmt.Sprintf("copy %d %s", len(s.copied), imp.Dest)
+			s.inputs.Add(buildcache.Import, name, copyText(imp, tree))
+		case s.l.Run != "":
+			name = "import " + imp.Folder() + "/" + imp.Name
+			if imp.Name == "" {
+				name = fmt.Sprintf("import %d's content in %s", i+1, imp.Folder())
+			}
+			if shown[name] {
+				continue // one source, imported twice
+			}
+			shown[name] = true
+			s.shown = append(s.shown, in)
+			s.inputs.Add(buildcache.Import, name, string(tree.Digest))
+		}
+		s.called[name] = imports.Redact(imp.Source.Raw)
+		if imp.Dest != "" {
+			s.called[name] += " at " + imp.Dest
+		}
+		if imp.Source.Scheme == layers.SchemeStacker {
+			s.by[name] = b.graph.Layer(imp.Source.Layer)
+		}
+	}
+	return nil
+}
+
+// importedSource says how an import is read. Only a folder of this machine has
+// files that say what of it is ignored: what another layer made is content.
+func importedSource(imp layers.Import) imports.Source {
+	return imports.Source{Normalize: imp.Normalize, Ignore: imp.Ignore, IgnoreFiles: imp.Source.Scheme == layers.SchemeLocal}
+}
+
+// copyText spells out what is copied into the image, and how. Copies are
+// numbered, since a later one replaces what an earlier one put in its place.
+func copyText(imp layers.Import, tree imports.Tree) string {
+	text, _ := json.Marshal(struct {
+		Tree     digest.Digest
+		Name     string
+		Content  bool
+		Mode     *fs.FileMode
+		UID, GID *int
+	}{tree.Digest, imp.Name, imp.Source.Content, imp.Mode, imp.UID, imp.GID})
+	return string(text)
+}
+
+func (b *Builder) addBinds(ctx context.Context, s *rootfsStep) error {
+	for _, bind := range s.l.Binds {
+		if !bind.Track {
+			if !slices.Contains(s.untracked, bind.Raw) { // it may be bound at several places
+				s.untracked = append(s.untracked, bind.Raw)
+			}
+			continue
+		}
+		_, tree, err := b.measured(ctx, s.l, layers.Source{Raw: bind.Source, Path: bind.Source}, "", imports.Source{})
+		if err != nil {
+			return b.failAt(ctx, s.l, bind.Pos, err)
+		}
+		s.inputs.Add(buildcache.Bind, "bind "+bind.Dest, string(tree.Digest))
+	}
+	return nil
+}
+
+func (b *Builder) measured(ctx context.Context, l *layers.Layer, from layers.Source, hash string, at imports.Source) (*source, imports.Tree, error) {
+	source, err := b.source(ctx, l, from, hash, at)
+	if err != nil {
+		return nil, imports.Tree{}, err
+	}
+	m, err := source.measure(ctx)
+	return source, m.Tree, err
+}
+
+// failAt makes an error about a place in the stackerfile, unless the build was
+// stopped for another reason.
+func (b *Builder) failAt(ctx context.Context, l *layers.Layer, pos layers.Position, err error) error {
+	if err == nil || errors.Is(err, errMounts) || errors.Is(err, errDamaged) || ctx.Err() != nil {
+		return err
+	}
+	return fail(l, pos, b.before.explain(err))
+}

@@ -1,0 +1,164 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/imports"
+	"github.com/layerbuild/layerbuild/progress"
+)
+
+// mostDifferences is how many files of a layer that is not reproducible are named.
+const mostDifferences = 20
+
+// compare tells whether a step that was done again gave another result, and says
+// in which files. What is remembered stays; the other result is thrown away.
+func (b *Builder) compare(ctx context.Context, s *rootfsStep, before, now rootfs) (differs bool, err error) {
+	if slices.Equal(before.Layers, now.Layers) {
+		b.notice(s.l, progress.Notice, "reproducible: built again, it is the same")
+		return false, nil
+	}
+	old, err := b.contents(ctx, s, before)
+	if err != nil {
+		return true, err
+	}
+	again, err := b.contents(ctx, s, now)
+	if err != nil {
+		return true, err
+	}
+	changes := changedFiles(old, again)
+	b.notice(s.l, progress.Warning, "not reproducible: built again of the same inputs, %s", filesDiffer(len(changes)))
+	for i, change := range changes {
+		if i == mostDifferences {
+			b.notice(s.l, progress.Warning, "… and %d more", len(changes)-i)
+			break
+		}
+		b.notice(s.l, progress.Warning, "%s", change)
+	}
+	return true, b.discard(ctx, s, before, now)
+}
+
+func filesDiffer(files int) string {
+	if files == 1 {
+		return "1 file differs"
+	}
+	return fmt.Sprintf("%d files differ", files)
+}
+
+// A content is what one layer of a step's result holds.
+type content struct {
+	entries []imports.Entry
+	status  map[string]unix.Stat_t // by path; what entries do not tell: owner and mtime
+}
+
+// contents returns what the layers of a result hold, by what made them.
+func (b *Builder) contents(ctx context.Context, s *rootfsStep, fs rootfs) (map[string]content, error) {
+	all := map[string]content{}
+	links := fs.onto(s.base.chain).all()
+	links = links[len(links)-len(fs.Layers):]
+	for i, c := range links {
+		if err := b.ensure(ctx, s.l, c); err != nil {
+			return nil, err
+		}
+		held, err := b.content(ctx, c.id)
+		if err != nil {
+			return nil, err
+		}
+		all[fs.Layers[i].By] = held
+	}
+	return all, nil
+}
+
+func (b *Builder) content(ctx context.Context, id digest.Digest) (c content, err error) {
+	dir, release, err := b.snapshots.Difference(ctx, id)
+	if err != nil {
+		return c, err
+	}
+	defer release()
+	tree, err := b.sources.Digest(ctx, imports.Source{Root: dir, Path: "/", Content: true})
+	if err != nil {
+		return c, err
+	}
+	if c.entries, err = b.sources.Entries(tree.Digest); err != nil {
+		return c, err
+	}
+	c.status = map[string]unix.Stat_t{}
+	for _, entry := range c.entries {
+		var st unix.Stat_t
+		path := filepath.Join(dir, entry.Path)
+		if err := unix.Lstat(path, &st); err != nil {
+			return c, fmt.Errorf("lstat %s: %w", path, err)
+		}
+		c.status[entry.Path] = st
+	}
+	return c, nil
+}
+
+// changedFiles says one line for each path in which two results differ.
+func changedFiles(old, now map[string]content) (lines []string) {
+	made := map[string]bool{}
+	for by := range old {
+		made[by] = true
+	}
+	for by := range now {
+		made[by] = true
+	}
+	for _, by := range slices.Sorted(maps.Keys(made)) {
+		words := map[string][]string{}
+		for _, change := range imports.Compare(old[by].entries, now[by].entries) {
+			words[change.Path] = append(words[change.Path], change.String())
+		}
+		for path, was := range old[by].status {
+			if is, ok := now[by].status[path]; ok {
+				words[path] = append(words[path], statusChanges(was, is)...)
+			}
+		}
+		for _, path := range slices.Sorted(maps.Keys(words)) {
+			if len(words[path]) > 0 {
+				lines = append(lines, fmt.Sprintf("%q: %s", filepath.Join("/", path), strings.Join(words[path], ", ")))
+			}
+		}
+	}
+	return lines
+}
+
+// statusChanges tells what of a file's status differs and is no part of a tree.
+func statusChanges(old, now unix.Stat_t) (words []string) {
+	if old.Uid != now.Uid || old.Gid != now.Gid {
+		words = append(words, fmt.Sprintf("owner %d:%d → %d:%d", old.Uid, old.Gid, now.Uid, now.Gid))
+	}
+	if was, is := old.Mtim.Nano(), now.Mtim.Nano(); was != is {
+		words = append(words, fmt.Sprintf("mtime %s → %s", nanoText(was), nanoText(is)))
+	}
+	if old.Mode&unix.S_IFMT != unix.S_IFDIR && old.Nlink != now.Nlink {
+		words = append(words, fmt.Sprintf("hard links %d → %d", old.Nlink, now.Nlink))
+	}
+	return words
+}
+
+func nanoText(nanoseconds int64) string {
+	return time.Unix(0, nanoseconds).UTC().Format(time.RFC3339Nano)
+}
+
+// discard removes the snapshots of a result that is not remembered.
+func (b *Builder) discard(ctx context.Context, s *rootfsStep, keep, fs rootfs) error {
+	kept := map[digest.Digest]bool{}
+	for _, c := range keep.onto(s.base.chain).all() {
+		kept[c.id] = true
+	}
+	for c := fs.onto(s.base.chain); c != nil && !kept[c.id]; c = c.below {
+		b.snapshots.Release(c.id)
+		if err := b.snapshots.Remove(ctx, c.id); err != nil {
+			return fmt.Errorf("removing a snapshot that is not reproducible: %w", err)
+		}
+	}
+	return nil
+}
