@@ -2,7 +2,10 @@ package layers
 
 import (
 	"encoding/json"
+	"fmt"
 	"regexp"
+
+	"gopkg.in/yaml.v3"
 )
 
 //go:generate go test -run ^TestSchema$ . -args -update
@@ -10,28 +13,61 @@ import (
 // A schema is a JSON schema, or a part of one.
 type schema map[string]any
 
-// Schema returns the JSON schema of stackerfiles, draft 2020-12, as editors want
-// it: of the text before substitution, so that a placeholder may stand where a
-// value is wanted. What it accepts may still have faults that Load finds.
+// Schema returns the JSON schema of stackerfiles, draft-07, for editors. It
+// describes the text before substitution, so a placeholder may stand for any value,
+// and shows for each directive its hover. Load may still find faults in what the
+// schema accepts. An error means that an example is not YAML.
 func Schema() ([]byte, error) {
 	properties := schema{}
 	for _, d := range directives {
-		properties[d.name] = d.form
-		if !requiresValue(d.name) {
-			properties[d.name] = either(schema{"type": "null"}, d.form)
+		shown, err := d.shown()
+		if err != nil {
+			return nil, err
 		}
+		properties[d.name] = shown
 	}
 	text, err := json.MarshalIndent(schema{
-		"$schema":              "https://json-schema.org/draft/2020-12/schema",
+		"$schema":              "http://json-schema.org/draft-07/schema#",
+		"$id":                  "https://github.com/layerbuild/layerbuild/raw/main/docs/stackerfile.schema.json",
 		"title":                "stackerfile",
 		"description":          "Layers by their names, and config: see docs/stackerfile.md of layerbuild.",
 		"type":                 "object",
-		"properties":           schema{"config": either(schema{"type": "null"}, configSchema())},
+		"properties":           schema{"config": nullable(configSchema())},
 		"propertyNames":        nameSchema(layerName),
 		"additionalProperties": object(properties, "from"),
+		"definitions":          definitions,
 	}, "", "  ")
 	return append(text, '\n'), err
 }
+
+// shown returns the schema of a directive with its hover.
+func (d directive) shown() (schema, error) {
+	var example any
+	if err := yaml.Unmarshal([]byte(hovers[d.name].example), &example); err != nil {
+		return nil, fmt.Errorf("the example of %s: %w", d.name, err)
+	}
+	s := nullable(d.form)
+	if requiresValue(d.name) {
+		s = either(d.form)
+	}
+	s["description"], s["examples"] = hovers[d.name].text, []any{example}
+	return s, nil
+}
+
+// definitions are what several directives and fields share.
+var definitions = schema{
+	"text": schema{
+		"description": "Any scalar but null: 1.10 is the text that is written.",
+		"anyOf":       []schema{{"type": "string"}, {"type": "number"}, {"type": "boolean"}},
+	},
+	"placeholder": schema{"type": "string", "pattern": `\$\{\{`},
+	"truth":       either(schema{"type": "boolean"}, patterns("^([Yy]|[Yy][Ee][Ss]|[Oo][Nn]|[Nn]|[Nn][Oo]|[Oo][Ff][Ff])$")),
+	"number":      either(schema{"type": "integer", "minimum": 0}, patterns("^[0-9]+$")),
+	"dest":        nullable(patterns("^/", "^$")),
+	"normalize":   nullable(choice(NormalizeGit, "none", "")),
+}
+
+func defined(name string) schema { return schema{"$ref": "#/definitions/" + name} }
 
 func object(properties schema, required ...string) schema {
 	s := schema{"type": "object", "properties": properties, "additionalProperties": false}
@@ -43,91 +79,84 @@ func object(properties schema, required ...string) schema {
 
 func either(forms ...schema) schema { return schema{"anyOf": forms} }
 
-// textSchema is any scalar but null: 1.10 is a text as it is written.
-func textSchema() schema { return schema{"type": []string{"string", "number", "boolean"}} }
+// nullable accepts what one of the forms accepts, and null.
+func nullable(forms ...schema) schema { return either(append([]schema{{"type": "null"}}, forms...)...) }
 
-// patterns is a text of one of these forms, or with a placeholder.
+func textSchema() schema { return defined("text") }
+
+// patterns accepts a text of one of these forms, or with a placeholder.
 func patterns(forms ...string) schema {
 	var all []schema
-	for _, form := range append(forms, `\$\{\{`) {
+	for _, form := range forms {
 		all = append(all, schema{"type": "string", "pattern": form})
 	}
-	return either(all...)
+	return either(append(all, defined("placeholder"))...)
 }
 
-// nameSchema is of names that have a form, and are not too long.
+// nameSchema accepts names of up to maxName bytes that match form.
 func nameSchema(form *regexp.Regexp) schema {
-	return either(schema{"type": "string", "pattern": form.String(), "maxLength": maxName}, patterns())
+	return either(schema{"type": "string", "pattern": form.String(), "maxLength": maxName}, defined("placeholder"))
 }
 
-// choice is one of these texts, or one with a placeholder.
+// choice accepts one of these texts, or one with a placeholder.
 func choice(texts ...string) schema {
-	return either(schema{"enum": texts}, patterns())
+	return either(schema{"type": "string", "enum": texts}, defined("placeholder"))
 }
 
-func truthSchema() schema {
-	return either(schema{"type": "boolean"}, patterns("^([Yy]|[Yy][Ee][Ss]|[Oo][Nn]|[Nn]|[Nn][Oo]|[Oo][Ff][Ff])$"))
-}
-
-func numberSchema() schema {
-	return either(schema{"type": "integer", "minimum": 0}, patterns("^[0-9]+$"))
-}
+func truthSchema() schema { return defined("truth") }
 
 func oneOrMore(form schema) schema {
 	return either(form, schema{"type": "array", "items": form})
 }
 
-// mapSchema is a mapping of texts whose names have no character of forbidden.
+// mapSchema accepts a mapping of texts whose names have no character of forbidden.
 func mapSchema(forbidden string) schema {
 	s := schema{"type": "object", "additionalProperties": textSchema()}
 	if forbidden != "" {
-		s["propertyNames"] = schema{"pattern": "^[^" + forbidden + "]+$"}
+		s["propertyNames"] = schema{"type": "string", "pattern": "^[^" + forbidden + "]+$"}
 	}
 	return s
 }
 
 func configSchema() schema {
 	return object(schema{
-		"prerequisites": either(schema{"type": "null"}, oneOrMore(textSchema())),
+		"prerequisites": nullable(oneOrMore(textSchema())),
 		"normalize":     normalizeSchema(),
 	})
 }
 
-func normalizeSchema() schema {
-	return either(schema{"type": "null"}, choice(NormalizeGit, "none", ""))
-}
+func normalizeSchema() schema { return defined("normalize") }
 
 func baseSchema() schema {
 	needs := func(field string, types ...string) schema {
-		return schema{
-			"if":   schema{"properties": schema{"type": schema{"enum": types}}},
-			"then": schema{"required": []string{field}},
+		of := func(field string, form any) schema { // names each field that it requires, as ajv's strict mode wants
+			return schema{"type": "object", "properties": schema{field: form}, "required": []string{field}}
 		}
+		return schema{"if": of("type", schema{"type": "string", "enum": types}), "then": of(field, true)}
 	}
 	s := object(schema{
 		"type":     choice(BaseDocker, BaseOCI, BaseTar, BaseScratch, BaseBuilt),
-		"url":      either(schema{"type": "null"}, textSchema()),
-		"tag":      either(schema{"type": "null"}, textSchema()),
-		"insecure": either(schema{"type": "null"}, truthSchema()),
+		"url":      nullable(textSchema()),
+		"tag":      nullable(textSchema()),
+		"insecure": nullable(truthSchema()),
 	}, "type")
 	s["allOf"] = []schema{needs("url", BaseDocker, BaseOCI, BaseTar), needs("tag", BaseBuilt)}
 	return s
 }
 
-// destSchema is an absolute path in an image.
-func destSchema() schema { return either(schema{"type": "null"}, patterns("^/", "^$")) }
+// destSchema accepts an absolute path in an image.
+func destSchema() schema { return defined("dest") }
 
 func importSchema() schema {
-	null := schema{"type": "null"}
 	return either(textSchema(), object(schema{
 		"path":      textSchema(),
-		"hash":      either(null, patterns("^[0-9a-fA-F]{64}$", "^$")),
+		"hash":      nullable(patterns("^[0-9a-fA-F]{64}$", "^$")),
 		"dest":      destSchema(),
-		"mode":      either(null, schema{"type": "integer", "minimum": 0}, patterns(octalText.String())),
-		"uid":       either(null, numberSchema()),
-		"gid":       either(null, numberSchema()),
+		"mode":      nullable(schema{"type": "integer", "minimum": 0}, patterns(octalText.String())),
+		"uid":       nullable(defined("number")),
+		"gid":       nullable(defined("number")),
 		"normalize": normalizeSchema(),
-		"ignore":    either(null, oneOrMore(textSchema())),
+		"ignore":    nullable(oneOrMore(textSchema())),
 	}, "path"))
 }
 
@@ -139,25 +168,23 @@ func bindSchema() schema {
 	return either(textSchema(), object(schema{
 		"source": textSchema(),
 		"dest":   destSchema(),
-		"track":  either(schema{"type": "null"}, truthSchema()),
+		"track":  nullable(truthSchema()),
 	}, "source"))
 }
 
 func secretSchema() schema {
-	null := schema{"type": "null"}
 	return either(nameSchema(secretID), object(schema{
 		"id":       nameSchema(secretID),
 		"target":   destSchema(),
-		"env":      either(null, patterns(variableName.String(), "^$")),
-		"required": either(null, truthSchema()),
+		"env":      nullable(patterns(variableName.String(), "^$")),
+		"required": nullable(truthSchema()),
 	}, "id"))
 }
 
 func cacheSchema() schema {
-	null := schema{"type": "null"}
 	return either(patterns("^/"), object(schema{
 		"path":    patterns("^/"),
-		"id":      either(null, textSchema()),
-		"sharing": either(null, choice(SharingShared, SharingPrivate, SharingLocked)),
+		"id":      nullable(textSchema()),
+		"sharing": nullable(choice(SharingShared, SharingPrivate, SharingLocked)),
 	}, "path"))
 }

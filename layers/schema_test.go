@@ -125,3 +125,31 @@ func TestSchemaAgreesWithLoad(t *testing.T) {
 		}
 	}
 }
+
+// Every directive has a hover, whose example both the schema and Load accept.
+func TestHovers(t *testing.T) {
+	compiled := compileSchema(t)
+	for _, d := range directives {
+		if hovers[d.name].text == "" {
+			t.Errorf("%s has no hover", d.name)
+		}
+		text := "x:\n  from: {type: scratch}\n  " + d.name + ": " + hovers[d.name].example
+		if d.name == "from" {
+			text = "x:\n  from: " + hovers[d.name].example
+		}
+		var document any
+		if err := yaml.Unmarshal([]byte(text), &document); err != nil {
+			t.Fatal(err)
+		}
+		if err := compiled.Validate(document); err != nil {
+			t.Errorf("the example of %s: %v", d.name, err)
+		}
+		write(t, map[string]string{"stacker.yaml": text})
+		if _, err := Load("stacker.yaml", Options{}); err != nil {
+			t.Errorf("the example of %s: %v", d.name, err)
+		}
+	}
+	if len(hovers) != len(directives) {
+		t.Errorf("there are %d hovers for %d directives", len(hovers), len(directives))
+	}
+}
