@@ -255,6 +255,11 @@ type Origin struct {
 	Manifest    string `json:"manifest,omitempty"`    // the digest that Base stood for
 }
 
+// String returns which layer of which stackerfile it is.
+func (o Origin) String() string {
+	return fmt.Sprintf("layer %s of ./%s", o.Layer, filepath.Base(o.Stackerfile))
+}
+
 // A Record is the inputs of one step, spelled out, and its result. What looks
 // like a secret in the inputs is redacted.
 type Record struct {

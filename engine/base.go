@@ -76,19 +76,19 @@ func (b *Builder) layoutBase(ctx context.Context, l *layers.Layer) (*oci.Base, e
 	if err != nil {
 		return nil, err
 	}
-	if image, err := b.blobs.Base(manifest.Digest); err == nil {
+	if image, err := b.Blobs.Base(manifest.Digest); err == nil {
 		return image, nil
 	}
-	lock, err := b.cache.Lock(ctx, buildcache.Key(manifest.Digest.Encoded()), "has been copying "+l.From.URL)
+	lock, err := b.Cache.Lock(ctx, buildcache.Key(manifest.Digest.Encoded()), "has been copying "+l.From.URL)
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Unlock()
-	if image, err := b.blobs.Base(manifest.Digest); err == nil {
+	if image, err := b.Blobs.Base(manifest.Digest); err == nil {
 		return image, nil
 	}
 	defer b.lingering(l.Name, "copying "+l.From.URL)()
-	return b.blobs.BaseFromLayout(ctx, path, tag, platform(l))
+	return b.Blobs.BaseFromLayout(ctx, path, tag, platform(l))
 }
 
 // registryBase asks the registry what the reference stands for now. When that
@@ -100,7 +100,7 @@ func (b *Builder) registryBase(ctx context.Context, l *layers.Layer) (*oci.Base,
 	if err != nil {
 		return nil, err
 	}
-	if image, err := b.blobs.Base(manifest); err == nil {
+	if image, err := b.Blobs.Base(manifest); err == nil {
 		return image, nil
 	}
 	if b.asksNone() {
@@ -117,12 +117,12 @@ func (b *Builder) registryBase(ctx context.Context, l *layers.Layer) (*oci.Base,
 
 // pull takes in an image that is not here, once for all layers that start from it.
 func (b *Builder) pull(ctx context.Context, l *layers.Layer, ref oci.ImageRef, manifest digest.Digest) (*oci.Base, error) {
-	lock, err := b.cache.Lock(ctx, buildcache.Key(manifest.Encoded()), "has been pulling "+l.From.URL)
+	lock, err := b.Cache.Lock(ctx, buildcache.Key(manifest.Encoded()), "has been pulling "+l.From.URL)
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Unlock()
-	if image, err := b.blobs.Base(manifest); err == nil {
+	if image, err := b.Blobs.Base(manifest); err == nil {
 		return image, nil
 	}
 	what := "pulling " + l.From.URL
@@ -133,7 +133,7 @@ func (b *Builder) pull(ctx context.Context, l *layers.Layer, ref oci.ImageRef, m
 	}
 	defer release()
 	defer b.doing(l, what)()
-	return b.blobs.BaseFromRegistry(ctx, b.registry(), ref, manifest, b.meter(l, what))
+	return b.Blobs.BaseFromRegistry(ctx, b.registry(), ref, manifest, b.meter(l, what))
 }
 
 // resolve returns the manifest that a reference stands for, by the pull policy. What
@@ -144,14 +144,14 @@ func (b *Builder) resolve(ctx context.Context, l *layers.Layer, ref oci.ImageRef
 			return known, nil
 		}
 	}
-	known, unknown := b.cache.Resolution(name)
+	known, unknown := b.Cache.Resolution(name)
 	switch {
 	case b.asksNone() && unknown != nil:
 		return "", b.notHere(l)
 	case b.asksNone():
 		return digest.Digest(known.Answer), nil
 	case b.Pull == PullMissing && unknown == nil:
-		if _, err := b.blobs.Base(digest.Digest(known.Answer)); err == nil {
+		if _, err := b.Blobs.Base(digest.Digest(known.Answer)); err == nil {
 			return digest.Digest(known.Answer), nil
 		}
 	}
@@ -187,18 +187,18 @@ func (b *Builder) pinned(l *layers.Layer, ref oci.ImageRef, name string) (digest
 	if pin == "" {
 		return "", false
 	}
-	if known, err := b.cache.Resolution(name); err == nil {
+	if known, err := b.Cache.Resolution(name); err == nil {
 		return digest.Digest(known.Answer), true
 	}
-	image, err := b.blobs.Base(pin)
+	image, err := b.Blobs.Base(pin)
 	return pin, err == nil && image.Config.OS == l.OS && image.Config.Architecture == l.Arch
 }
 
 func (b *Builder) remember(name string, manifest digest.Digest) error {
-	if known, err := b.cache.Resolution(name); err == nil && known.Answer == string(manifest) {
+	if known, err := b.Cache.Resolution(name); err == nil && known.Answer == string(manifest) {
 		return nil
 	}
-	return b.cache.SetResolution(name, string(manifest))
+	return b.Cache.SetResolution(name, string(manifest))
 }
 
 // tarBase makes a base of a tar file: an image of one layer, told apart by the
@@ -221,7 +221,7 @@ func (b *Builder) tarBase(ctx context.Context, l *layers.Layer) (*oci.Base, erro
 		if _, err := b.lookup(buildcache.Resolve, in, &manifest); err != nil {
 			return nil, err
 		}
-		return b.blobs.Base(manifest)
+		return b.Blobs.Base(manifest)
 	}
 	if image, err := known(); err == nil {
 		return image, nil
@@ -229,7 +229,7 @@ func (b *Builder) tarBase(ctx context.Context, l *layers.Layer) (*oci.Base, erro
 	if err := b.mounts(); err != nil {
 		return nil, err
 	}
-	lock, err := b.cache.Lock(ctx, in.Key(buildcache.Resolve), "has been taking in "+imports.Redact(l.From.URL))
+	lock, err := b.Cache.Lock(ctx, in.Key(buildcache.Resolve), "has been taking in "+imports.Redact(l.From.URL))
 	if err != nil {
 		return nil, err
 	}
@@ -248,10 +248,10 @@ func (b *Builder) tarBase(ctx context.Context, l *layers.Layer) (*oci.Base, erro
 	if err != nil {
 		return nil, err
 	}
-	image, err := b.blobs.BaseFromTar(ctx, path, sum, platform(l))
+	image, err := b.Blobs.BaseFromTar(ctx, path, sum, platform(l))
 	if err != nil {
 		return nil, err
 	}
-	_, err = b.cache.Put(buildcache.Resolve, in, image.Manifest, time.Since(start), origin(l))
+	_, err = b.Cache.Put(buildcache.Resolve, in, image.Manifest, time.Since(start), origin(l))
 	return image, err
 }

@@ -25,6 +25,7 @@ import (
 
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/explain"
+	"github.com/layerbuild/layerbuild/gc"
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/locks"
@@ -33,6 +34,7 @@ import (
 	"github.com/layerbuild/layerbuild/overlay"
 	"github.com/layerbuild/layerbuild/progress"
 	"github.com/layerbuild/layerbuild/sandbox"
+	"github.com/layerbuild/layerbuild/stores"
 )
 
 // Options say what to build and how.
@@ -96,7 +98,7 @@ type Options struct {
 
 	// Policy is what is removed from the state folder after the build, when it is
 	// time to look.
-	Policy []Rule
+	Policy []gc.Rule
 
 	Debug bool // explain misses in full
 	Sink  progress.Sink
@@ -123,7 +125,7 @@ const AllLayers = "*"
 // A Builder has the rooms of one build open.
 type Builder struct {
 	Options
-	*rooms
+	*stores.Set
 	graph *layers.Graph
 
 	mayMount  bool         // what is missing is made now; otherwise the build ends there with errMounts
@@ -198,7 +200,7 @@ func buildAll(ctx context.Context, o Options) error {
 			continue // now it may
 		}
 		if err == nil && !o.Plan {
-			gc(ctx, o)
+			collect(ctx, o)
 		}
 		if !errors.Is(err, errDamaged) || try == attempts || ctx.Err() != nil {
 			return err
@@ -250,9 +252,9 @@ func attempt(ctx context.Context, o Options, graph *layers.Graph) (err error) {
 	}
 	if errors.Is(err, errMounts) {
 		if number, err := b.numbered(); err == nil {
-			b.cache.DropBuild(number) // the second life has its own
+			b.Cache.DropBuild(number) // the second life has its own
 		}
-		b.sources.HandOver()
+		b.Sources.HandOver()
 		b.inquiry.handOver()
 		return cmp.Or(namespace.Enter(), errMounts)
 	}
@@ -327,19 +329,19 @@ func open(ctx context.Context, o Options, graph *layers.Graph) (*Builder, error)
 	b.rights = sync.OnceValue(rights)
 	b.worth = sync.OnceValue(b.paths)
 	b.recent = sync.OnceValue(func() *buildcache.Candidates {
-		records, _ := b.cache.Recent(buildcache.Rootfs) // explanations do without
+		records, _ := b.Cache.Recent(buildcache.Rootfs) // explanations do without
 		return buildcache.NewCandidates(records)
 	})
 	b.downloads = newDownloader(b)
 	b.makers = &makers{versions: map[oci.Filesystem]string{}}
 	b.git = &gitFolders{sink: b.report, versions: map[string]func() string{}}
-	b.rooms, err = openRooms(ctx, o.StateDir, imports.Options{NoStatIndex: o.NoStatIndex, Forbidden: []string{o.StateDir, o.OCIDir}})
+	b.Set, err = stores.Open(ctx, o.StateDir, imports.Options{NoStatIndex: o.NoStatIndex, Forbidden: []string{o.StateDir, o.OCIDir}})
 	if err != nil {
 		return nil, err
 	}
-	b.blobs.Bounds = o.Bounds
-	b.numbered = sync.OnceValues(b.cache.NextBuild)
-	b.before = spaceOf(b.folders()...)
+	b.Blobs.Bounds = o.Bounds
+	b.numbered = sync.OnceValues(b.Cache.NextBuild)
+	b.before = spaceOf(b.Folders()...)
 	for _, l := range graph.Layers {
 		b.layers[l] = &outcome{done: make(chan struct{})}
 		for _, need := range graph.Needs(l) {
@@ -361,7 +363,7 @@ func (b *Builder) mounts() error {
 // knowsMachine tells whether it is known that the machine can do what the build needs. If
 // not, it is found out, and said, before anything else is.
 func (b *Builder) knowsMachine() bool {
-	_, err := b.cache.Resolution(b.mountQuestion())
+	_, err := b.Cache.Resolution(b.mountQuestion())
 	return err == nil && b.runtime.known()
 }
 
@@ -370,7 +372,7 @@ func (b *Builder) knowsMachine() bool {
 func (b *Builder) enter(ctx context.Context) error {
 	err := namespace.Enter()
 	if err == nil {
-		err = checkOwners(b.roots)
+		err = stores.CheckOwners(b.Roots)
 	}
 	if err == nil {
 		err = b.canMount()
@@ -384,7 +386,7 @@ func (b *Builder) enter(ctx context.Context) error {
 // close ends the processes of the build and leaves its rooms.
 func (b *Builder) close() {
 	b.runtime.close()
-	b.rooms.close()
+	b.Set.Close()
 }
 
 // canMount fails where root filesystems cannot be mounted. A trial costs as much as
@@ -393,26 +395,26 @@ func (b *Builder) close() {
 // the process ends: it unpacks what it needs of them again.
 func (b *Builder) canMount() error {
 	question := b.mountQuestion()
-	if _, err := b.cache.Resolution(question); err == nil {
+	if _, err := b.Cache.Resolution(question); err == nil {
 		return nil
 	}
-	fault := b.snapshots.Supported()
+	fault := b.Snapshots.Supported()
 	if fault == nil {
-		return b.cache.SetResolution(question, "works")
+		return b.Cache.SetResolution(question, "works")
 	}
 	store, err := inMemory(b.StateDir, fault)
 	if err != nil {
 		return err
 	}
-	_ = b.snapshots.Close()
-	b.snapshots, b.roots = store, store.Dir()
-	b.before = spaceOf(b.folders()...)
+	_ = b.Snapshots.Close()
+	b.Snapshots, b.Roots = store, store.Dir()
+	b.before = spaceOf(b.Folders()...)
 	b.report(progress.Event{Kind: progress.Warning, Text: fault.Error() + untilThen})
 	return nil
 }
 
 func (b *Builder) mountQuestion() string {
-	return fmt.Sprintf("overlayfs %s %s", filesystem(b.roots), b.rights())
+	return fmt.Sprintf("overlayfs %s %s", filesystem(b.Roots), b.rights())
 }
 
 const untilThen = "; until then root filesystems are in memory, and unpacked anew for each build, which is slower"
@@ -494,8 +496,8 @@ func (b *Builder) buildLayers(ctx context.Context) error {
 	if err := b.writable(ctx); err != nil && !b.Plan { // better to know now than after all is built
 		return err
 	}
-	if namespace.Ready() && slices.ContainsFunc(b.folders(), hasLeftovers) {
-		if err := errors.Join(b.snapshots.Sweep(ctx), sandbox.Sweep(ctx, filepath.Join(b.StateDir, "tmp"))); err != nil {
+	if namespace.Ready() && slices.ContainsFunc(b.Folders(), hasLeftovers) {
+		if err := errors.Join(b.Snapshots.Sweep(ctx), sandbox.Sweep(ctx, filepath.Join(b.StateDir, "tmp"))); err != nil {
 			b.report(progress.Event{Kind: progress.Warning, Text: err.Error()})
 		}
 	}
@@ -554,7 +556,7 @@ func (b *Builder) countUses() {
 			b.use(c.id.Encoded())
 		}
 	}
-	_ = b.cache.Used(time.Now(), slices.Sorted(maps.Keys(b.used)))
+	_ = b.Cache.Used(time.Now(), slices.Sorted(maps.Keys(b.used)))
 }
 
 // verdict is nil for a build that went well and has nothing to say that is no

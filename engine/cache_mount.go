@@ -15,7 +15,7 @@ import (
 func (r *stepRun) takeCaches(ctx context.Context) (mounts []sandbox.Mount, err error) {
 	byID := func(a, b layers.CacheMount) int { return cmp.Compare(a.ID, b.ID) }
 	for _, m := range slices.SortedFunc(slices.Values(r.l.Caches), byID) {
-		c, err := r.b.caches.Take(ctx, m.ID, m.Sharing)
+		c, err := r.b.Caches.Take(ctx, m.ID, m.Sharing)
 		if err != nil {
 			return nil, r.b.failAt(ctx, r.l, m.Pos, err)
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -14,6 +13,7 @@ import (
 	"github.com/opencontainers/image-spec/identity"
 
 	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/gc"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/oci"
 	"github.com/layerbuild/layerbuild/overlay"
@@ -110,7 +110,7 @@ func (b *Builder) packOne(ctx context.Context, s *rootfsStep, c *chain) error {
 		return err
 	}
 	start := time.Now()
-	dir, release, err := b.snapshots.Difference(ctx, c.id)
+	dir, release, err := b.Snapshots.Difference(ctx, c.id)
 	if err != nil {
 		return snapshotDamage(err)
 	}
@@ -120,7 +120,7 @@ func (b *Builder) packOne(ctx context.Context, s *rootfsStep, c *chain) error {
 		return err
 	}
 	if made.DiffID != c.diff {
-		_, err := b.snapshots.PutAside(c.id)
+		_, err := b.Snapshots.PutAside(c.id)
 		return errors.Join(damaged(fmt.Errorf("snapshot %s does not hold what it held when it was made", c.id)), err)
 	}
 	c.blob.Store(&made.Descriptor)
@@ -139,7 +139,7 @@ func (b *Builder) packFolder(ctx context.Context, s *rootfsStep, dir string, dis
 		what = "digesting"
 	}
 	defer b.doing(s.l, what)()
-	return b.blobs.Pack(ctx, dir, oci.PackOptions{Compression: b.Compression, Level: b.CompressionLevel, Epoch: s.epoch, Root: true, Discard: discard, Progress: b.meter(s.l, what)})
+	return b.Blobs.Pack(ctx, dir, oci.PackOptions{Compression: b.Compression, Level: b.CompressionLevel, Epoch: s.epoch, Root: true, Discard: discard, Progress: b.meter(s.l, what)})
 }
 
 // packed tells whether the highest layer has a blob, remembered and there.
@@ -148,7 +148,7 @@ func (b *Builder) packed(c *chain) bool {
 		return true // a base's layer, taken over as it was, or packed by this build
 	}
 	var blob oci.Descriptor
-	if _, err := b.lookup(buildcache.Pack, b.packInputs(c.diff), &blob); err != nil || !b.blobs.Has(blob) {
+	if _, err := b.lookup(buildcache.Pack, b.packInputs(c.diff), &blob); err != nil || !b.Blobs.Has(blob) {
 		return false
 	}
 	c.blob.Store(&blob)
@@ -160,18 +160,18 @@ func (b *Builder) packed(c *chain) bool {
 // that is not in the store is refused, and so is another one beside one that is:
 // images would differ by the order of builds.
 func (b *Builder) rememberPacked(l *layers.Layer, layer oci.Layer, cost time.Duration) error {
-	if !b.blobs.Has(layer.Descriptor) {
+	if !b.Blobs.Has(layer.Descriptor) {
 		return fmt.Errorf("blob %s of layer %s is not in the store", layer.Digest, layer.DiffID)
 	}
 	in := b.packInputs(layer.DiffID)
 	var known oci.Descriptor
-	if _, err := b.lookup(buildcache.Pack, in, &known); err == nil && b.blobs.Has(known) {
+	if _, err := b.lookup(buildcache.Pack, in, &known); err == nil && b.Blobs.Has(known) {
 		if known.Digest != layer.Digest {
 			return fmt.Errorf("layer %s is packed to blob %s already, and now to %s: the compressor is not deterministic", layer.DiffID, known.Digest, layer.Digest)
 		}
 		return nil
 	}
-	_, err := b.cache.Put(buildcache.Pack, in, layer.Descriptor, cost, origin(l))
+	_, err := b.Cache.Put(buildcache.Pack, in, layer.Descriptor, cost, origin(l))
 	return err
 }
 
@@ -193,20 +193,16 @@ func origin(l *layers.Layer) buildcache.Origin {
 	return buildcache.Origin{Layer: l.Name, Stackerfile: l.File.Path}
 }
 
-func described(l *layers.Layer) string { return layerOf(l.Name, l.File.Path) }
-
-func layerOf(name, stackerfile string) string {
-	return fmt.Sprintf("layer %s of ./%s", name, filepath.Base(stackerfile))
-}
+func described(l *layers.Layer) string { return origin(l).String() }
 
 // label tells of a layer's snapshot what it is.
 func (b *Builder) label(l *layers.Layer, c *chain) overlay.Label {
 	switch {
 	case c != nil && c.ofBase:
-		return overlay.Label{Kind: KindBase, Description: "base of " + described(l)}
+		return overlay.Label{Kind: gc.KindBase, Description: "base of " + described(l)}
 	case l.BuildOnly:
-		return overlay.Label{Kind: KindBuildOnly, Description: described(l)}
+		return overlay.Label{Kind: gc.KindBuildOnly, Description: described(l)}
 	default:
-		return overlay.Label{Kind: KindLayer, Description: described(l)}
+		return overlay.Label{Kind: gc.KindLayer, Description: described(l)}
 	}
 }

@@ -51,7 +51,7 @@ func TestOneBlob(t *testing.T) {
 	}
 	defer b.close()
 	blob := func(text string) oci.Descriptor {
-		d, err := b.blobs.PutBytes(t.Context(), ispec.MediaTypeImageLayerGzip, []byte(text))
+		d, err := b.Blobs.PutBytes(t.Context(), ispec.MediaTypeImageLayerGzip, []byte(text))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -96,7 +96,7 @@ func TestOneBlob(t *testing.T) {
 	if set(other) || blobOf() != one.Digest {
 		t.Error("another blob was set beside the first")
 	}
-	if err := os.Remove(b.blobs.Path(one.Digest)); err != nil {
+	if err := os.Remove(b.Blobs.Path(one.Digest)); err != nil {
 		t.Fatal(err)
 	}
 	if !set(other) || blobOf() != other.Digest {

@@ -83,7 +83,7 @@ func (b *Builder) chroot(ctx context.Context, l *layers.Layer, id digest.Digest,
 		return err
 	}
 	defer run.close()
-	upper, err := b.snapshots.Prepare(ctx, id)
+	upper, err := b.Snapshots.Prepare(ctx, id)
 	if err != nil {
 		return err
 	}

@@ -34,10 +34,10 @@ func snapshotDamage(err error) error {
 // has tells whether there is a snapshot of a chain's highest layer, and keeps it
 // from being removed until the build ends. A damaged one is put aside.
 func (b *Builder) has(ctx context.Context, c *chain) bool {
-	err := b.snapshots.Hold(ctx, c.id)
+	err := b.Snapshots.Hold(ctx, c.id)
 	if errors.Is(err, overlay.ErrInvalid) {
 		b.report(progress.Event{Kind: progress.Warning, Text: fmt.Sprintf("%s: it is put aside in the state folder's corrupt folder", err)})
-		_, _ = b.snapshots.PutAside(c.id)
+		_, _ = b.Snapshots.PutAside(c.id)
 	}
 	return err == nil
 }
@@ -49,7 +49,7 @@ func (s *source) withManifest(ctx context.Context, at imports.Source, tree impor
 	if !errors.Is(err, imports.ErrCorrupt) && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	again, measureErr := s.b.sources.Digest(ctx, at)
+	again, measureErr := s.b.Sources.Digest(ctx, at)
 	if measureErr != nil {
 		return errors.Join(err, measureErr)
 	}

@@ -5,6 +5,8 @@ import (
 	"os"
 	"sync"
 
+	"github.com/docker/go-units"
+
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/progress"
@@ -53,7 +55,7 @@ func (d *downloader) ask(ctx context.Context, l *layers.Layer, url, hash string)
 	defer release()
 	what := "downloading " + imports.Redact(url)
 	done := func() {}
-	file, err := d.b.sources.Fetch(ctx, url, imports.FetchOptions{
+	file, err := d.b.Sources.Fetch(ctx, url, imports.FetchOptions{
 		Hash:        hash,
 		Offline:     d.b.Offline,
 		MaxSize:     d.b.MaxDownload,
@@ -84,7 +86,7 @@ func (d *downloader) begin(l *layers.Layer, url string, total int64) error {
 	}
 	size := ""
 	if total >= 0 {
-		size = ", " + bytesText(total)
+		size = ", " + units.HumanSize(float64(total))
 	}
 	d.b.notice(l, progress.Notice, "downloading %s%s", imports.Redact(url), size)
 	return nil

@@ -37,7 +37,7 @@ const keptChanges = 50
 // tellMiss finds out why a step is not found in the cache, all causes at once,
 // and reports it.
 func (b *Builder) tellMiss(s *rootfsStep, told *explain.Layer, miss error) error {
-	latest, err := b.cache.Latest(s.l.File.Path, s.l.Name)
+	latest, err := b.Cache.Latest(s.l.File.Path, s.l.Name)
 	if err != nil {
 		latest = nil
 	}
@@ -70,8 +70,8 @@ func (b *Builder) sayMiss(l *layers.Layer, told *explain.Layer) {
 func (b *Builder) tellPull(l *layers.Layer, manifest digest.Digest) {
 	told := &b.layers[l].told
 	reason := explain.Reason{Code: explain.Base, Name: "base", New: imports.Redact(l.From.URL) + " " + string(manifest), Note: explain.Presence(false, true)}
-	if latest, err := b.cache.Latest(l.File.Path, l.Name); err == nil {
-		if before, err := b.cache.Get(buildcache.Rootfs, latest.Keys[buildcache.Rootfs]); err == nil {
+	if latest, err := b.Cache.Latest(l.File.Path, l.Name); err == nil {
+		if before, err := b.Cache.Get(buildcache.Rootfs, latest.Keys[buildcache.Rootfs]); err == nil {
 			told.Baseline = baselineOf(before, explain.BaselineHere)
 			reason.Old, reason.Note = baseText(before.Origin, ""), ""
 		}
@@ -121,7 +121,7 @@ func (b *Builder) keyless(s *rootfsStep, latest *buildcache.Latest, miss error) 
 // missing says that something is gone and, if it was removed to save space, when,
 // by whom and by which rule.
 func (b *Builder) missing(what, kind, id string) explain.Reason {
-	stone, err := b.cache.Tombstone(kind, id)
+	stone, err := b.Cache.Tombstone(kind, id)
 	if err != nil {
 		return explain.Reason{Code: explain.Missing, Name: what}
 	}
@@ -144,11 +144,11 @@ func (b *Builder) tellDifferences(s *rootfsStep, told *explain.Layer, latest *bu
 	if kind == explain.BaselineHere {
 		told.Seconds = before.Cost.Seconds() // until it is known
 	}
-	diff, err := b.cache.Diff(before, s.inputs)
+	diff, err := b.Cache.Diff(before, s.inputs)
 	if err != nil {
 		return err
 	}
-	d := differ{old: b.sources.Entries, new: b.sources.Entries, limit: keptChanges}
+	d := differ{old: b.Sources.Entries, new: b.Sources.Entries, limit: keptChanges}
 	if b.Debug {
 		d.limit = 0
 	}
@@ -170,17 +170,17 @@ func (b *Builder) tellDifferences(s *rootfsStep, told *explain.Layer, latest *bu
 // another checkout if half of the inputs are equal.
 func (b *Builder) baseline(s *rootfsStep, latest *buildcache.Latest) (*buildcache.Record, string) {
 	if latest != nil {
-		if r, err := b.cache.Get(buildcache.Rootfs, latest.Keys[buildcache.Rootfs]); err == nil {
+		if r, err := b.Cache.Get(buildcache.Rootfs, latest.Keys[buildcache.Rootfs]); err == nil {
 			return r, explain.BaselineHere
 		}
 	}
-	elsewhere, err := b.cache.LatestOf(s.l.Name)
+	elsewhere, err := b.Cache.LatestOf(s.l.Name)
 	if err != nil {
 		elsewhere = nil // explanations do without
 	}
 	var checkouts []*buildcache.Record
 	for _, other := range elsewhere {
-		if r, err := b.cache.Get(buildcache.Rootfs, other.Keys[buildcache.Rootfs]); err == nil && other.Stackerfile != s.l.File.Path {
+		if r, err := b.Cache.Get(buildcache.Rootfs, other.Keys[buildcache.Rootfs]); err == nil && other.Stackerfile != s.l.File.Path {
 			r.Origin.Layer, r.Origin.Stackerfile = other.Layer, other.Stackerfile
 			checkouts = append(checkouts, r)
 		}
@@ -210,8 +210,8 @@ func because(reasons []explain.Reason) (names []string) {
 
 // latestLabels returns the record of the labels that the layer had last, or nil.
 func (b *Builder) latestLabels(l *layers.Layer) *buildcache.Record {
-	if latest, err := b.cache.Latest(l.File.Path, l.Name); err == nil {
-		if r, err := b.cache.Get(buildcache.Labels, latest.Keys[buildcache.Labels]); err == nil {
+	if latest, err := b.Cache.Latest(l.File.Path, l.Name); err == nil {
+		if r, err := b.Cache.Get(buildcache.Labels, latest.Keys[buildcache.Labels]); err == nil {
 			return r
 		}
 	}
@@ -224,7 +224,7 @@ func (b *Builder) tellLabels(s *rootfsStep, in buildcache.Inputs, told *explain.
 	if before == nil || told.Outcome == explain.Built {
 		return nil // nothing to compare with, or the layer's own reasons say it
 	}
-	diff, err := b.cache.Diff(before, in)
+	diff, err := b.Cache.Diff(before, in)
 	if err != nil {
 		return err
 	}
@@ -240,7 +240,7 @@ func (b *Builder) tellLabels(s *rootfsStep, in buildcache.Inputs, told *explain.
 // tellResult notes what came of a layer, and whether that is what it was.
 func (b *Builder) tellResult(s *rootfsStep, told *explain.Layer, c *chain) {
 	told.Result = string(c.ID())
-	latest, err := b.cache.Latest(s.l.File.Path, s.l.Name)
+	latest, err := b.Cache.Latest(s.l.File.Path, s.l.Name)
 	if told.Outcome != explain.Built || err != nil || latest.Result == "" {
 		return
 	}
@@ -310,7 +310,7 @@ func (b *Builder) tell(ctx context.Context, start time.Time, failure error) erro
 	if err != nil {
 		return err
 	}
-	return b.cache.PutJournal(number, raw)
+	return b.Cache.PutJournal(number, raw)
 }
 
 // told is what is told of the layers, in the order of the graph.

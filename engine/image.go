@@ -58,12 +58,12 @@ func (b *Builder) putImages(ctx context.Context) error {
 	if err != nil {
 		return before.explain(err)
 	}
-	if err := b.cache.AddLayout(b.OCIDir); err != nil {
+	if err := b.Cache.AddLayout(b.OCIDir); err != nil {
 		return err
 	}
 	b.tellChanged(output, images)
 	defer b.lingering("", "writing images to "+b.OCIDir)()
-	err = output.Put(ctx, b.blobs, images)
+	err = output.Put(ctx, b.Blobs, images)
 	if errors.Is(err, oci.ErrCorrupt) {
 		return damaged(err)
 	}
@@ -97,7 +97,7 @@ func (b *Builder) tellChanged(output *oci.Layout, images map[string]*oci.Image) 
 // anew: what was damaged is put aside.
 func (b *Builder) layout(ctx context.Context) (*oci.Layout, error) {
 	output, err := oci.CreateLayout(b.OCIDir)
-	if err == nil || !b.cache.HasLayout(b.OCIDir) {
+	if err == nil || !b.Cache.HasLayout(b.OCIDir) {
 		return output, err
 	}
 	if _, missing := os.Stat(filepath.Join(b.OCIDir, "blobs")); missing != nil {

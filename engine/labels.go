@@ -43,7 +43,7 @@ func (b *Builder) labels(ctx context.Context, s *rootfsStep, o *outcome) (map[st
 		return nil, "", err
 	}
 	defer ended()
-	lock, err := b.cache.Lock(ctx, key, "has been making the same labels")
+	lock, err := b.Cache.Lock(ctx, key, "has been making the same labels")
 	if err != nil {
 		return nil, "", err
 	}
@@ -55,7 +55,7 @@ func (b *Builder) labels(ctx context.Context, s *rootfsStep, o *outcome) (map[st
 	if labels, err = b.generateLabels(ctx, s, c); err != nil {
 		return nil, "", err
 	}
-	_, err = b.cache.Put(buildcache.Labels, in, labels, time.Since(start), origin(s.l))
+	_, err = b.Cache.Put(buildcache.Labels, in, labels, time.Since(start), origin(s.l))
 	return labels, key, err
 }
 
@@ -76,7 +76,7 @@ func (b *Builder) generateLabels(ctx context.Context, s *rootfsStep, c *chain) (
 	if err := b.ensure(ctx, s.l, c); err != nil {
 		return nil, err
 	}
-	upper, err := b.snapshots.Prepare(ctx, c.ID())
+	upper, err := b.Snapshots.Prepare(ctx, c.ID())
 	if err != nil {
 		return nil, snapshotDamage(err)
 	}

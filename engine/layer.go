@@ -158,7 +158,7 @@ func (b *Builder) rootfs(ctx context.Context, s *rootfsStep, o *outcome, looked 
 	}
 	defer ended()
 	o.waited = time.Since(ready)
-	lock, err := b.cache.Lock(ctx, s.inputs.Key(buildcache.Rootfs), "has been doing the same step")
+	lock, err := b.Cache.Lock(ctx, s.inputs.Key(buildcache.Rootfs), "has been doing the same step")
 	if err != nil {
 		return nil, fs, err
 	}
@@ -186,7 +186,7 @@ func (b *Builder) rootfs(ctx context.Context, s *rootfsStep, o *outcome, looked 
 		return record, fs, err
 	}
 	b.dropKept(s.l)
-	record, err = b.cache.Put(buildcache.Rootfs, s.inputs, made, time.Since(start), b.origin(s))
+	record, err = b.Cache.Put(buildcache.Rootfs, s.inputs, made, time.Since(start), b.origin(s))
 	return record, made, err
 }
 
@@ -230,7 +230,7 @@ func (b *Builder) lookupRootfs(ctx context.Context, s *rootfsStep) (*buildcache.
 
 // lookup decodes the remembered result of a step.
 func (b *Builder) lookup(kind buildcache.Kind, in buildcache.Inputs, result any) (*buildcache.Record, error) {
-	record, err := b.cache.Get(kind, in.Key(kind))
+	record, err := b.Cache.Get(kind, in.Key(kind))
 	if err != nil {
 		if _, said := b.damaged.LoadOrStore(in.Key(kind), true); errors.Is(err, buildcache.ErrCorrupt) && !said {
 			b.report(progress.Event{Kind: progress.Warning, Text: fmt.Sprintf("a damaged %s record has been put aside in the state folder's corrupt folder", kind)})
@@ -246,20 +246,20 @@ func (b *Builder) setLatest(l *layers.Layer, o *outcome, rootfs, labels buildcac
 	if labels != "" {
 		keys[buildcache.Labels] = labels
 	}
-	if before, err := b.cache.Latest(l.File.Path, l.Name); err == nil && !before.Failed &&
+	if before, err := b.Cache.Latest(l.File.Path, l.Name); err == nil && !before.Failed &&
 		before.Keys[buildcache.Rootfs] == rootfs && before.Keys[buildcache.Labels] == labels && before.Result == string(o.chain.ID()) {
 		return nil
 	}
-	return b.cache.SetLatest(buildcache.Latest{Stackerfile: l.File.Path, Layer: l.Name, Keys: keys, Result: string(o.chain.ID()), Time: time.Now().UTC()})
+	return b.Cache.SetLatest(buildcache.Latest{Stackerfile: l.File.Path, Layer: l.Name, Keys: keys, Result: string(o.chain.ID()), Time: time.Now().UTC()})
 }
 
 // setFailed remembers that the last build of a layer failed. It is a help for
 // explanations only, and so is never an error.
 func (b *Builder) setFailed(l *layers.Layer) {
 	latest := buildcache.Latest{Stackerfile: l.File.Path, Layer: l.Name}
-	if before, err := b.cache.Latest(l.File.Path, l.Name); err == nil {
+	if before, err := b.Cache.Latest(l.File.Path, l.Name); err == nil {
 		latest = *before
 	}
 	latest.Failed, latest.Time = true, time.Now().UTC()
-	_ = b.cache.SetLatest(latest)
+	_ = b.Cache.SetLatest(latest)
 }

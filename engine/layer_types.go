@@ -88,7 +88,7 @@ func (b *Builder) packFilesystem(ctx context.Context, s *rootfsStep, c *chain, f
 		return layer, err
 	}
 	in := filesystemInputs(c, f, version, !b.NoVerity)
-	if _, err := b.lookup(buildcache.Pack, in, &layer.Descriptor); err == nil && b.blobs.Has(layer.Descriptor) {
+	if _, err := b.lookup(buildcache.Pack, in, &layer.Descriptor); err == nil && b.Blobs.Has(layer.Descriptor) {
 		layer.DiffID = layer.Digest
 		return layer, nil
 	}
@@ -102,12 +102,12 @@ func (b *Builder) packFilesystem(ctx context.Context, s *rootfsStep, c *chain, f
 	if layer, err = b.makeFilesystem(ctx, s.l, c, f); err != nil {
 		return layer, err
 	}
-	_, err = b.cache.Put(buildcache.Pack, in, layer.Descriptor, time.Since(start), origin(s.l))
+	_, err = b.Cache.Put(buildcache.Pack, in, layer.Descriptor, time.Since(start), origin(s.l))
 	return layer, err
 }
 
 func (b *Builder) makeFilesystem(ctx context.Context, l *layers.Layer, c *chain, f oci.Filesystem) (layer oci.Layer, err error) {
-	dir, release, err := b.snapshots.Difference(ctx, c.id)
+	dir, release, err := b.Snapshots.Difference(ctx, c.id)
 	if err != nil {
 		return layer, snapshotDamage(err)
 	}
@@ -118,7 +118,7 @@ func (b *Builder) makeFilesystem(ctx context.Context, l *layers.Layer, c *chain,
 	}
 	defer free()
 	defer b.doing(l, "packing as "+string(f))()
-	layer, warnings, err := b.blobs.PackFilesystem(ctx, dir, f, !b.NoVerity)
+	layer, warnings, err := b.Blobs.PackFilesystem(ctx, dir, f, !b.NoVerity)
 	for _, warning := range warnings {
 		b.notice(l, progress.Warning, "%s", warning)
 	}

@@ -48,7 +48,7 @@ func (b *Builder) openLog() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return b.cache.CreateLog(number)
+	return b.Cache.CreateLog(number)
 }
 
 // Log copies the log of a build to w, with no more than colours for a terminal to obey:

@@ -46,20 +46,20 @@ func Grab(ctx context.Context, o Options, layer, file, dest string) (err error) 
 	if err != nil {
 		return err
 	}
-	view, err := b.snapshots.View(ctx, id)
+	view, err := b.Snapshots.View(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer view.Release()
 	from := imports.Source{Root: view.Root, Path: path.Join("/", file)}
-	tree, err := b.sources.Digest(ctx, from)
+	tree, err := b.Sources.Digest(ctx, from)
 	if errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("layer %q has no %s", layer, from.Path)
 	}
 	if err != nil {
 		return err
 	}
-	return b.sources.Copy(ctx, from, tree, "/", to, imports.CopyOptions{Epoch: time.Now(), Harmless: true})
+	return b.Sources.Copy(ctx, from, tree, "/", to, imports.CopyOptions{Epoch: time.Now(), Harmless: true})
 }
 
 // unread stands for a layer of the stackerfile without reading that.
@@ -90,18 +90,18 @@ func openMounting(ctx context.Context, o Options, graph *layers.Graph) (*Builder
 // lastBuilt returns the ChainID of a layer as it was last built, of this
 // stackerfile or else of any, and makes sure of its snapshot.
 func (b *Builder) lastBuilt(ctx context.Context, l *layers.Layer) (digest.Digest, error) {
-	latest, err := b.cache.Latest(l.File.Path, l.Name)
+	latest, err := b.Cache.Latest(l.File.Path, l.Name)
 	if errors.Is(err, buildcache.ErrNotFound) {
 		latest, err = b.latestOf(l.Name)
 	}
 	if err != nil {
 		return "", err
 	}
-	if id, err := b.rootfsOf(latest); err == nil && (id == "" || b.snapshots.Has(id)) {
+	if id, err := b.rootfsOf(latest); err == nil && (id == "" || b.Snapshots.Has(id)) {
 		return id, nil
 	}
 	// Its snapshot has made room for others. The image has its layers, too.
-	image, err := b.blobs.BaseFromLayout(ctx, b.OCIDir, l.Name, platform(l))
+	image, err := b.Blobs.BaseFromLayout(ctx, b.OCIDir, l.Name, platform(l))
 	if err != nil {
 		return "", fmt.Errorf("the files of layer %q are no longer here: `layerbuild build --no-cache=%s` brings them back", l.Name, l.Name)
 	}
@@ -110,7 +110,7 @@ func (b *Builder) lastBuilt(ctx context.Context, l *layers.Layer) (digest.Digest
 }
 
 func (b *Builder) latestOf(layer string) (*buildcache.Latest, error) {
-	all, err := b.cache.LatestOf(layer)
+	all, err := b.Cache.LatestOf(layer)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +125,7 @@ func (b *Builder) latestOf(layer string) (*buildcache.Latest, error) {
 // rootfsOf returns the ChainID of what a build gave: its base's, and what the
 // rootfs step added to it.
 func (b *Builder) rootfsOf(latest *buildcache.Latest) (digest.Digest, error) {
-	record, err := b.cache.Get(buildcache.Rootfs, latest.Keys[buildcache.Rootfs])
+	record, err := b.Cache.Get(buildcache.Rootfs, latest.Keys[buildcache.Rootfs])
 	if err != nil {
 		return "", err
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/docker/go-units"
 	"github.com/moby/sys/userns"
 	"golang.org/x/sys/unix"
 )
@@ -79,7 +80,7 @@ func (before room) explain(err error) error {
 	case full && before.fewInodes():
 		why = fmt.Sprintf("the filesystem of %s has no inodes left: the build needs more than the %d that were free when it began; `layerbuild prune` makes room", before.path, before.inodes)
 	case full:
-		why = fmt.Sprintf("the filesystem of %s is full: the build needs more than the %s that were free when it began; `layerbuild prune` makes room", before.path, bytesText(before.bytes))
+		why = fmt.Sprintf("the filesystem of %s is full: the build needs more than the %s that were free when it began; `layerbuild prune` makes room", before.path, units.HumanSize(float64(before.bytes)))
 	case errors.Is(err, unix.EDQUOT):
 		why = fmt.Sprintf("the disk quota on the filesystem of %s is used up: the build needs more; `layerbuild prune` makes room", before.path)
 	case errors.Is(err, unix.EROFS):
@@ -107,7 +108,7 @@ func (b *Builder) short() string {
 	now := roomOf(before.path)
 	switch {
 	case now.bytes < 1<<20:
-		return fmt.Sprintf("the filesystem of %s is full: %s were free when the build began", now.path, bytesText(before.bytes))
+		return fmt.Sprintf("the filesystem of %s is full: %s were free when the build began", now.path, units.HumanSize(float64(before.bytes)))
 	case now.inodes > 0 && now.inodes < 16:
 		return fmt.Sprintf("the filesystem of %s has no inodes left: %d were free when the build began", now.path, before.inodes)
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/docker/go-units"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/term"
 
@@ -35,8 +36,8 @@ func (b *Builder) makeRootfs(ctx context.Context, s *rootfsStep) (rootfs, error)
 		layer, empty, err := b.addLayer(ctx, s, c, points, change)
 		if err == nil && !empty {
 			c = c.with(layer)
-			b.cache.Exhume(buildcache.BurySnapshot, c.id.Encoded())
-			fs.Layers = append(fs.Layers, added{layer.DiffID, by})
+			b.Cache.Exhume(buildcache.BurySnapshot, c.id.Encoded())
+			fs.Layers = append(fs.Layers, buildcache.AddedLayer{DiffID: layer.DiffID, By: by})
 		}
 		return err
 	}
@@ -73,7 +74,7 @@ func (b *Builder) makeRootfs(ctx context.Context, s *rootfsStep) (rootfs, error)
 // addLayer makes a layer of what change does to the rootfs of a chain. The layer
 // is empty, and not there, if nothing changed.
 func (b *Builder) addLayer(ctx context.Context, s *rootfsStep, c *chain, points []sandbox.Mountpoint, change func(root string) error) (layer oci.Layer, empty bool, err error) {
-	upper, err := b.snapshots.Prepare(ctx, c.ID())
+	upper, err := b.Snapshots.Prepare(ctx, c.ID())
 	if err != nil {
 		return layer, false, snapshotDamage(err)
 	}
@@ -117,7 +118,7 @@ func (b *Builder) commit(ctx context.Context, s *rootfsStep, upper *overlay.Muta
 	if err != nil {
 		return "", err
 	}
-	if err := b.snapshots.Hold(ctx, snap.ID); err != nil {
+	if err := b.Snapshots.Hold(ctx, snap.ID); err != nil {
 		return "", err
 	}
 	if !discard {
@@ -297,7 +298,7 @@ func (r *stepRun) failed(ctx context.Context, exit *sandbox.ExitError) error {
 	}
 	memory := ""
 	if exit.OutOfMemory {
-		memory = "it needs more than the " + bytesText(r.b.Limits.Memory) + " of --memory"
+		memory = "it needs more than the " + units.HumanSize(float64(r.b.Limits.Memory)) + " of --memory"
 	}
 	for _, lack := range []string{r.b.short(), fewOwners(), memory} {
 		if lack != "" {

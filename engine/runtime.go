@@ -55,13 +55,13 @@ func (r *lazyRuntime) find(ctx context.Context) (*sandbox.Runtime, error) {
 	}
 	tmp := filepath.Join(r.b.StateDir, "tmp")
 	question := r.question()
-	if known, err := r.b.cache.Resolution(question); err == nil {
+	if known, err := r.b.Cache.Resolution(question); err == nil {
 		r.real = sandbox.Known(known.Answer, tmp)
 	} else {
 		if r.real, err = sandbox.Find(ctx, r.b.Runtime, tmp); err != nil {
 			return nil, err
 		}
-		if err := r.b.cache.SetResolution(question, r.real.Path); err != nil {
+		if err := r.b.Cache.SetResolution(question, r.real.Path); err != nil {
 			return nil, err
 		}
 	}
@@ -78,7 +78,7 @@ func (r *lazyRuntime) known() bool {
 	if !r.b.hasScripts() {
 		return true
 	}
-	_, err := r.b.cache.Resolution(r.question())
+	_, err := r.b.Cache.Resolution(r.question())
 	return err == nil
 }
 

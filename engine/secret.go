@@ -252,7 +252,7 @@ func (b *Builder) keyedSecret(s *Secret) (buildcache.Input, error) {
 			return buildcache.Input{}, err
 		}
 	}
-	return b.cache.SecretInput(bytes.TrimSpace(key), s.ID, value)
+	return b.Cache.SecretInput(bytes.TrimSpace(key), s.ID, value)
 }
 
 // haveSecrets fails when a layer that is to be built needs a secret that is not given.

@@ -41,7 +41,7 @@ func (b *Builder) keep(l *layers.Layer, upper *overlay.Mutable) {
 
 // dropKept removes what an earlier failure of a layer left, now that it went well.
 func (b *Builder) dropKept(l *layers.Layer) {
-	if err := b.snapshots.RemoveKept(keptName(l)); err != nil && !errors.Is(err, overlay.ErrNotFound) {
+	if err := b.Snapshots.RemoveKept(keptName(l)); err != nil && !errors.Is(err, overlay.ErrNotFound) {
 		b.notice(l, progress.Warning, "%s", err)
 	}
 }
@@ -52,7 +52,7 @@ func (b *Builder) shell(ctx context.Context, l *layers.Layer) error {
 	if err := b.mounts(); err != nil {
 		return err
 	}
-	upper, err := b.snapshots.Find(ctx, keptName(l))
+	upper, err := b.Snapshots.Find(ctx, keptName(l))
 	if errors.Is(err, overlay.ErrNotFound) {
 		err = errors.New("no failed run of it is kept: build it with --keep-failed; `layerbuild chroot` shows what is built")
 	}

@@ -207,11 +207,11 @@ func (b *Builder) paths() map[*layers.Layer]time.Duration {
 
 // cost is how long a layer's step took when it was last done.
 func (b *Builder) cost(l *layers.Layer) time.Duration {
-	latest, err := b.cache.Latest(l.File.Path, l.Name)
+	latest, err := b.Cache.Latest(l.File.Path, l.Name)
 	if err != nil || latest.Keys[buildcache.Rootfs] == "" {
 		return unknownCost
 	}
-	record, err := b.cache.Get(buildcache.Rootfs, latest.Keys[buildcache.Rootfs])
+	record, err := b.Cache.Get(buildcache.Rootfs, latest.Keys[buildcache.Rootfs])
 	if err != nil {
 		return unknownCost
 	}

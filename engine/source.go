@@ -88,7 +88,7 @@ func (s *source) measure(ctx context.Context) (m measure, err error) {
 		}
 		defer release()
 		defer s.lingering("digesting")()
-		if m.Tree, err = s.b.sources.Digest(ctx, s.at); err == nil {
+		if m.Tree, err = s.b.Sources.Digest(ctx, s.at); err == nil {
 			s.b.use(m.Tree.Digest.Encoded())
 		}
 		return m, err
@@ -115,15 +115,15 @@ func (s *source) measure(ctx context.Context) (m measure, err error) {
 	}
 	defer release()
 	defer s.lingering("digesting")()
-	if m.Tree, err = s.b.sources.Digest(ctx, at); err != nil {
+	if m.Tree, err = s.b.Sources.Digest(ctx, at); err != nil {
 		return m, s.missing(err)
 	}
 	if !m.Tree.Dir {
-		if m.File, err = s.b.sources.FileDigest(ctx, at); err != nil {
+		if m.File, err = s.b.Sources.FileDigest(ctx, at); err != nil {
 			return m, err
 		}
 	}
-	_, err = s.b.cache.Put(buildcache.Digest, in, m, time.Since(start), origin(s.l))
+	_, err = s.b.Cache.Put(buildcache.Digest, in, m, time.Since(start), origin(s.l))
 	return m, err
 }
 
@@ -131,7 +131,7 @@ func (s *source) measure(ctx context.Context) (m measure, err error) {
 func (s *source) digest(ctx context.Context) (digest.Digest, error) {
 	if s.at.Path != "" {
 		defer s.lingering("digesting")()
-		return s.b.sources.FileDigest(ctx, s.at)
+		return s.b.Sources.FileDigest(ctx, s.at)
 	}
 	m, err := s.measure(ctx)
 	if err == nil && m.Tree.Dir {
@@ -156,7 +156,7 @@ func (s *source) open(ctx context.Context) (at imports.Source, release func(), e
 	if err := s.b.ensure(ctx, s.l, s.chain); err != nil {
 		return at, nil, err
 	}
-	view, err := s.b.snapshots.View(ctx, s.chain.ID())
+	view, err := s.b.Snapshots.View(ctx, s.chain.ID())
 	if err != nil {
 		return at, nil, snapshotDamage(err)
 	}
@@ -176,7 +176,7 @@ func (s *source) mirror(ctx context.Context, tree imports.Tree) (*imports.Mirror
 	defer s.lingering("copying")()
 	var mirror *imports.Mirror
 	return mirror, s.withManifest(ctx, at, tree, func() (err error) {
-		mirror, err = s.b.sources.Mirror(ctx, at, tree)
+		mirror, err = s.b.Sources.Mirror(ctx, at, tree)
 		return err
 	})
 }
@@ -189,5 +189,5 @@ func (s *source) copy(ctx context.Context, tree imports.Tree, root, dest string,
 	}
 	defer release()
 	defer s.lingering("copying")()
-	return s.withManifest(ctx, at, tree, func() error { return s.b.sources.Copy(ctx, at, tree, root, dest, o) })
+	return s.withManifest(ctx, at, tree, func() error { return s.b.Sources.Copy(ctx, at, tree, root, dest, o) })
 }

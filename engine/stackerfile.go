@@ -8,6 +8,7 @@ import (
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/namespace"
+	"github.com/layerbuild/layerbuild/stores"
 )
 
 // Stackerfiles brings those that are named by URLs, as http(s) imports are brought:
@@ -25,16 +26,16 @@ func (s *Stackerfiles) Name(url string) string { return imports.Redact(url) }
 
 // Fetch is a method of layers.Fetcher.
 func (s *Stackerfiles) Fetch(url string) (string, error) {
-	r, err := openRooms(s.Context, s.StateDir, imports.Options{})
+	set, err := stores.Open(s.Context, s.StateDir, imports.Options{})
 	if err != nil {
 		return "", err
 	}
-	defer r.close()
+	defer set.Close()
 	credentials, err := imports.DefaultCredentials(os.Getenv)
 	if err != nil {
 		return "", err
 	}
-	file, err := r.sources.Fetch(s.Context, url, imports.FetchOptions{Offline: s.Offline, MaxSize: layers.MaxSize, Credentials: credentials})
+	file, err := set.Sources.Fetch(s.Context, url, imports.FetchOptions{Offline: s.Offline, MaxSize: layers.MaxSize, Credentials: credentials})
 	if file.Notice != "" && !namespace.InLastLife() { // in which a build does again what it did
 		s.Notice(file.Notice)
 	}

@@ -53,14 +53,7 @@ type overlaid struct {
 }
 
 // A rootfs is the result of a rootfs step: the layers it added to its base.
-type rootfs struct {
-	Layers []added `json:"layers"`
-}
-
-type added struct {
-	DiffID digest.Digest `json:"diff_id"`
-	By     string        `json:"by"` // what made it, for the image's history
-}
+type rootfs buildcache.RootfsResult
 
 // newRootfsStep measures all that the step reads. What cannot change the result
 // is left out: without a run nobody sees the environment, the layer's name, or

@@ -64,7 +64,7 @@ type unpacking struct {
 // snapshot makes the layer's snapshot, unless another makes it.
 func (u *unpacking) snapshot(ctx context.Context) error {
 	// Who has this lock waits for those of layers below at most: no two wait for each other.
-	lock, err := u.cache.Lock(ctx, buildcache.Key(u.c.id.Encoded()), "has been unpacking layer "+u.c.diff.String())
+	lock, err := u.Cache.Lock(ctx, buildcache.Key(u.c.id.Encoded()), "has been unpacking layer "+u.c.diff.String())
 	if err != nil {
 		return err
 	}
@@ -83,7 +83,7 @@ func (u *unpacking) snapshot(ctx context.Context) error {
 	if _, err = upper.Commit(ctx, u.c.diff, u.label(u.l, u.c)); err != nil {
 		return err
 	}
-	return u.snapshots.Hold(ctx, u.c.id)
+	return u.Snapshots.Hold(ctx, u.c.id)
 }
 
 // unpack unpacks the layer onto those below it, or beside them while they are not there
@@ -105,7 +105,7 @@ func (u *unpacking) unpack(ctx context.Context) (*overlay.Mutable, error) {
 // onto unpacks the layer onto a view of those below it, so that whiteouts are deletions,
 // and folders that the layer does not mention keep their attributes.
 func (u *unpacking) onto(ctx context.Context) (*overlay.Mutable, error) {
-	upper, err := u.snapshots.Prepare(ctx, u.c.below.ID())
+	upper, err := u.Snapshots.Prepare(ctx, u.c.below.ID())
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +126,7 @@ func (u *unpacking) onto(ctx context.Context) (*overlay.Mutable, error) {
 // returns when they are there, whatever comes of it, so that of several errors the
 // lowest layer's is told.
 func (u *unpacking) beside(ctx context.Context) (upper *overlay.Mutable, err error) {
-	staged, err := u.snapshots.Stage(ctx)
+	staged, err := u.Snapshots.Stage(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -161,5 +161,5 @@ func (u *unpacking) to(ctx context.Context, root string, changes oci.Changes) er
 	layer := u.c.layer()
 	what := "unpacking " + layer.Digest.Encoded()[:12]
 	defer u.doing(u.l, what)()
-	return privileged(u.blobs.Stage(ctx, layer, root, changes, u.meter(u.l, what)), "")
+	return privileged(u.Blobs.Stage(ctx, layer, root, changes, u.meter(u.l, what)), "")
 }

@@ -344,10 +344,10 @@ func newEnsurer(t *testing.T, stack ...[]tar.Header) (*Builder, *chain, *held) {
 	state, said := t.TempDir(), &held{}
 	b := must(open(t.Context(), Options{StateDir: state, OCIDir: filepath.Join(state, "oci"), Sink: said}, &layers.Graph{}))
 	t.Cleanup(b.close)
-	b.mayMount, b.ready, b.snapshots.Space = true, func() error { return nil }, nil
+	b.mayMount, b.ready, b.Snapshots.Space = true, func() error { return nil }, nil
 	var base *chain
 	for _, entries := range stack {
-		d := must(b.blobs.PutBytes(t.Context(), ispec.MediaTypeImageLayer, layerTar(t, entries)))
+		d := must(b.Blobs.PutBytes(t.Context(), ispec.MediaTypeImageLayer, layerTar(t, entries)))
 		base = base.with(oci.Layer{Descriptor: d, DiffID: d.Digest})
 	}
 	return b, base, said
@@ -370,7 +370,7 @@ func TestEnsure(t *testing.T) {
 	if n := reported(said, progress.Started, "unpacking"); n != base.layers()+again || again > 1 {
 		t.Errorf("%d layers were unpacked, and %d once more, in %d goes", base.layers(), again, n)
 	}
-	view := must(b.snapshots.View(t.Context(), base.id))
+	view := must(b.Snapshots.View(t.Context(), base.id))
 	defer view.Release()
 	for path, want := range map[string]bool{"d/n": false, "d/f": true, "usr/lib/n": true} {
 		if _, err := os.Lstat(filepath.Join(view.Root, path)); (err == nil) != want {
@@ -393,7 +393,7 @@ func TestEnsureFails(t *testing.T) {
 		t.Errorf("%v, not about %s", err, lie)
 	}
 	for i, link := range base.all() {
-		if there := b.snapshots.Has(link.id); there != (i == 0) {
+		if there := b.Snapshots.Has(link.id); there != (i == 0) {
 			t.Errorf("layer %d is there: %v", i, there)
 		}
 	}

@@ -78,16 +78,16 @@ func (b *Builder) contents(ctx context.Context, s *rootfsStep, fs rootfs) (map[s
 }
 
 func (b *Builder) content(ctx context.Context, id digest.Digest) (c content, err error) {
-	dir, release, err := b.snapshots.Difference(ctx, id)
+	dir, release, err := b.Snapshots.Difference(ctx, id)
 	if err != nil {
 		return c, err
 	}
 	defer release()
-	tree, err := b.sources.Digest(ctx, imports.Source{Root: dir, Path: "/", Content: true})
+	tree, err := b.Sources.Digest(ctx, imports.Source{Root: dir, Path: "/", Content: true})
 	if err != nil {
 		return c, err
 	}
-	if c.entries, err = b.sources.Entries(tree.Digest); err != nil {
+	if c.entries, err = b.Sources.Entries(tree.Digest); err != nil {
 		return c, err
 	}
 	c.status = map[string]unix.Stat_t{}
@@ -155,8 +155,8 @@ func (b *Builder) discard(ctx context.Context, s *rootfsStep, keep, fs rootfs) e
 		kept[c.id] = true
 	}
 	for c := fs.onto(s.base.chain); c != nil && !kept[c.id]; c = c.below {
-		b.snapshots.Release(c.id)
-		if err := b.snapshots.Remove(ctx, c.id); err != nil {
+		b.Snapshots.Release(c.id)
+		if err := b.Snapshots.Remove(ctx, c.id); err != nil {
 			return fmt.Errorf("removing a snapshot that is not reproducible: %w", err)
 		}
 	}

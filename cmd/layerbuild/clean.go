@@ -7,6 +7,7 @@ import (
 
 	"github.com/layerbuild/layerbuild/engine"
 	"github.com/layerbuild/layerbuild/layers"
+	"github.com/layerbuild/layerbuild/stores"
 )
 
 func newCleanCommand(s *settings) *cobra.Command {
@@ -25,7 +26,7 @@ anything; --all removes that too.`,
 				return err
 			}
 			if all {
-				if err := engine.EnterState(s.stateDir); err != nil {
+				if err := stores.Enter(s.stateDir); err != nil {
 					return err
 				}
 			}
@@ -44,7 +45,7 @@ anything; --all removes that too.`,
 				}
 			}
 			if all {
-				return engine.Forget(cmd.Context(), s.stateDir)
+				return stores.Destroy(cmd.Context(), s.stateDir)
 			}
 			return nil
 		},

@@ -11,7 +11,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
-	"github.com/layerbuild/layerbuild/engine"
+	"github.com/layerbuild/layerbuild/gc"
 )
 
 // configFile is the config file.
@@ -37,7 +37,7 @@ type ruleText struct {
 }
 
 // policy is what is removed after builds: what the config file says, or the default.
-func (s *settings) policy() ([]engine.Rule, error) {
+func (s *settings) policy() ([]gc.Rule, error) {
 	path, file, err := s.configuration()
 	if err != nil {
 		return nil, err
@@ -90,11 +90,11 @@ func (s *settings) defaultConfig() string {
 	return filepath.Join(dir, "layerbuild", "config.yaml")
 }
 
-func (file *configFile) policy() ([]engine.Rule, error) {
+func (file *configFile) policy() ([]gc.Rule, error) {
 	if file.GC == nil {
-		return engine.DefaultPolicy(), nil
+		return gc.DefaultPolicy(), nil
 	}
-	rules := []engine.Rule{}
+	rules := []gc.Rule{}
 	for n, text := range *file.GC {
 		rule, err := text.rule()
 		if err != nil {
@@ -106,25 +106,25 @@ func (file *configFile) policy() ([]engine.Rule, error) {
 }
 
 // rule reads the sizes, durations and filters of a rule.
-func (t ruleText) rule() (engine.Rule, error) {
-	rule := engine.Rule{All: t.All, MaxInodes: t.MaxInodes}
+func (t ruleText) rule() (gc.Rule, error) {
+	rule := gc.Rule{All: t.All, MaxInodes: t.MaxInodes}
 	var err error
-	if rule.Filters, err = engine.ParseFilters(t.Filters); err != nil {
+	if rule.Filters, err = gc.ParseFilters(t.Filters); err != nil {
 		return rule, err
 	}
 	if t.KeepDuration != "" {
-		if rule.KeepDuration, err = engine.ParseDuration(t.KeepDuration); err != nil {
+		if rule.KeepDuration, err = gc.ParseDuration(t.KeepDuration); err != nil {
 			return rule, err
 		}
 	}
 	for _, size := range []struct {
 		text string
-		to   *engine.Size
+		to   *gc.Size
 	}{{t.MaxUsedSpace, &rule.MaxUsed}, {t.MinFreeSpace, &rule.MinFree}, {t.ReservedSpace, &rule.Reserved}} {
 		if size.text == "" {
 			continue
 		}
-		if *size.to, err = engine.ParseSize(size.text); err != nil {
+		if *size.to, err = gc.ParseSize(size.text); err != nil {
 			return rule, err
 		}
 	}

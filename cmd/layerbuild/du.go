@@ -11,7 +11,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
-	"github.com/layerbuild/layerbuild/engine"
+	"github.com/layerbuild/layerbuild/gc"
 )
 
 func newDiskUsageCommand(s *settings) *cobra.Command {
@@ -36,14 +36,14 @@ been used for a day. An item must match all of them.`,
   layerbuild du --format json | jq '.items[] | select(.size > 1e9) | .description'`,
 		Args: noArguments(""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			parsed, err := engine.ParseFilters(filters)
+			parsed, err := gc.ParseFilters(filters)
 			if err != nil {
 				return err
 			}
 			if format != "table" && format != "json" {
 				return fmt.Errorf("--format is %q: it should be table or json", format)
 			}
-			usage, err := engine.DiskUsage(cmd.Context(), s.stateDir, parsed)
+			usage, err := gc.DiskUsage(cmd.Context(), s.stateDir, parsed)
 			if err != nil {
 				return err
 			}
@@ -69,11 +69,11 @@ been used for a day. An item must match all of them.`,
 	return cmd
 }
 
-func showTypes(w io.Writer, usage *engine.Usage) {
+func showTypes(w io.Writer, usage *gc.Usage) {
 	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	defer table.Flush()
 	fmt.Fprintln(table, "TYPE\tITEMS\tSIZE\tRECLAIMABLE\tLAST USED")
-	for _, kind := range engine.Kinds() {
+	for _, kind := range gc.Kinds() {
 		var n int
 		var size, reclaimable int64
 		var last time.Time
@@ -99,7 +99,7 @@ func showTypes(w io.Writer, usage *engine.Usage) {
 	}
 }
 
-func showItems(w io.Writer, items []*engine.Item) {
+func showItems(w io.Writer, items []*gc.Item) {
 	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	defer table.Flush()
 	fmt.Fprintln(table, "ID\tTYPE\tPARENT\tSIZE\tBLOB\tINODES\tUSED\tLAST USED\tCREATED\tFLAGS\tDESCRIPTION")
@@ -110,14 +110,14 @@ func showItems(w io.Writer, items []*engine.Item) {
 }
 
 // parent is the beginning of what an item stands on, enough to find it in the table.
-func parent(i *engine.Item) string {
+func parent(i *gc.Item) string {
 	if len(i.Parent) < 19 {
 		return "-"
 	}
 	return i.Parent[:19]
 }
 
-func itemFlags(i *engine.Item) string {
+func itemFlags(i *gc.Item) string {
 	flags := "private"
 	if i.Shared {
 		flags = "shared"
@@ -131,8 +131,8 @@ func itemFlags(i *engine.Item) string {
 	return flags
 }
 
-func showTotals(w io.Writer, usage *engine.Usage) error {
-	shared := slices.ContainsFunc(usage.Items, func(i *engine.Item) bool { return i.InUse })
+func showTotals(w io.Writer, usage *gc.Usage) error {
+	shared := slices.ContainsFunc(usage.Items, func(i *gc.Item) bool { return i.InUse })
 	note := ""
 	if shared {
 		note = "; the rest is in use"

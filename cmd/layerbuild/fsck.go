@@ -5,11 +5,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/layerbuild/layerbuild/engine"
+	"github.com/layerbuild/layerbuild/gc"
 )
 
 func newFsckCommand(s *settings) *cobra.Command {
-	var o engine.FsckOptions
+	var o gc.FsckOptions
 	cmd := &cobra.Command{
 		Use:   "fsck",
 		Short: "Check the state folder",
@@ -24,14 +24,14 @@ needed. The exit status is 1 if there are faults that were not repaired.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.StateDir = s.stateDir
-			o.Found = func(f engine.Fault) {
+			o.Found = func(f gc.Fault) {
 				note := ""
 				if f.Repaired {
 					note = " (repaired)"
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "%s %s: %s%s\n", f.Type, printable(f.ID), f.Problem, note)
 			}
-			n, err := engine.Fsck(cmd.Context(), o)
+			n, err := gc.Fsck(cmd.Context(), o)
 			if err == nil && !s.quiet {
 				fmt.Fprintf(cmd.OutOrStdout(), "checked %d things: sound\n", n)
 			}

@@ -3,7 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
-	"github.com/layerbuild/layerbuild/engine"
+	"github.com/layerbuild/layerbuild/gc"
 )
 
 func newGCCommand(s *settings) *cobra.Command {
@@ -30,7 +30,7 @@ there are rules like these; "gc: []" is none.`,
 				return err
 			}
 			tally := newTally(s, cmd, false)
-			err = engine.GC(cmd.Context(), engine.PruneOptions{StateDir: s.stateDir, Rules: policy, Removed: tally.removed})
+			err = gc.Collect(cmd.Context(), s.stateDir, policy, tally.removed)
 			tally.total()
 			return err
 		},

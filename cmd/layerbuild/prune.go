@@ -10,7 +10,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/layerbuild/layerbuild/engine"
+	"github.com/layerbuild/layerbuild/gc"
+	"github.com/layerbuild/layerbuild/stores"
 )
 
 // pruneFlags are the flags of prune.
@@ -58,7 +59,7 @@ func (s *settings) prune(cmd *cobra.Command, f *pruneFlags) error {
 	if err != nil {
 		return err
 	}
-	if err := engine.EnterState(s.stateDir); err != nil {
+	if err := stores.Enter(s.stateDir); err != nil {
 		return err
 	}
 	if !f.dryRun && !f.force {
@@ -67,8 +68,8 @@ func (s *settings) prune(cmd *cobra.Command, f *pruneFlags) error {
 		}
 	}
 	tally := newTally(s, cmd, f.dryRun)
-	err = engine.Prune(cmd.Context(), engine.PruneOptions{
-		StateDir: s.stateDir, Rules: []engine.Rule{rule}, By: "layerbuild prune", DryRun: f.dryRun, Removed: tally.removed,
+	err = gc.Prune(cmd.Context(), gc.PruneOptions{
+		StateDir: s.stateDir, Rules: []gc.Rule{rule}, By: "layerbuild prune", DryRun: f.dryRun, Removed: tally.removed,
 	})
 	tally.total()
 	return err
@@ -108,7 +109,7 @@ func newTally(s *settings, cmd *cobra.Command, dryRun bool) *tally {
 	return &tally{s: s, cmd: cmd, verb: verb}
 }
 
-func (t *tally) removed(r engine.Removed) {
+func (t *tally) removed(r gc.Removed) {
 	t.items++
 	t.bytes += r.Item.Bytes()
 	if t.s.quiet {

@@ -1,4 +1,4 @@
-package engine
+package gc
 
 import (
 	"context"
@@ -44,8 +44,8 @@ func mentionedIn(r *buildcache.Record) (inputs, results digests) {
 	if r.Kind != buildcache.Rootfs {
 		results = digestsIn(string(r.Result))
 	}
-	for _, layer := range layersOf(r) {
-		results += digestsIn(string(layer.id) + " " + string(layer.diff))
+	for _, layer := range r.AddedLayers() {
+		results += digestsIn(string(layer.ChainID) + " " + string(layer.DiffID))
 	}
 	return inputs, results
 }
@@ -61,17 +61,17 @@ type record struct {
 
 // readRecords lists all records and what they mention.
 func (v *inventory) readRecords(ctx context.Context) error {
-	folders, err := v.cache.RecordFolders(buildcache.Kinds()...)
+	folders, err := v.Cache.RecordFolders(buildcache.Kinds()...)
 	if err != nil {
 		return err
 	}
 	read := func(files []buildcache.Entry, found func(buildcache.Entry, ...string)) error {
-		return v.cache.Each(ctx, files, func(e buildcache.Entry, r *buildcache.Record) {
+		return v.Cache.Each(ctx, files, func(e buildcache.Entry, r *buildcache.Record) {
 			inputs, results := mentionedIn(r)
-			found(e, string(inputs), string(results), layerOf(r.Origin.Layer, r.Origin.Stackerfile))
+			found(e, string(inputs), string(results), r.Origin.String())
 		})
 	}
-	return v.facts.recall(v.cache, folders, read, func(folder buildcache.Folder, file string, r *factReader) {
+	return v.facts.recall(v.Cache, folders, read, func(folder buildcache.Folder, file string, r *factReader) {
 		if kind, key, ok := folder.Record(file); ok {
 			v.records = append(v.records, &record{kind, key, r.number(), r.number(), digests(r.text()), digests(r.text()), r.text()})
 		}
@@ -86,12 +86,12 @@ type lastBuild struct {
 
 // readLastBuilds lists those of all layers of all stackerfiles.
 func (v *inventory) readLastBuilds(ctx context.Context) error {
-	folders, err := v.cache.LatestFolders()
+	folders, err := v.Cache.LatestFolders()
 	if err != nil {
 		return err
 	}
 	read := func(files []buildcache.Entry, found func(buildcache.Entry, ...string)) error {
-		return v.cache.EachLatest(ctx, files, func(e buildcache.Entry, l *buildcache.Latest) {
+		return v.Cache.EachLatest(ctx, files, func(e buildcache.Entry, l *buildcache.Latest) {
 			texts := []string{l.Stackerfile}
 			for _, key := range l.Keys {
 				texts = append(texts, string(key))
@@ -99,7 +99,7 @@ func (v *inventory) readLastBuilds(ctx context.Context) error {
 			found(e, texts...)
 		})
 	}
-	return v.facts.recall(v.cache, folders, read, func(_ buildcache.Folder, _ string, r *factReader) {
+	return v.facts.recall(v.Cache, folders, read, func(_ buildcache.Folder, _ string, r *factReader) {
 		r.number() // size and time
 		r.number()
 		last := lastBuild{stackerfile: r.text()}
@@ -118,14 +118,14 @@ const (
 
 // readBlobs lists all blobs. They are not looked at while none came or went.
 func (v *inventory) readBlobs(ctx context.Context) error {
-	inode, changed, err := v.blobs.Stamp()
+	inode, changed, err := v.Blobs.Stamp()
 	if err != nil {
 		return err
 	}
 	stamp := buildcache.Stamp{Inode: inode, Changed: changed}
 	k, same := v.facts.find(blobsFolder, stamp)
 	if !same {
-		stored, err := v.blobs.Blobs(ctx)
+		stored, err := v.Blobs.Blobs(ctx)
 		if err != nil {
 			return err
 		}
@@ -160,7 +160,7 @@ func (v *inventory) readSnapshots(ctx context.Context) (err error) {
 		snap.Kind, snap.Description = r.text(), r.text()
 		earlier.Snapshots = append(earlier.Snapshots, snap)
 	}
-	if v.listing, err = v.snapshots.List(ctx, earlier); err != nil {
+	if v.listing, err = v.Snapshots.List(ctx, earlier); err != nil {
 		return err
 	}
 	if v.listing.Same == k.count {

@@ -1,10 +1,12 @@
-package engine
+package gc
 
 import (
 	"context"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/layerbuild/layerbuild/stores"
 )
 
 // Usage is what a state folder takes on disk.
@@ -21,12 +23,12 @@ type Usage struct {
 // when it was made; the files of snapshots are not looked at. With filters, Other
 // is left out.
 func DiskUsage(ctx context.Context, state string, filters []Filter) (*Usage, error) {
-	r, err := openExisting(ctx, state)
-	if r == nil || err != nil {
+	set, err := stores.OpenExisting(ctx, state)
+	if set == nil || err != nil {
 		return &Usage{}, err
 	}
-	defer r.close()
-	v, err := r.take(ctx)
+	defer set.Close()
+	v, err := take(ctx, set)
 	if err != nil {
 		return nil, err
 	}

@@ -1,21 +1,20 @@
-package engine
+package gc
 
 import (
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"slices"
 	"time"
 
+	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
 
 	"github.com/layerbuild/layerbuild/buildcache"
-	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/locks"
 	"github.com/layerbuild/layerbuild/overlay"
+	"github.com/layerbuild/layerbuild/stores"
 )
 
 // A Rule says what is removed from a state folder, and when it is enough. The
@@ -69,33 +68,21 @@ type PruneOptions struct {
 // first; never what a process uses, and never what something else stands on.
 // Cancelled, it stops at once, and what is left is whole.
 func Prune(ctx context.Context, o PruneOptions) error {
-	r, err := openExisting(ctx, o.StateDir)
-	if r == nil || err != nil {
+	set, err := stores.OpenExisting(ctx, o.StateDir)
+	if set == nil || err != nil {
 		return err
 	}
-	defer r.close()
-	return r.prune(ctx, o)
+	defer set.Close()
+	return prune(ctx, set, o)
 }
 
-// openExisting opens a state folder to look at all that is in it, or to remove it;
-// nil if there is none.
-func openExisting(ctx context.Context, state string) (*rooms, error) {
-	if _, err := os.Lstat(state); errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err := EnterState(state); err != nil {
-		return nil, err
-	}
-	return openRooms(ctx, state, imports.Options{})
-}
-
-func (r *rooms) prune(ctx context.Context, o PruneOptions) error {
-	v, err := r.take(ctx)
+func prune(ctx context.Context, set *stores.Set, o PruneOptions) error {
+	v, err := take(ctx, set)
 	if err != nil {
 		return err
 	}
 	defer v.listing.Close()
-	d, err := diskOf(r.roots) // where most is, and can be made room
+	d, err := diskOf(set.Roots) // where most is, and can be made room
 	if err != nil {
 		return err
 	}
@@ -110,9 +97,9 @@ func (r *rooms) prune(ctx context.Context, o PruneOptions) error {
 		}
 	}
 	if len(p.gone) > 0 { // on a full disk, the next prune does it
-		_ = r.cache.ForgetUsage(p.gone)
-		_ = r.sources.DropHints()
-		_ = r.cache.RemoveTombstones(p.now.Add(-tombstoneAge))
+		_ = set.Cache.ForgetUsage(p.gone)
+		_ = set.Sources.DropHints()
+		_ = set.Cache.RemoveTombstones(p.now.Add(-tombstoneAge))
 	}
 	return err
 }
@@ -154,9 +141,9 @@ type pruner struct {
 func (p *pruner) goal(r Rule) (need func() string) {
 	used, free, reserved := r.MaxUsed.of(p.disk.size), r.MinFree.of(p.disk.size), r.Reserved.of(p.disk.size)
 	limited := used > 0 || free > 0 || r.MaxInodes > 0
-	tooMuch := fmt.Sprintf("more than %s are used", bytesText(cmp.Or(used, reserved)))
+	tooMuch := fmt.Sprintf("more than %s are used", units.HumanSize(float64(cmp.Or(used, reserved))))
 	tooMany := fmt.Sprintf("there are more than %d files and folders", r.MaxInodes)
-	tooFull := fmt.Sprintf("less than %s are free", bytesText(free))
+	tooFull := fmt.Sprintf("less than %s are free", units.HumanSize(float64(free)))
 	return func() string {
 		switch {
 		case reserved > 0 && p.total <= reserved:
@@ -248,11 +235,11 @@ func (p *pruner) removeItem(ctx context.Context, i *Item, why string) (bool, err
 func (p *pruner) takeAway(ctx context.Context, i *Item, why string) error {
 	if i.grave != "" {
 		// Without one, as on a full disk, a miss will be explained less well.
-		_ = p.cache.Bury(buildcache.Tombstone{Kind: i.grave, ID: i.usageID, When: p.now.UTC().Truncate(time.Second), By: p.By, Rule: why})
+		_ = p.Cache.Bury(buildcache.Tombstone{Kind: i.grave, ID: i.usageID, When: p.now.UTC().Truncate(time.Second), By: p.By, Rule: why})
 	}
 	if i.holding != nil {
 		if err := i.holding.remove(ctx, p.inventory); err != nil {
-			p.cache.Exhume(i.grave, i.usageID)
+			p.Cache.Exhume(i.grave, i.usageID)
 			return err
 		}
 	}
@@ -260,7 +247,7 @@ func (p *pruner) takeAway(ctx context.Context, i *Item, why string) error {
 		if b.users > 1 {
 			continue // another item has it, too
 		}
-		if err := p.blobs.Remove(b.Digest); err != nil && !errors.Is(err, locks.ErrHeld) {
+		if err := p.Blobs.Remove(b.Digest); err != nil && !errors.Is(err, locks.ErrHeld) {
 			return err
 		}
 	}

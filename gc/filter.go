@@ -1,4 +1,4 @@
-package engine
+package gc
 
 import (
 	"fmt"
@@ -120,8 +120,6 @@ func ParseSize(text string) (Size, error) {
 	}
 	return Size{Bytes: n}, nil
 }
-
-func bytesText(n int64) string { return units.HumanSize(float64(n)) }
 
 // asksInUse tells whether the filter needs to know who uses what.
 func (f Filter) asksInUse() bool { return f.key == "inuse" }

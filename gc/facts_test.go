@@ -1,4 +1,4 @@
-package engine
+package gc
 
 import (
 	"encoding/binary"
@@ -18,6 +18,14 @@ import (
 func TestFacts(t *testing.T) {
 	state := manySnapshots(t, 60)
 	path := filepath.Join(state, factsName)
+	read := func(path string) []byte {
+		t.Helper()
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
 	time.Sleep(factsGrain) // what is younger is not kept
 	sizes := func() map[string]int64 {
 		t.Helper()
@@ -32,10 +40,7 @@ func TestFacts(t *testing.T) {
 		return all
 	}
 	want := sizes()
-	good, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	good := read(path)
 	count := 0
 	for _, k := range decodeFacts(good) {
 		count += k.count
@@ -59,7 +64,7 @@ func TestFacts(t *testing.T) {
 	}
 
 	// They are believed while the file is the same, and no longer.
-	all := decodeFacts(must(os.ReadFile(path)))
+	all := decodeFacts(read(path))
 	k := all[snapshotsFolder]
 	files := slices.Collect(k.all())
 	r := factReader{left: files[30].says}
@@ -76,7 +81,7 @@ func TestFacts(t *testing.T) {
 		t.Errorf("the facts are not used: %d bytes", got)
 	}
 	file := filepath.Join(state, "snapshots", id[len("sha256:"):], "snapshot.json")
-	text := must(os.ReadFile(file))
+	text := read(file)
 	if err := os.Rename(file, file+".old"); err != nil {
 		t.Fatal(err)
 	}

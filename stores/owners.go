@@ -1,4 +1,4 @@
-package engine
+package stores
 
 import (
 	"bytes"
@@ -13,17 +13,14 @@ import (
 	"github.com/google/renameio/v2"
 	"github.com/moby/sys/user"
 	"github.com/moby/sys/userns"
-	"golang.org/x/sys/unix"
 
 	"github.com/layerbuild/layerbuild/namespace"
-	"github.com/layerbuild/layerbuild/oci"
 )
 
-// EnterState moves the process to where it may read and remove every file of a
-// state folder: those of a user's snapshots belong to its subordinate ids. It is
-// called before anything is printed or asked, see namespace.Enter. It costs
-// nothing as root, or where there is no state folder.
-func EnterState(state string) error {
+// Enter moves the process to where it may read and remove every file of a state folder: the
+// files in a user's snapshots belong to the user's subordinate ids. Call it before anything is
+// printed or asked, see namespace.Enter. It does nothing as root, or without a state folder.
+func Enter(state string) error {
 	if namespace.Ready() {
 		return nil
 	}
@@ -33,9 +30,8 @@ func EnterState(state string) error {
 	return namespace.Enter()
 }
 
-// owners is the file beside the snapshots that says which ids outside the owners of
-// their files are, as they were in the user namespace that made them. Without one
-// they are what they are.
+// owners is the content of a file beside the snapshots: the id maps of the user namespace that
+// made them. Without the file, owners are the ids that the disk shows.
 type owners struct {
 	UIDs []user.IDMap `json:"uids"`
 	GIDs []user.IDMap `json:"gids"`
@@ -43,9 +39,9 @@ type owners struct {
 
 const ownersFile = "owners.json"
 
-// checkOwners fails when the snapshots in a folder would have other owners here than
-// where they were made. It notes the owners of those that will be made.
-func checkOwners(roots string) error {
+// CheckOwners fails if files in the snapshots below roots would have other owners in this user
+// namespace than in the one that made them. It notes the id maps that hold from now on.
+func CheckOwners(roots string) error {
 	if !namespace.Ready() {
 		return nil
 	}
@@ -68,7 +64,7 @@ func checkOwners(roots string) error {
 			return fmt.Errorf("the folder %s was made by an ordinary user, whose ids root does not have: run as that user, or name another one with --state-dir", roots)
 		}
 		return nil
-	case !namespace.Entered(): // the last life will tell
+	case !namespace.Entered(): // the process that enters it checks again
 		return nil
 	case noted:
 		return made.note(path, text)
@@ -79,13 +75,13 @@ func checkOwners(roots string) error {
 	return made.note(path, nil)
 }
 
-// same says whether all ids are the same outside.
+// same reports whether all ids are the same outside the namespace.
 func (o owners) same() bool {
 	return !slices.ContainsFunc(slices.Concat(o.UIDs, o.GIDs), func(m user.IDMap) bool { return m.ID != m.ParentID })
 }
 
-// note brings the file at path, which holds text, up to date with the ids here. It
-// fails if those that were there are others now.
+// note replaces the file at path, which holds text, by the id maps of this process. It fails
+// if an id of o means another one now.
 func (o owners) note(path string, text []byte) error {
 	var here owners
 	var err error
@@ -102,7 +98,7 @@ func (o owners) note(path string, text []byte) error {
 	return renameio.WriteFile(path, now, 0o600)
 }
 
-// within tells whether all ids that a maps are the same outside as in b.
+// within reports whether b maps all ids that a maps, to the same parents.
 func within(a, b []user.IDMap) bool {
 	for _, m := range a {
 		for id := m.ID; id < m.ID+m.Count; {
@@ -116,7 +112,7 @@ func within(a, b []user.IDMap) bool {
 	return true
 }
 
-// follow returns the first id beyond the range that maps id to parent.
+// follow returns the first id above the range of maps that maps id to parent; false if none does.
 func follow(maps []user.IDMap, id, parent int64) (next int64, ok bool) {
 	for _, m := range maps {
 		if id >= m.ID && id < m.ID+m.Count && m.ParentID+id-m.ID == parent {
@@ -124,30 +120,4 @@ func follow(maps []user.IDMap, id, parent int64) (next int64, ok bool) {
 		}
 	}
 	return 0, false
-}
-
-// privileged says what to do about a file that a user cannot make. To give one to
-// somebody who is nobody in a user namespace is an invalid argument there. cure is
-// what else helps where it takes root.
-func privileged(err error, cure string) error {
-	var file *oci.PrivilegeError
-	if !errors.As(err, &file) && (!errors.Is(err, unix.EINVAL) || !userns.RunningInUserNS()) {
-		return err
-	}
-	if file != nil && !file.Owner {
-		return fmt.Errorf("%w: build as root%s", err, cure)
-	}
-	if why := namespace.OneID(); why != "" {
-		return fmt.Errorf("%w: files can have no other owner than root: %s", err, why)
-	}
-	return fmt.Errorf("%w: it is %s: /etc/subuid and /etc/subgid can give more", err, namespace.Who())
-}
-
-// fewOwners says, after a run has failed, what it may have failed of; "" where it
-// could give files any owner.
-func fewOwners() string {
-	if why := namespace.OneID(); why != "" {
-		return "files can have no other owner than root: " + why
-	}
-	return ""
 }

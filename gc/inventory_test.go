@@ -1,4 +1,4 @@
-package engine
+package gc
 
 import (
 	"encoding/json"
@@ -17,6 +17,7 @@ import (
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/oci"
+	"github.com/layerbuild/layerbuild/stores"
 )
 
 var many = flag.Int("snapshots", 300, "how many snapshots the state folder of TestMany and the benchmarks has")
@@ -26,11 +27,11 @@ var many = flag.Int("snapshots", 300, "how many snapshots the state folder of Te
 func manySnapshots(t testing.TB, n int) string {
 	t.Helper()
 	state := t.TempDir()
-	r, err := openRooms(t.Context(), state, imports.Options{})
+	set, err := stores.Open(t.Context(), state, imports.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.close()
+	defer set.Close()
 	var uses []string
 	var parent digest.Digest
 	for i := range n {
@@ -58,10 +59,10 @@ func manySnapshots(t testing.TB, n int) string {
 		}
 		blob := fmt.Appendf(nil, "packed %d", i)
 		d := oci.Descriptor{Digest: digest.FromBytes(blob), Size: int64(len(blob))}
-		if err := os.WriteFile(r.blobs.Path(d.Digest), blob, 0o444); err != nil {
+		if err := os.WriteFile(set.Blobs.Path(d.Digest), blob, 0o444); err != nil {
 			t.Fatal(err)
 		}
-		in := (&Options{Compression: oci.Gzip}).packInputs(diff)
+		in := buildcache.Inputs{{Code: buildcache.BaseChange, Name: "diff", Value: string(diff)}}
 		record, err := json.Marshal(map[string]any{"sha256": "", "record": map[string]any{
 			"version": buildcache.FormatVersion, "kind": buildcache.Pack, "key": "", "inputs": in, "result": d,
 		}})
@@ -81,7 +82,7 @@ func manySnapshots(t testing.TB, n int) string {
 		}
 		parent = id
 	}
-	if err := r.cache.Used(time.Now(), uses); err != nil {
+	if err := set.Cache.Used(time.Now(), uses); err != nil {
 		t.Fatal(err)
 	}
 	return state
@@ -302,13 +303,13 @@ func BenchmarkPruneDecides(b *testing.B) {
 // BenchmarkNothingDue is what a build pays when there is nothing to collect.
 func BenchmarkNothingDue(b *testing.B) {
 	state := b.TempDir()
-	if err := os.MkdirAll(filepath.Dir(gcMark(state)), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(markOf(state)), 0o700); err != nil {
 		b.Fatal(err)
 	}
-	if err := os.WriteFile(gcMark(state), nil, 0o600); err != nil {
+	if err := os.WriteFile(markOf(state), nil, 0o600); err != nil {
 		b.Fatal(err)
 	}
 	for b.Loop() {
-		gc(b.Context(), Options{StateDir: state, Policy: DefaultPolicy()})
+		Due(state, DefaultPolicy(), time.Now())
 	}
 }

@@ -1,4 +1,4 @@
-package engine
+package gc
 
 import (
 	"context"
@@ -21,6 +21,7 @@ import (
 	"github.com/layerbuild/layerbuild/locks"
 	"github.com/layerbuild/layerbuild/oci"
 	"github.com/layerbuild/layerbuild/overlay"
+	"github.com/layerbuild/layerbuild/stores"
 )
 
 // Kinds of what a state folder holds.
@@ -77,7 +78,7 @@ func (i *Item) Bytes() int64 { return i.Size + i.Blob }
 
 // An inventory is all that a state folder holds.
 type inventory struct {
-	*rooms
+	*stores.Set
 	items []*Item
 	other Other
 
@@ -109,8 +110,8 @@ type Other struct {
 }
 
 // take lists all that the rooms hold, without waiting for those who use it.
-func (r *rooms) take(ctx context.Context) (*inventory, error) {
-	v := &inventory{rooms: r}
+func take(ctx context.Context, set *stores.Set) (*inventory, error) {
+	v := &inventory{Set: set}
 	if err := v.read(ctx); err != nil {
 		return nil, err
 	}
@@ -137,10 +138,10 @@ func (r *rooms) take(ctx context.Context) (*inventory, error) {
 // read reads what each room has, all at the same time.
 func (v *inventory) read(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() (err error) { v.imports, err = v.sources.List(ctx); return err })
-	group.Go(func() (err error) { v.usage, err = v.cache.Usage(); return err })
+	group.Go(func() (err error) { v.imports, err = v.Sources.List(ctx); return err })
+	group.Go(func() (err error) { v.usage, err = v.Cache.Usage(); return err })
 	group.Go(func() (err error) { v.shared, err = v.sharedBlobs(); return err })
-	v.facts = openFacts(v.state)
+	v.facts = openFacts(v.State)
 	group.Go(func() error { return v.readSnapshots(ctx) })
 	group.Go(func() error { return v.readRecords(ctx) })
 	group.Go(func() error { return v.readLastBuilds(ctx) })
@@ -149,8 +150,8 @@ func (v *inventory) read(ctx context.Context) error {
 }
 
 // sharedBlobs are the blobs of all OCI layouts that builds wrote to.
-func (r *rooms) sharedBlobs() (map[digest.Digest]bool, error) {
-	paths, err := r.cache.Layouts()
+func (v *inventory) sharedBlobs() (map[digest.Digest]bool, error) {
+	paths, err := v.Cache.Layouts()
 	if err != nil {
 		return nil, err
 	}
@@ -195,7 +196,7 @@ func (v *inventory) addBlobs() {
 			loose = append(loose, b.Stored)
 		}
 	}
-	for _, base := range v.blobs.Bases(loose) {
+	for _, base := range v.Blobs.Bases(loose) {
 		v.addBase(base)
 	}
 }
@@ -348,7 +349,7 @@ func (v *inventory) addRecords() {
 
 // addCaches adds the caches of steps. They change as steps run, so they are measured.
 func (v *inventory) addCaches(ctx context.Context) error {
-	all, err := v.caches.List()
+	all, err := v.Caches.List()
 	if err != nil {
 		return err
 	}
@@ -377,7 +378,7 @@ func (v *inventory) addCaches(ctx context.Context) error {
 
 // addPartial adds what was cut when it was fetched, each with its note and lock.
 func (v *inventory) addPartial() error {
-	all, err := filepath.Glob(filepath.Join(v.state, "partial", "*"))
+	all, err := filepath.Glob(filepath.Join(v.State, "partial", "*"))
 	if err != nil {
 		return err
 	}
@@ -411,7 +412,7 @@ func (v *inventory) addPartial() error {
 // addCorrupt adds what was put aside. Nobody uses it.
 func (v *inventory) addCorrupt(ctx context.Context) error {
 	var paths []string
-	for _, dir := range v.folders() {
+	for _, dir := range v.Folders() {
 		in, err := filepath.Glob(filepath.Join(dir, "corrupt", "*"))
 		if err != nil {
 			return err
@@ -468,7 +469,7 @@ func (v *inventory) measureOther(ctx context.Context) error {
 		}
 		return true, true
 	}
-	for _, dir := range v.folders() {
+	for _, dir := range v.Folders() {
 		other, err := measureTree(ctx, dir, counts)
 		if err != nil {
 			return err

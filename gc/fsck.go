@@ -1,4 +1,4 @@
-package engine
+package gc
 
 import (
 	"context"
@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 	"github.com/layerbuild/layerbuild/namespace"
 	"github.com/layerbuild/layerbuild/oci"
 	"github.com/layerbuild/layerbuild/overlay"
+	"github.com/layerbuild/layerbuild/stores"
 )
 
 // FsckOptions say what Fsck looks at.
@@ -39,24 +39,28 @@ type Fault struct {
 type FsckError struct{ Faults int }
 
 func (e *FsckError) Error() string {
-	return fmt.Sprintf("%s in the state folder: --repair puts aside what is damaged", count(e.Faults, "fault"))
+	noun := "faults"
+	if e.Faults == 1 {
+		noun = "fault"
+	}
+	return fmt.Sprintf("%d %s in the state folder: --repair puts aside what is damaged", e.Faults, noun)
 }
 
 // Fsck checks every reference and every checksum of a state folder, and returns
 // how many things it checked. Builds may go on meanwhile. With ReadData it mounts
 // and must be root.
 func Fsck(ctx context.Context, o FsckOptions) (checked int, err error) {
-	r, err := openExisting(ctx, o.StateDir)
-	if r == nil || err != nil {
+	set, err := stores.OpenExisting(ctx, o.StateDir)
+	if set == nil || err != nil {
 		return 0, err
 	}
-	defer r.close()
+	defer set.Close()
 	if o.ReadData {
 		if err := namespace.Enter(); err != nil {
 			return 0, err
 		}
 	}
-	f := &fsck{FsckOptions: o, rooms: r}
+	f := &fsck{FsckOptions: o, Set: set}
 	for _, check := range []func(context.Context) error{f.files, f.snapshots, f.blobs, f.sources, f.caches, f.records} {
 		if err := check(ctx); err != nil {
 			return f.checked, err
@@ -70,7 +74,7 @@ func Fsck(ctx context.Context, o FsckOptions) (checked int, err error) {
 
 type fsck struct {
 	FsckOptions
-	*rooms
+	*stores.Set
 	checked int
 	left    int                           // faults that were not repaired
 	epochs  map[digest.Digest]time.Time   // of snapshots of steps; packed whiteouts have it
@@ -94,8 +98,8 @@ func (f *fsck) fault(kind, id string, problem error, repair func() error) {
 
 // files checks the sums of all sealed files.
 func (f *fsck) files(ctx context.Context) error {
-	n, err := f.cache.CheckFiles(ctx, func(name string, err error) {
-		f.fault("file", name, err, func() error { f.cache.PutAside(name); return nil })
+	n, err := f.Cache.CheckFiles(ctx, func(name string, err error) {
+		f.fault("file", name, err, func() error { f.Cache.PutAside(name); return nil })
 	})
 	f.checked += n
 	return err
@@ -104,7 +108,7 @@ func (f *fsck) files(ctx context.Context) error {
 // snapshots checks what is known of each snapshot, that its parent is there, and
 // perhaps its files.
 func (f *fsck) snapshots(ctx context.Context) error {
-	listing, err := f.rooms.snapshots.List(ctx, overlay.Listing{})
+	listing, err := f.Snapshots.List(ctx, overlay.Listing{})
 	if err == nil && f.ReadData {
 		err = f.readEpochs(ctx)
 	}
@@ -115,7 +119,7 @@ func (f *fsck) snapshots(ctx context.Context) error {
 		f.checked++
 		id := snap.ID
 		problem := snap.Err
-		if problem == nil && snap.Parent != "" && !f.rooms.snapshots.Has(snap.Parent) {
+		if problem == nil && snap.Parent != "" && !f.Snapshots.Has(snap.Parent) {
 			problem = fmt.Errorf("what it stands on, %s, is gone or damaged", snap.Parent)
 		}
 		if problem == nil && f.ReadData {
@@ -125,7 +129,7 @@ func (f *fsck) snapshots(ctx context.Context) error {
 		}
 		if problem != nil && !f.gone(id) {
 			f.fault("snapshot", string(id), problem, func() error {
-				_, err := f.rooms.snapshots.PutAside(id)
+				_, err := f.Snapshots.PutAside(id)
 				return err
 			})
 		}
@@ -133,7 +137,7 @@ func (f *fsck) snapshots(ctx context.Context) error {
 	for _, kept := range listing.Kept {
 		f.checked++
 		if kept.Err != nil {
-			f.fault(KindFailed, kept.Name, kept.Err, func() error { return f.rooms.snapshots.RemoveKept(kept.Name) })
+			f.fault(KindFailed, kept.Name, kept.Err, func() error { return f.Snapshots.RemoveKept(kept.Name) })
 		}
 	}
 	return nil
@@ -141,21 +145,22 @@ func (f *fsck) snapshots(ctx context.Context) error {
 
 // readEpochs finds in the records as of when the files of each snapshot are.
 func (f *fsck) readEpochs(ctx context.Context) error {
-	entries, err := f.cache.Records(ctx, buildcache.Rootfs)
+	entries, err := f.Cache.Records(ctx, buildcache.Rootfs)
 	if err != nil {
 		return err
 	}
 	f.epochs = map[digest.Digest]time.Time{}
 	var mu sync.Mutex
-	return f.cache.Each(ctx, entries, func(_ buildcache.Entry, r *buildcache.Record) {
+	return f.Cache.Each(ctx, entries, func(_ buildcache.Entry, r *buildcache.Record) {
 		mu.Lock()
 		defer mu.Unlock()
 		for _, in := range r.Inputs {
 			if in.Code != buildcache.Epoch {
 				continue
 			}
-			for _, layer := range layersOf(r) {
-				f.epochs[layer.id] = parseEpochText(in.Value)
+			epoch, _ := time.Parse(time.RFC3339, in.Value) // "now" is none
+			for _, layer := range r.AddedLayers() {
+				f.epochs[layer.ChainID] = epoch
 			}
 		}
 	})
@@ -163,7 +168,7 @@ func (f *fsck) readEpochs(ctx context.Context) error {
 
 // gone tells whether a snapshot was removed meanwhile.
 func (f *fsck) gone(id digest.Digest) bool {
-	_, err := f.rooms.snapshots.Get(id)
+	_, err := f.Snapshots.Get(id)
 	return errors.Is(err, overlay.ErrNotFound)
 }
 
@@ -199,31 +204,31 @@ func (f *fsck) snapshotFiles(ctx context.Context, snap overlay.Snapshot) (proble
 var noTimes = time.Unix(0, 0)
 
 func (f *fsck) diffID(ctx context.Context, snap overlay.Snapshot, epoch time.Time) (digest.Digest, error) {
-	dir, release, err := f.rooms.snapshots.Difference(ctx, snap.ID)
+	dir, release, err := f.Snapshots.Difference(ctx, snap.ID)
 	if err != nil {
 		return "", err
 	}
 	defer release()
-	packed, err := f.rooms.blobs.Pack(ctx, dir, oci.PackOptions{Epoch: epoch, Root: true, Discard: true})
+	packed, err := f.Blobs.Pack(ctx, dir, oci.PackOptions{Epoch: epoch, Root: true, Discard: true})
 	return packed.DiffID, err
 }
 
 // baseLayer finds the packed form of a base's layer.
 func (f *fsck) baseLayer(ctx context.Context, diff digest.Digest) (oci.Layer, bool) {
 	if f.bases == nil {
-		stored, err := f.rooms.blobs.Blobs(ctx)
+		stored, err := f.Blobs.Blobs(ctx)
 		if err != nil {
 			return oci.Layer{}, false
 		}
 		f.bases = map[digest.Digest][]oci.Layer{}
-		for _, base := range f.rooms.blobs.Bases(stored) {
+		for _, base := range f.Blobs.Bases(stored) {
 			for _, layer := range base.Layers {
 				f.bases[layer.DiffID] = append(f.bases[layer.DiffID], layer)
 			}
 		}
 	}
 	for _, layer := range f.bases[diff] {
-		if f.rooms.blobs.Check(ctx, layer.Digest) == nil {
+		if f.Blobs.Check(ctx, layer.Digest) == nil {
 			return layer, true
 		}
 	}
@@ -231,7 +236,7 @@ func (f *fsck) baseLayer(ctx context.Context, diff digest.Digest) (oci.Layer, bo
 }
 
 func (f *fsck) unpackedAgain(ctx context.Context, snap overlay.Snapshot, layer oci.Layer) (digest.Digest, error) {
-	upper, err := f.rooms.snapshots.Prepare(ctx, snap.Parent)
+	upper, err := f.Snapshots.Prepare(ctx, snap.Parent)
 	if err != nil {
 		return "", err
 	}
@@ -240,43 +245,43 @@ func (f *fsck) unpackedAgain(ctx context.Context, snap overlay.Snapshot, layer o
 	if err != nil {
 		return "", err
 	}
-	if err := f.rooms.blobs.Unpack(ctx, layer, root, nil); err != nil {
+	if err := f.Blobs.Unpack(ctx, layer, root, nil); err != nil {
 		return "", err
 	}
 	if err := upper.Unmount(); err != nil {
 		return "", err
 	}
-	packed, err := f.rooms.blobs.Pack(ctx, upper.Upper(), oci.PackOptions{Epoch: noTimes, Root: true, Discard: true})
+	packed, err := f.Blobs.Pack(ctx, upper.Upper(), oci.PackOptions{Epoch: noTimes, Root: true, Discard: true})
 	return packed.DiffID, err
 }
 
 // blobs compares packed layers and documents with their digests.
 func (f *fsck) blobs(ctx context.Context) error {
-	stored, err := f.rooms.blobs.Blobs(ctx)
+	stored, err := f.Blobs.Blobs(ctx)
 	if err != nil || !f.ReadData {
 		return err
 	}
 	for _, b := range stored {
 		f.checked++
-		err := f.rooms.blobs.Check(ctx, b.Digest)
+		err := f.Blobs.Check(ctx, b.Digest)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		if errors.Is(err, oci.ErrCorrupt) {
-			f.fault("blob", string(b.Digest), err, func() error { return f.rooms.blobs.PutAside(b.Digest) })
+			f.fault("blob", string(b.Digest), err, func() error { return f.Blobs.PutAside(b.Digest) })
 		}
 	}
 	return nil
 }
 
 func (f *fsck) sources(ctx context.Context) error {
-	stored, err := f.rooms.sources.List(ctx)
+	stored, err := f.Sources.List(ctx)
 	if err != nil {
 		return err
 	}
 	for _, s := range stored {
 		f.checked++
-		err := f.rooms.sources.Check(ctx, s, f.ReadData)
+		err := f.Sources.Check(ctx, s, f.ReadData)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -285,25 +290,25 @@ func (f *fsck) sources(ctx context.Context) error {
 			if s.Download {
 				kind = KindDownload
 			}
-			f.fault(kind, string(s.Digest), err, func() error { return f.rooms.sources.Remove(s) })
+			f.fault(kind, string(s.Digest), err, func() error { return f.Sources.Remove(s) })
 		}
 	}
 	if f.Repair {
-		return f.rooms.sources.DropHints()
+		return f.Sources.DropHints()
 	}
 	return nil
 }
 
 // caches checks that each is one. What is in them is their steps'.
 func (f *fsck) caches(context.Context) error {
-	stored, err := f.rooms.caches.List()
+	stored, err := f.Caches.List()
 	if err != nil {
 		return err
 	}
 	for _, c := range stored {
 		f.checked++
 		if c.Err != nil {
-			f.fault(KindCache, c.Name, c.Err, func() error { return f.rooms.caches.PutAside(c.Name) })
+			f.fault(KindCache, c.Name, c.Err, func() error { return f.Caches.PutAside(c.Name) })
 		}
 	}
 	return nil
@@ -311,14 +316,14 @@ func (f *fsck) caches(context.Context) error {
 
 // records checks that what records name is there, or was removed on purpose.
 func (f *fsck) records(ctx context.Context) error {
-	entries, err := f.cache.Records(ctx, buildcache.Rootfs, buildcache.Pack)
+	entries, err := f.Cache.Records(ctx, buildcache.Rootfs, buildcache.Pack)
 	if err != nil {
 		return err
 	}
 	var mu sync.Mutex
 	packed := map[digest.Digest]bool{}
 	var steps []*buildcache.Record
-	err = f.cache.Each(ctx, entries, func(_ buildcache.Entry, r *buildcache.Record) {
+	err = f.Cache.Each(ctx, entries, func(_ buildcache.Entry, r *buildcache.Record) {
 		mu.Lock()
 		defer mu.Unlock()
 		if r.Kind == buildcache.Rootfs {
@@ -326,7 +331,7 @@ func (f *fsck) records(ctx context.Context) error {
 			return
 		}
 		var blob oci.Descriptor
-		if json.Unmarshal(r.Result, &blob) == nil && f.rooms.blobs.Has(blob) {
+		if json.Unmarshal(r.Result, &blob) == nil && f.Blobs.Has(blob) {
 			packed[digest.Digest(diffOf(r))] = true
 		}
 	})
@@ -337,7 +342,7 @@ func (f *fsck) records(ctx context.Context) error {
 		f.checked++
 		if gone := f.missing(r, packed); gone != "" {
 			f.fault(KindRecord, string(r.Kind)+"/"+string(r.Key), fmt.Errorf("neither the snapshot nor the packed form of %s, which it names, is there", gone),
-				func() error { return f.cache.RemoveRecord(r.Kind, r.Key) })
+				func() error { return f.Cache.RemoveRecord(r.Kind, r.Key) })
 		}
 	}
 	return nil
@@ -346,14 +351,14 @@ func (f *fsck) records(ctx context.Context) error {
 // missing returns the first layer of a record's result that is neither there nor
 // was removed by prune.
 func (f *fsck) missing(r *buildcache.Record, packed map[digest.Digest]bool) digest.Digest {
-	for _, layer := range layersOf(r) {
-		if f.rooms.snapshots.Has(layer.id) || packed[layer.diff] {
+	for _, layer := range r.AddedLayers() {
+		if f.Snapshots.Has(layer.ChainID) || packed[layer.DiffID] {
 			continue
 		}
-		if _, err := f.cache.Tombstone(buildcache.BurySnapshot, layer.id.Encoded()); err == nil {
+		if _, err := f.Cache.Tombstone(buildcache.BurySnapshot, layer.ChainID.Encoded()); err == nil {
 			continue
 		}
-		return layer.id
+		return layer.ChainID
 	}
 	return ""
 }
@@ -365,27 +370,4 @@ func diffOf(r *buildcache.Record) string {
 		return ""
 	}
 	return r.Inputs[n].Value
-}
-
-// layersOf returns the layers that a rootfs record's result adds to its base.
-func layersOf(r *buildcache.Record) []*chain {
-	var result rootfs
-	if r.Kind != buildcache.Rootfs || json.Unmarshal(r.Result, &result) != nil {
-		return nil
-	}
-	var base *chain
-	for _, in := range r.Inputs {
-		if in.Name == "base" && strings.HasPrefix(in.Value, "sha256:") {
-			base = &chain{id: digest.Digest(in.Value), depth: 1} // stands for all its layers
-		}
-	}
-	return result.onto(base).above(base)
-}
-
-// above returns the chains of c that are not of base, from the highest down.
-func (c *chain) above(base *chain) (links []*chain) {
-	for ; c != base; c = c.below {
-		links = append(links, c)
-	}
-	return links
 }

@@ -1,4 +1,4 @@
-package engine
+package gc
 
 import (
 	"context"
@@ -11,33 +11,34 @@ import (
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/locks"
 	"github.com/layerbuild/layerbuild/overlay"
+	"github.com/layerbuild/layerbuild/stores"
 )
 
 // A holding is what an item is to the room that holds it.
 type holding interface {
 	// inUse tells whether a process uses it. Nobody does if its inode is not locked.
-	inUse(r *rooms, locked inodes) bool
+	inUse(r *stores.Set, locked inodes) bool
 	// remove removes it, but for its blobs, unless a process uses it.
 	remove(ctx context.Context, v *inventory) error
 }
 
 type snapshot struct{ *overlay.Listed }
 
-func (s snapshot) inUse(r *rooms, locked inodes) bool {
-	return locked.has(s.Stamp.Inode) && r.snapshots.InUse(s.ID)
+func (s snapshot) inUse(r *stores.Set, locked inodes) bool {
+	return locked.has(s.Stamp.Inode) && r.Snapshots.InUse(s.ID)
 }
 
 func (s snapshot) remove(ctx context.Context, v *inventory) error {
-	return v.snapshots.RemoveListed(ctx, v.listing, s.ID)
+	return v.Snapshots.RemoveListed(ctx, v.listing, s.ID)
 }
 
 // kept is the name of what a failed step left.
 type kept string
 
-func (k kept) inUse(r *rooms, _ inodes) bool { return r.snapshots.KeptInUse(string(k)) }
+func (k kept) inUse(r *stores.Set, _ inodes) bool { return r.Snapshots.KeptInUse(string(k)) }
 
 func (k kept) remove(_ context.Context, v *inventory) error {
-	err := v.snapshots.RemoveKept(string(k))
+	err := v.Snapshots.RemoveKept(string(k))
 	if err == nil {
 		v.listing.DropKept(string(k))
 	}
@@ -47,32 +48,32 @@ func (k kept) remove(_ context.Context, v *inventory) error {
 // stored is a tree or a download.
 type stored struct{ *imports.Stored }
 
-func (s stored) inUse(r *rooms, locked inodes) bool {
-	return slices.ContainsFunc(s.Locks, locked.has) && r.sources.InUse(*s.Stored)
+func (s stored) inUse(r *stores.Set, locked inodes) bool {
+	return slices.ContainsFunc(s.Locks, locked.has) && r.Sources.InUse(*s.Stored)
 }
 
 func (s stored) remove(_ context.Context, v *inventory) error {
-	return v.sources.Remove(*s.Stored)
+	return v.Sources.Remove(*s.Stored)
 }
 
-func (r *record) inUse(*rooms, inodes) bool { return false }
+func (r *record) inUse(*stores.Set, inodes) bool { return false }
 
 func (r *record) remove(_ context.Context, v *inventory) error {
-	return v.cache.RemoveRecord(r.kind, r.key)
+	return v.Cache.RemoveRecord(r.kind, r.key)
 }
 
 type cacheMount struct{ *caches.Stored }
 
-func (c cacheMount) inUse(r *rooms, locked inodes) bool {
-	return locked.has(c.Inode) && r.caches.InUse(c.Name)
+func (c cacheMount) inUse(r *stores.Set, locked inodes) bool {
+	return locked.has(c.Inode) && r.Caches.InUse(c.Name)
 }
 
-func (c cacheMount) remove(_ context.Context, v *inventory) error { return v.caches.Remove(c.Name) }
+func (c cacheMount) remove(_ context.Context, v *inventory) error { return v.Caches.Remove(c.Name) }
 
 // aside is the path of what was put aside.
 type aside string
 
-func (a aside) inUse(*rooms, inodes) bool { return false }
+func (a aside) inUse(*stores.Set, inodes) bool { return false }
 
 func (a aside) remove(context.Context, *inventory) error { return os.RemoveAll(string(a)) }
 
@@ -89,7 +90,7 @@ type partial struct {
 	lock uint64 // inode; 0 without a lock
 }
 
-func (p *partial) inUse(_ *rooms, locked inodes) bool {
+func (p *partial) inUse(_ *stores.Set, locked inodes) bool {
 	if p.lock == 0 || !locked.has(p.lock) {
 		return false
 	}
@@ -124,7 +125,7 @@ func (i inodes) has(inode uint64) bool {
 
 // isInUse tells whether some process uses an item itself, of those whose inodes are
 // locked.
-func (r *rooms) isInUse(i *Item, locked inodes) bool {
-	return i.holding != nil && i.holding.inUse(r, locked) ||
-		slices.ContainsFunc(i.blobs, func(b *blob) bool { return locked.has(b.Inode) && r.blobs.InUse(b.Digest) })
+func (v *inventory) isInUse(i *Item, locked inodes) bool {
+	return i.holding != nil && i.holding.inUse(v.Set, locked) ||
+		slices.ContainsFunc(i.blobs, func(b *blob) bool { return locked.has(b.Inode) && v.Blobs.InUse(b.Digest) })
 }

@@ -1,4 +1,4 @@
-package engine
+package gc
 
 import (
 	"encoding/binary"
