@@ -32,7 +32,7 @@ type buildFlags struct {
 func newBuildCommand(s *settings) *cobra.Command {
 	var f buildFlags
 	cmd := &cobra.Command{
-		Use:   "build",
+		Use:   "build [LAYER...]",
 		Short: "Build the layers of a stackerfile",
 		Long: `Build the layers of a stackerfile, and of those that it names as
 prerequisites, and put an image for each into the OCI layout; layers that are
@@ -46,23 +46,27 @@ Exit status: 0 when all is built, 1 on an error, 3 when --dry-run or
 --fail-on-miss found something to build, 4 when --verify found a layer that is
 not reproducible.`,
 		Example: `  layerbuild build
+  layerbuild build app                # this layer and what it needs
   layerbuild build -f images/stacker.yaml --substitute VERSION=1.2
   layerbuild build --dry-run          # what would be built, and why
   layerbuild build --shell-fail       # a shell where a run failed`,
-		Args: noArguments("; --target LAYER builds one layer, --no-cache=LAYER is written with ="),
-		RunE: func(cmd *cobra.Command, _ []string) error { return s.build(cmd, &f) },
+		RunE: func(cmd *cobra.Command, targets []string) error {
+			f.Targets = append(f.Targets, targets...)
+			return s.build(cmd, &f)
+		},
+		ValidArgsFunction: s.completeLayers(&f.Stackerfile, &f.Load),
 	}
 	f.add(cmd, s)
 	flags := cmd.Flags()
 	f.addNoCache(cmd)
 	mustComplete(cmd, "no-cache", s.completeLayers(&f.Stackerfile, &f.Load))
-	flags.StringArrayVar(&f.Targets, "target", nil, "build only this `LAYER` and what it needs; repeatable")
+	flags.StringArrayVar(&f.Targets, "target", nil, "build only `LAYER` and what it needs, like naming it as an argument (repeatable)")
 	mustComplete(cmd, "target", s.completeLayers(&f.Stackerfile, &f.Load))
-	flags.BoolVar(&f.Plan, "dry-run", false, "say what would be built, and why; build nothing")
-	flags.BoolVar(&f.FailOnMiss, "fail-on-miss", false, "stop at the first layer that is not in the cache")
-	flags.StringVar(&f.MetadataFile, "metadata-file", "", "write the digests of the images to a `file`, as docker buildx does")
-	flags.StringVar(&f.IIDFile, "iidfile", "", "write the image's ID, the digest of its config, to a `file`; for one image or --target")
-	verify := flags.Bool("verify", false, "build layers that are in the cache again, and compare")
+	flags.BoolVar(&f.Plan, "dry-run", false, "report what would be built and why, and build nothing")
+	flags.BoolVar(&f.FailOnMiss, "fail-on-miss", false, "fail with status 3 if a layer is not in the cache")
+	flags.StringVar(&f.MetadataFile, "metadata-file", "", "write the digests of the images to `FILE`, as docker buildx does")
+	flags.StringVar(&f.IIDFile, "iidfile", "", "write the image's ID, the digest of its config, to `FILE` (needs --target if there are several images)")
+	verify := flags.Bool("verify", false, "rebuild layers that are in the cache, and compare the results")
 	cmd.PreRun = func(*cobra.Command, []string) {
 		if *verify {
 			f.Verify = []string{engine.AllLayers}
@@ -87,6 +91,7 @@ Nothing is built. The exit status is 3 when something would be.`,
 	f.add(cmd, s)
 	f.addNoCache(cmd)
 	mustComplete(cmd, "no-cache", s.completeLayers(&f.Stackerfile, &f.Load))
+	hide(cmd, "runtime", "memory", "pids-limit", "cpus", "timeout", "on-run-failure", "shell-fail", "keep-failed", "keep-going", "jobs", "trace")
 	return cmd
 }
 
@@ -113,7 +118,7 @@ what is in the cache stays. The exit status is 4 when there is one.`,
 
 func (f *buildFlags) addNoCache(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.Var((*someLayers)(&f.NoCache), "no-cache", "build all layers, or only these, whatever the cache knows")
+	flags.Var((*someLayers)(&f.NoCache), "no-cache", "build all layers, or only these, without the cache")
 	flags.Lookup("no-cache").NoOptDefVal = everyLayer
 }
 
@@ -121,7 +126,7 @@ func (f *buildFlags) addNoCache(cmd *cobra.Command) {
 type someLayers []string
 
 // everyLayer is what a flag without a value is set to. It shows in the help.
-const everyLayer = "LAYER,…"
+const everyLayer = "LAYER,..."
 
 func (s *someLayers) Set(text string) error {
 	if text == everyLayer {
@@ -142,26 +147,26 @@ func (f *buildFlags) add(cmd *cobra.Command, s *settings) {
 // addCommon adds the flags of builds whichever stackerfiles they build.
 func (f *buildFlags) addCommon(cmd *cobra.Command, s *settings) {
 	flags := cmd.Flags()
-	flags.BoolVar(&f.Load.RequireHash, "require-hash", false, "refuse http(s) imports without a hash")
-	flags.BoolVar(&f.Offline, "offline", false, "ask no registry or server: what was downloaded before serves")
-	flags.StringVar((*string)(&f.Pull), "pull", "", "when to ask registries for bases: `always`, missing or never (default: ask what a tag stands for, and pull when it is new; without a connection use what is here)")
-	flags.BoolVar(&f.NoStatIndex, "no-stat-index", false, "read every file of an import, even if it looks unchanged")
-	flags.StringVar(&f.maxDownload, "max-download", "", "refuse http(s) imports larger than this `SIZE`, such as 500MB")
+	flags.BoolVar(&f.Load.RequireHash, "require-hash", false, "refuse http(s) imports that have no hash")
+	flags.BoolVar(&f.Offline, "offline", false, "use no network for bases and imports: only what was downloaded before")
+	flags.StringVar((*string)(&f.Pull), "pull", "", "the `POLICY` for bases in registries: always, missing or never (default: check the tag, pull if it changed, fall back to the local copy without a connection)")
+	flags.BoolVar(&f.NoStatIndex, "no-stat-index", false, "read every imported file, even if its size and times are unchanged")
+	flags.StringVar(&f.maxDownload, "max-download", "", "refuse http(s) imports larger than `SIZE`, such as 500MB")
 	f.secrets.add(cmd)
 	f.limits.add(cmd, &f.Options)
-	flags.StringVar(&f.Runtime, "runtime", "", "the OCI runtime that steps run in, by `name` or path (default: crun or runc, whichever starts)")
-	flags.StringVar(&f.OnRunFailure, "on-run-failure", "", "a `command` to run in the container where a run failed")
-	flags.BoolVar(&f.shellFail, "shell-fail", false, "open a shell where a run failed: --on-run-failure /bin/sh")
-	flags.BoolVar(&f.KeepFailed, "keep-failed", false, "keep what a failed run left, for layerbuild shell")
-	flags.StringVar(&f.timestamps, "timestamps", "reproducible", "times in images: `reproducible` or now")
+	flags.StringVar(&f.Runtime, "runtime", "", "the OCI `RUNTIME` for steps, by name or path (default: crun or runc, whichever starts)")
+	flags.StringVar(&f.OnRunFailure, "on-run-failure", "", "run `COMMAND` in the container where a run failed")
+	flags.BoolVar(&f.shellFail, "shell-fail", false, "open a shell where a run failed, like --on-run-failure /bin/sh")
+	flags.BoolVar(&f.KeepFailed, "keep-failed", false, "keep the files of a failed run for layerbuild shell")
+	flags.StringVar(&f.timestamps, "timestamps", "reproducible", "the `TIMES` in images: reproducible or now")
 	addManifestFlags(cmd, &f.Options)
-	flags.BoolVar(&f.orderOnly, "order-only", false, "print the layers in the order in which they are built; build nothing")
-	flags.IntVarP(&f.Jobs, "jobs", "j", 0, "how many steps run at once (default: one a core, and 8 at least)")
-	flags.BoolVar(&f.KeepGoing, "keep-going", false, "after a failure go on with the layers that do not need what failed")
+	flags.BoolVar(&f.orderOnly, "order-only", false, "print the layers in build order, and build nothing")
+	flags.IntVarP(&f.Jobs, "jobs", "j", 0, "run `N` steps at once (default: the number of cores, at least 8)")
+	flags.BoolVar(&f.KeepGoing, "keep-going", false, "after a failure, build the layers that do not depend on it")
 	if !s.stacker { // whose flag of this name is another
-		flags.StringVar(&f.progress, "progress", "auto", "how the build is shown: `auto`, tty, plain, json or quiet")
+		flags.StringVar(&f.progress, "progress", "auto", "how to show the build, a `MODE`: auto, tty, plain, json or quiet")
 	}
-	flags.StringVar(&f.trace, "trace", "", "write a timeline of the build to a `file`, for chrome://tracing or ui.perfetto.dev")
+	flags.StringVar(&f.trace, "trace", "", "write a timeline to `FILE`, for chrome://tracing or ui.perfetto.dev")
 }
 
 // build runs a build as the flags say.
@@ -249,18 +254,18 @@ func withStatus(err error) error {
 
 // addStackerfileFlags adds the flags of all commands that read a stackerfile.
 func addStackerfileFlags(cmd *cobra.Command, file *string, load *layers.Options) {
-	cmd.Flags().StringVarP(file, "stacker-file", "f", "stacker.yaml", "the stackerfile")
+	cmd.Flags().StringVarP(file, "stacker-file", "f", "stacker.yaml", "the stackerfile, a `FILE` or URL")
 	addSubstituteFlags(cmd, load)
 }
 
 // addManifestFlags adds the flags of all commands that make manifests.
 func addManifestFlags(cmd *cobra.Command, o *engine.Options) {
 	flags := cmd.Flags()
-	flags.StringArrayVar(&o.LayerTypes, "layer-type", nil, "the type of images' layers: `tar`, squashfs or erofs, whose tags end in -squashfs and -erofs; repeatable")
-	flags.StringVar((*string)(&o.Compression), "compression-format", "gzip", "how tar layers are compressed: `gzip`, zstd or none; a base's stay as they are")
-	flags.IntVar(&o.CompressionLevel, "compression-level", 0, "1 to 9 of gzip, 1 to 22 of zstd (default: 6 of gzip, 3 of zstd)")
-	flags.BoolVar(&o.NoVerity, "no-verity", false, "append no dm-verity data to squashfs and erofs layers")
-	flags.StringVar(&o.AnnotationsNamespace, "annotations-namespace", "", "what the annotations begin with that say the git version and the stackerfile of an image, such as `io.stackeroci` (default: that with --timestamps now, otherwise there are none)")
+	flags.StringArrayVar(&o.LayerTypes, "layer-type", nil, "the `TYPE` of the layers of images: tar, squashfs or erofs; tags of the latter two end in -squashfs and -erofs (repeatable; default tar)")
+	flags.StringVar((*string)(&o.Compression), "compression-format", "gzip", "compress tar layers with `FORMAT`: gzip, zstd or none; layers of bases stay as they are")
+	flags.IntVar(&o.CompressionLevel, "compression-level", 0, "the `LEVEL`: 1 to 9 for gzip, 1 to 22 for zstd (default: 6 for gzip, 3 for zstd)")
+	flags.BoolVar(&o.NoVerity, "no-verity", false, "leave dm-verity data out of squashfs and erofs layers")
+	flags.StringVar(&o.AnnotationsNamespace, "annotations-namespace", "", "annotate images with their git version and stackerfile under the prefix `NAME` (default: io.stackeroci with --timestamps now, otherwise no annotations)")
 }
 
 // namespace is that of the flag, or what goes with the clock.
@@ -273,9 +278,9 @@ func namespace(cmd *cobra.Command, given string, clock engine.Clock) string {
 
 func addSubstituteFlags(cmd *cobra.Command, load *layers.Options) {
 	flags := cmd.Flags()
-	flags.StringVar(&load.Shell, "shell", "", "the shell that runs scripts which name no interpreter, by its `path` in the layer (default /bin/sh)")
-	flags.StringArrayVar(&load.Substitutions, "substitute", nil, "replace ${{K}} in stackerfiles, as `K=V`; repeatable")
-	flags.StringArrayVar(&load.SubstituteFiles, "substitute-file", nil, "a YAML `file` of substitutions, K: V; repeatable")
+	flags.StringVar(&load.Shell, "shell", "", "run scripts that name no interpreter with `SHELL`, a path in the layer (default /bin/sh)")
+	flags.StringArrayVar(&load.Substitutions, "substitute", nil, "replace ${{K}} in stackerfiles with V, as `K=V` (repeatable)")
+	flags.StringArrayVar(&load.SubstituteFiles, "substitute-file", nil, "read substitutions from `FILE`, YAML of the form K: V (repeatable)")
 }
 
 func parseClock(timestamps string) (engine.Clock, error) {

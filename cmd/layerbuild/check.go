@@ -42,6 +42,6 @@ cure, and makes the exit status 1. What only some builds need is marked with --.
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&runtime, "runtime", "", "the OCI runtime to try, by `name` or path (default: crun or runc, whichever starts)")
+	cmd.Flags().StringVar(&runtime, "runtime", "", "the OCI `RUNTIME` to try, by name or path (default: crun or runc, whichever starts)")
 	return cmd
 }

@@ -39,6 +39,6 @@ A command of one word or text is a shell's; several words are run as they are.`,
 	}
 	addStackerfileFlags(cmd, &o.Stackerfile, &o.Load)
 	cmd.Flags().SetInterspersed(false)
-	cmd.Flags().StringVar(&o.Runtime, "runtime", "", "the OCI runtime to run it in, by `name` or path (default: crun or runc, whichever starts)")
+	cmd.Flags().StringVar(&o.Runtime, "runtime", "", "the OCI `RUNTIME`, by name or path (default: crun or runc, whichever starts)")
 	return cmd
 }

@@ -28,13 +28,13 @@ What a stackerfile cannot say is told by line, and left out.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVarP(&o.Dockerfile, "docker-file", "i", "Dockerfile", "the `file` to read")
-	flags.StringVarP(&o.Stackerfile, "output-file", "o", "stacker.yaml", "the stackerfile to write")
-	flags.StringVarP(&o.SubstituteFile, "substitute-file", "s", "stacker-subs.yaml", "the `file` of substitutions to write")
+	flags.StringVarP(&o.Dockerfile, "docker-file", "i", "Dockerfile", "the `FILE` to read")
+	flags.StringVarP(&o.Stackerfile, "output-file", "o", "stacker.yaml", "the stackerfile to write, a `FILE`")
+	flags.StringVarP(&o.SubstituteFile, "substitute-file", "s", "stacker-subs.yaml", "the `FILE` of substitutions to write")
 	name := "app"
 	if s.stacker {
 		name = "${{IMAGE:app}}" // its users give --substitute IMAGE=NAME
 	}
-	flags.StringVar(&o.Name, "name", name, "the name of the layer that the last stage becomes, when it has none")
+	flags.StringVar(&o.Name, "name", name, "the `NAME` of the layer that the last stage becomes, if it has none")
 	return cmd
 }

@@ -64,8 +64,8 @@ been used for a day. An item must match all of them.`,
 	}
 	flags := cmd.Flags()
 	flags.BoolVarP(&verbose, "verbose", "v", false, "show each item")
-	flags.StringArrayVar(&filters, "filter", nil, "only what matches this `FILTER`; repeatable")
-	flags.StringVar(&format, "format", "table", "table or json")
+	flags.StringArrayVar(&filters, "filter", nil, "only what matches this `FILTER` (repeatable)")
+	flags.StringVar(&format, "format", "table", "the `FORMAT`: table or json")
 	return cmd
 }
 

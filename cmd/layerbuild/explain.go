@@ -54,16 +54,16 @@ redacted, and no content of a file is in it.`,
 	addStackerfileFlags(cmd, &f.file, &f.load)
 	flags := cmd.Flags()
 	addFormatFlag(cmd, &f.format)
-	flags.StringVar(&f.against, "against", "", "compare with a build's `number`, a record's key, a bundle, or another state folder")
-	flags.StringVar(&f.export, "export", "", "write a bundle to a `file`, to compare with elsewhere")
-	flags.StringVar(&f.ignored, "ignored", "", "say by which rule a `path` is not imported")
-	flags.BoolVar(&f.hits, "hit", false, "say of layers that were found in the cache what was compared")
+	flags.StringVar(&f.against, "against", "", "compare with `WHAT`: the number of a build, the key of a record, a bundle, or another state folder")
+	flags.StringVar(&f.export, "export", "", "write a bundle to `FILE`, to compare with elsewhere")
+	flags.StringVar(&f.ignored, "ignored", "", "report the rule by which `PATH` is not imported")
+	flags.BoolVar(&f.hits, "hit", false, "for layers found in the cache, report what was compared")
 	cmd.MarkFlagsMutuallyExclusive("against", "export", "ignored", "hit")
 	return cmd
 }
 
 func addFormatFlag(cmd *cobra.Command, format *string) {
-	cmd.Flags().StringVar(format, "format", "text", "how to show it: `text`, markdown or json")
+	cmd.Flags().StringVar(format, "format", "text", "the `FORMAT`: text, markdown or json")
 }
 
 func (s *settings) explain(ctx context.Context, w io.Writer, f *explainFlags, names []string) (err error) {

@@ -39,7 +39,7 @@ find in the cache are dashed; JSON says why. Nothing is built.`,
 	}
 	addStackerfileFlags(cmd, &o.Stackerfile, &o.Load)
 	flags := cmd.Flags()
-	flags.StringVar(&format, "format", engine.FormatDOT, "`dot`, mermaid or json")
-	flags.BoolVar(&o.Offline, "offline", false, "ask no registry or server: what was downloaded before serves")
+	flags.StringVar(&format, "format", engine.FormatDOT, "the `FORMAT`: dot, mermaid or json")
+	flags.BoolVar(&o.Offline, "offline", false, "use no network for stackerfiles: only what was downloaded before")
 	return cmd
 }

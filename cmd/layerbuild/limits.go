@@ -26,14 +26,14 @@ type limitFlags struct {
 
 func (f *limitFlags) add(cmd *cobra.Command, o *engine.Options) {
 	flags, bounds := cmd.Flags(), engine.DefaultBounds()
-	flags.StringVar(&f.network, "network", "", "the network of layers that name none: `host`, the default, or none, with which a layer that names host is refused")
-	flags.StringVar(&f.memory, "memory", "", "the most memory that a run may take, as a `SIZE` such as 512MB")
-	flags.Int64Var(&f.pids, "pids-limit", 0, "the most processes and threads that a run may have at a time")
-	flags.Float64Var(&f.cpus, "cpus", 0, "how many processors' time a run may take, such as 1.5")
-	flags.DurationVar(&f.timeout, "timeout", 0, "how long a run may take, as a `duration` such as 10m")
-	flags.StringVar(&f.layerSize, "max-layer-size", units.HumanSize(float64(bounds.Bytes)), "refuse layers of bases that are larger than this `SIZE` when they are unpacked; 0 for no limit")
-	flags.Int64Var(&o.Bounds.Files, "max-layer-files", bounds.Files, "refuse layers of bases with more files; 0 for no limit")
-	flags.Int64Var(&o.Bounds.Ratio, "max-layer-ratio", bounds.Ratio, "refuse layers of bases that grow more than this when they are unpacked, to more than 1GiB; 0 for no limit")
+	flags.StringVar(&f.network, "network", "", "the `NETWORK` of layers that name none: host or none; none also refuses layers that name host (default host)")
+	flags.StringVar(&f.memory, "memory", "", "limit the memory of a run to `SIZE`, such as 512MB")
+	flags.Int64Var(&f.pids, "pids-limit", 0, "limit a run to `N` processes and threads")
+	flags.Float64Var(&f.cpus, "cpus", 0, "limit a run to the time of `N` processors, such as 1.5")
+	flags.DurationVar(&f.timeout, "timeout", 0, "end a run after `DURATION`, such as 10m")
+	flags.StringVar(&f.layerSize, "max-layer-size", units.HumanSize(float64(bounds.Bytes)), "refuse layers of bases that unpack to more than `SIZE`; 0 for no limit")
+	flags.Int64Var(&o.Bounds.Files, "max-layer-files", bounds.Files, "refuse layers of bases with more than `N` files; 0 for no limit")
+	flags.Int64Var(&o.Bounds.Ratio, "max-layer-ratio", bounds.Ratio, "refuse layers of bases that unpack to more than 1GiB and `N` times their size; 0 for no limit")
 }
 
 // parse puts the limits into o. A limit that cannot be is refused, not left out.

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -20,9 +19,6 @@ import (
 	"github.com/layerbuild/layerbuild/locks"
 	"github.com/layerbuild/layerbuild/progress"
 )
-
-// version is stamped by the Makefile; otherwise the module's version is shown.
-var version string
 
 func main() { os.Exit(run()) }
 
@@ -123,50 +119,40 @@ builds of a user share.`,
 		DisableAutoGenTag: true,
 	}
 	flags := cmd.PersistentFlags()
-	flags.StringVar(&s.stateDir, "state-dir", defaultStateDir(), "what is remembered between builds")
-	flags.StringVar(&s.ociDir, "oci-dir", "oci", "the OCI layout that images go to")
-	flags.StringVar(&s.rootsDir, "roots-dir", "", "keep root filesystems in this `folder` from now on (default: where they were; at first the state folder)")
-	flags.StringVar(&s.workDir, "work-dir", "", "the `folder` that --oci-dir is in, unless that is given; called as stacker, --state-dir and --roots-dir too")
-	flags.StringVar(&s.config, "config", "", "the config `file` (default: layerbuild/config.yaml in $XDG_CONFIG_HOME or ~/.config, if it is there)")
-	flags.StringVar(&s.logFile, "log-file", "", "show what is built in a `file` instead of on the terminal")
-	flags.BoolVar(&s.logTimestamp, "log-timestamp", false, "show the time before each line of a build")
-	flags.StringVar(&s.storageType, "storage-type", "overlay", "how root filesystems are kept: `overlay`, and nothing else")
+	flags.StringVar(&s.stateDir, "state-dir", defaultStateDir(), "the state folder: the `DIR` of what is remembered between builds")
+	flags.StringVar(&s.ociDir, "oci-dir", "oci", "write images to the OCI layout `DIR`")
+	flags.StringVar(&s.rootsDir, "roots-dir", "", "keep root filesystems in `DIR` from now on (default: where they were; at first the state folder)")
+	flags.StringVar(&s.workDir, "work-dir", "", "the `DIR` that holds oci, unless --oci-dir is given; called as stacker, also .stacker and roots")
+	flags.StringVar(&s.config, "config", "", "the configuration `FILE` (default: layerbuild/config.yaml in $XDG_CONFIG_HOME or ~/.config, if it exists)")
+	flags.StringVar(&s.logFile, "log-file", "", "write the output of builds to `FILE` instead of the terminal")
+	flags.BoolVar(&s.logTimestamp, "log-timestamp", false, "begin each line of a build with the time")
+	flags.StringVar(&s.storageType, "storage-type", "overlay", "the storage `TYPE` of stacker; only overlay is accepted")
 	flags.BoolVar(&s.debug, "debug", false, "show every reason and every step")
-	flags.BoolVarP(&s.quiet, "quiet", "q", false, "show nothing but warnings and errors")
+	flags.BoolVarP(&s.quiet, "quiet", "q", false, "show only warnings and errors")
 	if s.stacker {
-		flags.Bool("progress", false, "show what is downloaded, as is done anyway")
-		flags.BoolVar(&s.plain, "no-progress", false, "show a build as lines of text, on a terminal too")
+		flags.Bool("progress", false, "accepted for stacker; downloads are always shown")
+		flags.BoolVar(&s.plain, "no-progress", false, "show a build as lines of text, even on a terminal")
 	}
-	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return fmt.Errorf("%w; see `%s --help`", err, c.CommandPath())
-	})
+	cmd.SetFlagErrorFunc(flagError)
+	cmd.SetUsageFunc(printUsage)
 	cmd.SetGlobalNormalizationFunc(stackerFlags)
 	cmd.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return s.settle(cmd) }
-	cmd.AddCommand(
-		newBuildCommand(s),
-		newPlanCommand(s),
-		newVerifyCommand(s),
-		newCleanCommand(s),
-		newInspectCommand(s),
-		newExplainCommand(s),
-		newHistoryCommand(s),
-		newLogsCommand(s),
-		newDiskUsageCommand(s),
-		newPruneCommand(s),
-		newGCCommand(s),
-		newRecursiveBuildCommand(s),
-		newPublishCommand(s),
-		newConvertCommand(s),
-		newValidateCommand(s),
-		newGraphCommand(s),
-		newCheckCommand(s),
-		newUnprivSetupCommand(s),
-		newGrabCommand(s),
-		newChrootCommand(s),
-		newShellCommand(s),
-		newFsckCommand(s),
-	)
+	addGroup(cmd, "Build", newBuildCommand(s), newPlanCommand(s), newVerifyCommand(s), newRecursiveBuildCommand(s), newPublishCommand(s))
+	addGroup(cmd, "Look at builds", newExplainCommand(s), newHistoryCommand(s), newLogsCommand(s), newInspectCommand(s),
+		newGrabCommand(s), newChrootCommand(s), newShellCommand(s))
+	addGroup(cmd, "Stackerfiles", newValidateCommand(s), newGraphCommand(s), newConvertCommand(s))
+	addGroup(cmd, "State folder", newDiskUsageCommand(s), newPruneCommand(s), newGCCommand(s), newFsckCommand(s), newCleanCommand(s))
+	addGroup(cmd, "This machine", newCheckCommand(s), newUnprivSetupCommand(s), newVersionCommand(s))
 	return cmd
+}
+
+// addGroup adds commands that --help lists below one title.
+func addGroup(root *cobra.Command, title string, commands ...*cobra.Command) {
+	root.AddGroup(&cobra.Group{ID: title, Title: title})
+	for _, cmd := range commands {
+		cmd.GroupID = title
+	}
+	root.AddCommand(commands...)
 }
 
 // noArguments refuses arguments, and says what may have been meant instead.
@@ -211,16 +197,6 @@ func defaultStateDir() string {
 		return ".layerbuild"
 	}
 	return filepath.Join(cache, "layerbuild")
-}
-
-func buildVersion() string {
-	if version != "" {
-		return version
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
 }
 
 // reading prepares options of reading stackerfiles.

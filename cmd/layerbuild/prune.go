@@ -43,7 +43,7 @@ of the disk; durations 90m, 36h or 7d.`,
 	}
 	flags := cmd.Flags()
 	flags.BoolVarP(&f.rule.All, "all", "a", false, "also what the last builds have")
-	flags.StringArrayVar(&f.rule.Filters, "filter", nil, "only what matches this `FILTER`; repeatable")
+	flags.StringArrayVar(&f.rule.Filters, "filter", nil, "only what matches this `FILTER` (repeatable)")
 	flags.StringVar(&f.rule.MaxUsedSpace, "keep-storage", "", "stop when no more than this `SIZE` is left")
 	flags.StringVar(&f.rule.KeepDuration, "keep-duration", "", "keep what was used within this `DURATION`")
 	flags.Int64Var(&f.rule.MaxInodes, "max-inodes", 0, "stop when no more than `N` files and folders are left")

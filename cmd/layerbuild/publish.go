@@ -12,7 +12,7 @@ func newPublishCommand(s *settings) *cobra.Command {
 	var o engine.PublishOptions
 	var dir, pattern, timestamps string
 	cmd := &cobra.Command{
-		Use:   "publish",
+		Use:   "publish [LAYER...]",
 		Short: "Publish the images that were built",
 		Long: `Publish the images of a stackerfile's layers, out of the OCI layout: with
 --url docker://HOST/PATH to HOST/PATH/LAYER:TAG, with --url oci:FOLDER to the tag
@@ -25,9 +25,9 @@ same. Give the substitutions and times that the build was given.
 
 Credentials are --username and --password, or those of podman, skopeo and docker.`,
 		Example: `  layerbuild publish --url docker://registry.example.org/team --tag 1.2 --tag latest
-  layerbuild publish --url oci:release --tag 1.2 --image app`,
-		Args: noArguments(""),
-		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+  layerbuild publish --url oci:release --tag 1.2 app`,
+		RunE: func(cmd *cobra.Command, images []string) (err error) {
+			o.Images = append(o.Images, images...)
 			if err = s.reading(cmd.Context(), &o.Load, o.Offline); err != nil {
 				return err
 			}
@@ -47,20 +47,21 @@ Credentials are --username and --password, or those of podman, skopeo and docker
 			return engine.Publish(cmd.Context(), o)
 		},
 	}
+	cmd.ValidArgsFunction = s.completeLayers(&o.Stackerfile, &o.Load)
 	addStackerfileFlags(cmd, &o.Stackerfile, &o.Load)
 	flags := cmd.Flags()
-	flags.StringVarP(&dir, "search-dir", "d", "", "publish those of all stackerfiles below this `folder`")
-	flags.StringVarP(&pattern, "stacker-file-pattern", "p", stackerfilePattern, "with --search-dir, a `regexp` on paths below that folder")
-	flags.StringVar(&o.URL, "url", "", "where to: `docker://HOST/PATH` or oci:FOLDER")
-	flags.StringArrayVar(&o.Tags, "tag", nil, "the `TAG` that images get; repeatable")
-	flags.StringArrayVar(&o.Images, "image", nil, "publish only that of this `LAYER`; repeatable")
-	flags.StringVar(&o.Username, "username", "", "the user's `name` at the registry")
-	flags.StringVar(&o.Password, "password", "", "the user's password at the registry; others on this machine can see it")
-	flags.BoolVar(&o.SkipTLS, "skip-tls", false, "allow http and certificates that nobody vouches for")
-	flags.BoolVar(&o.ShowOnly, "show-only", false, "say what would be published; publish nothing")
-	flags.BoolVar(&o.Force, "force", false, "publish what is in the OCI layout, though it is stale")
-	flags.BoolVar(&o.Offline, "offline", false, "ask nobody whether bases and downloads have changed")
-	flags.StringVar(&timestamps, "timestamps", "reproducible", "what the build was given: `reproducible` or now")
+	flags.StringVarP(&dir, "search-dir", "d", "", "publish the images of all stackerfiles below `DIR`")
+	flags.StringVarP(&pattern, "stacker-file-pattern", "p", stackerfilePattern, "with --search-dir, a `REGEXP` that paths below it must match")
+	flags.StringVar(&o.URL, "url", "", "the destination `URL`: docker://HOST/PATH or oci:DIR")
+	flags.StringArrayVar(&o.Tags, "tag", nil, "the `TAG` that images get (repeatable)")
+	flags.StringArrayVar(&o.Images, "image", nil, "publish only the image of `LAYER`, like naming it as an argument (repeatable)")
+	flags.StringVar(&o.Username, "username", "", "the user `NAME` at the registry")
+	flags.StringVar(&o.Password, "password", "", "the `PASSWORD` at the registry; other users of this machine can see it")
+	flags.BoolVar(&o.SkipTLS, "skip-tls", false, "allow http and unverified certificates")
+	flags.BoolVar(&o.ShowOnly, "show-only", false, "report what would be published, and publish nothing")
+	flags.BoolVar(&o.Force, "force", false, "publish what is in the OCI layout even if it is stale")
+	flags.BoolVar(&o.Offline, "offline", false, "do not check whether bases and downloads have changed")
+	flags.StringVar(&timestamps, "timestamps", "reproducible", "the `TIMES` that the build was given: reproducible or now")
 	addManifestFlags(cmd, &o.Options)
 	cmd.MarkFlagsRequiredTogether("username", "password")
 	if err := cmd.MarkFlagRequired("url"); err != nil {

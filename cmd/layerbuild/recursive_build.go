@@ -35,7 +35,7 @@ in all of them. The state folder and the OCI layout are not searched.`,
 	addSubstituteFlags(cmd, &f.Load)
 	f.addCommon(cmd, s)
 	flags := cmd.Flags()
-	flags.StringVarP(&dir, "search-dir", "d", ".", "the `folder` to search")
-	flags.StringVarP(&pattern, "stacker-file-pattern", "p", stackerfilePattern, "a `regexp` on paths below that folder")
+	flags.StringVarP(&dir, "search-dir", "d", ".", "search `DIR`")
+	flags.StringVarP(&pattern, "stacker-file-pattern", "p", stackerfilePattern, "a `REGEXP` that paths below that folder must match")
 	return cmd
 }

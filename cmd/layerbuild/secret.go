@@ -14,8 +14,8 @@ type secretFlags struct {
 
 func (f *secretFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringArrayVar(&f.secrets, "secret", nil, "give layers that name it a secret, as `id=ID,src=FILE` or id=ID,env=VARIABLE; with ,key=true they are built again when it changes; repeatable")
-	flags.StringVar(&f.key, "secret-key", "", "what digests of secrets with key=true are keyed with, as `src=FILE` or env=VARIABLE; machines with the same key share what is built (default: the state folder's own)")
+	flags.StringArrayVar(&f.secrets, "secret", nil, "give a `SECRET` to the layers that name it, as id=ID,src=FILE or id=ID,env=VARIABLE, such as id=npmrc,src=.npmrc; ,key=true rebuilds them when it changes (repeatable)")
+	flags.StringVar(&f.key, "secret-key", "", "the `KEY` for digests of secrets with key=true, as src=FILE or env=VARIABLE; machines with one key share layers (default: a key of the state folder)")
 }
 
 func (f *secretFlags) parse(o *engine.Options) (err error) {

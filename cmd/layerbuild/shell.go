@@ -44,6 +44,6 @@ The exit status is the command's.`,
 	}
 	addStackerfileFlags(cmd, &o.Stackerfile, &o.Load)
 	secrets.add(cmd)
-	cmd.Flags().StringVar(&o.Runtime, "runtime", "", "the OCI runtime to run it in, by `name` or path")
+	cmd.Flags().StringVar(&o.Runtime, "runtime", "", "the OCI `RUNTIME`, by name or path (default: crun or runc, whichever starts)")
 	return cmd
 }

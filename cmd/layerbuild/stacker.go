@@ -25,10 +25,12 @@ func (s *settings) name() string {
 	return "layerbuild"
 }
 
-// stackerFlags takes stacker's names of a flag for ours, those of former releases
-// too.
+// stackerFlags returns our name of a flag: stacker has others, also in its former
+// releases, and docker's for the stackerfile is --file.
 func stackerFlags(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 	switch name {
+	case "file":
+		name = "stacker-file"
 	case "stacker-dir":
 		name = "state-dir"
 	case "no-squashfs-verity":

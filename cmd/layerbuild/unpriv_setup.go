@@ -44,9 +44,9 @@ names. It is run once, as root, with sudo by that very user or with --username.
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&name, "username", os.Getenv("SUDO_USER"), "the `name` of the user (default: who runs sudo)")
-	flags.StringVar(&uid, "uid", "", "the `id` of the user, if no name is given or it is in no /etc/passwd")
-	flags.StringVar(&gid, "gid", "", "the `id` of the user's group (default: that of /etc/passwd)")
+	flags.StringVar(&name, "username", os.Getenv("SUDO_USER"), "the `NAME` of the user (default: the user who runs sudo)")
+	flags.StringVar(&uid, "uid", "", "the `UID` of the user, if there is no name or it is not in /etc/passwd")
+	flags.StringVar(&gid, "gid", "", "the `GID` of the user's group (default: that in /etc/passwd)")
 	return cmd
 }
 

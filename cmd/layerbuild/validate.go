@@ -40,6 +40,6 @@ its file, line and column. Nothing is built; what layers read is not looked at.`
 		},
 	}
 	addStackerfileFlags(cmd, &file, &load)
-	cmd.Flags().BoolVar(&load.RequireHash, "require-hash", false, "refuse http(s) imports without a hash")
+	cmd.Flags().BoolVar(&load.RequireHash, "require-hash", false, "refuse http(s) imports that have no hash")
 	return cmd
 }
