@@ -3,22 +3,17 @@ package engine
 import (
 	"cmp"
 	"context"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/explain"
+	"github.com/layerbuild/layerbuild/history"
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/progress"
@@ -29,6 +24,7 @@ import (
 type goneError struct{ chain *chain }
 
 func (e *goneError) Error() string { return "snapshot " + string(e.chain.id) + " is gone" }
+
 func (e *goneError) Unwrap() error { return buildcache.ErrNotFound }
 
 // keptChanges is how many lines or changes of one reason a journal keeps.
@@ -72,8 +68,8 @@ func (b *Builder) tellPull(l *layers.Layer, manifest digest.Digest) {
 	reason := explain.Reason{Code: explain.Base, Name: "base", New: imports.Redact(l.From.URL) + " " + string(manifest), Note: explain.Presence(false, true)}
 	if latest, err := b.Cache.Latest(l.File.Path, l.Name); err == nil {
 		if before, err := b.Cache.Get(buildcache.Rootfs, latest.Keys[buildcache.Rootfs]); err == nil {
-			told.Baseline = baselineOf(before, explain.BaselineHere)
-			reason.Old, reason.Note = baseText(before.Origin, ""), ""
+			told.Baseline = history.BaselineOf(before, explain.BaselineHere)
+			reason.Old, reason.Note = history.BaseText(before.Origin, ""), ""
 		}
 	}
 	if reason.Old == reason.New {
@@ -140,7 +136,7 @@ func (b *Builder) tellDifferences(s *rootfsStep, told *explain.Layer, latest *bu
 	if before == nil {
 		return nil
 	}
-	told.Baseline = baselineOf(before, kind)
+	told.Baseline = history.BaselineOf(before, kind)
 	if kind == explain.BaselineHere {
 		told.Seconds = before.Cost.Seconds() // until it is known
 	}
@@ -148,13 +144,13 @@ func (b *Builder) tellDifferences(s *rootfsStep, told *explain.Layer, latest *bu
 	if err != nil {
 		return err
 	}
-	d := differ{old: b.Sources.Entries, new: b.Sources.Entries, limit: keptChanges}
+	d := history.Differ{Old: b.Sources.Entries, New: b.Sources.Entries, Limit: keptChanges}
 	if b.Debug {
-		d.limit = 0
+		d.Limit = 0
 	}
 	now := b.origin(s)
 	for _, r := range diff {
-		reason := d.reason(r, before.Origin, now)
+		reason := d.Reason(r, before.Origin, now)
 		reason.Called = s.called[r.Name]
 		if by := s.by[r.Name]; by != nil && !b.layers[by].hit {
 			reason.By = by.Name
@@ -191,10 +187,6 @@ func (b *Builder) baseline(s *rootfsStep, latest *buildcache.Latest) (*buildcach
 	return b.recent().Nearest(s.inputs), explain.BaselineNearest
 }
 
-func baselineOf(r *buildcache.Record, kind string) *explain.Baseline {
-	return &explain.Baseline{Kind: kind, Layer: r.Origin.Layer, Stackerfile: r.Origin.Stackerfile, Built: r.Created, Key: string(r.Key)}
-}
-
 // because returns the layers whose rebuild is all that made a layer miss.
 func because(reasons []explain.Reason) (names []string) {
 	for _, r := range reasons {
@@ -228,9 +220,9 @@ func (b *Builder) tellLabels(s *rootfsStep, in buildcache.Inputs, told *explain.
 	if err != nil {
 		return err
 	}
-	d := differ{limit: keptChanges}
+	d := history.Differ{Limit: keptChanges}
 	for _, r := range diff {
-		reason := d.reason(r, before.Origin, b.origin(s))
+		reason := d.Reason(r, before.Origin, b.origin(s))
 		told.Labels = append(told.Labels, reason)
 		b.notice(s.l, progress.Notice, "labels are generated again because %s", reason.Head())
 	}
@@ -326,175 +318,4 @@ func (b *Builder) told() []explain.Layer {
 		all = append(all, told)
 	}
 	return all
-}
-
-// A differ spells out in what the inputs of two steps differ.
-type differ struct {
-	old, new func(digest.Digest) ([]imports.Entry, error) // the trees of each side; nil when they are not known
-	limit    int                                          // of lines and of changes; 0 is none
-}
-
-// reason spells out one difference. Was and is say on what the steps stand.
-func (d differ) reason(r buildcache.Reason, was, is buildcache.Origin) explain.Reason {
-	out := explain.Reason{
-		Code: string(r.Code), Name: r.Name, Old: r.Old, New: r.New, Redacted: r.Redacted, Uncertain: r.Uncertain,
-		Note: explain.Presence(!r.Added, !r.Removed),
-	}
-	switch {
-	case r.Code == buildcache.BaseChange && r.Name == "base":
-		out.Old, out.New = baseText(was, r.Old), baseText(is, r.New)
-	case r.Code == buildcache.Import, r.Code == buildcache.Overlay, r.Code == buildcache.Bind:
-		out.Old, out.New, out.Changes = d.trees(r.Old, r.New)
-	case strings.Contains(r.Old+r.New, "\n"):
-		out.Old, out.New = "", ""
-		if out.Note == "" {
-			out.Diff = explain.DiffLines(r.Old, r.New)
-		}
-	}
-	if most := d.limit; most > 0 {
-		out.More = max(0, len(out.Diff)-most) + max(0, len(out.Changes)-most)
-		out.Diff = out.Diff[:min(len(out.Diff), most)]
-		out.Changes = out.Changes[:min(len(out.Changes), most)]
-	}
-	return out
-}
-
-// baseText names what a layer starts from, and its digest.
-func baseText(o buildcache.Origin, chain string) string {
-	return strings.TrimSpace(o.Base + " " + cmp.Or(o.Manifest, chain))
-}
-
-// trees compares two trees, and how they are copied into an image.
-func (d differ) trees(old, new string) (was, is string, changes []explain.Change) {
-	before, beforeAttributes := treeOf(old)
-	now, nowAttributes := treeOf(new)
-	if old != "" && new != "" {
-		changes = copyChanges(beforeAttributes, nowAttributes)
-	}
-	if before == now || before == "" || now == "" || d.old == nil || d.new == nil {
-		return string(before), string(now), changes
-	}
-	var oldEntries, newEntries []imports.Entry
-	var reading errgroup.Group
-	reading.Go(func() (err error) { oldEntries, err = d.old(before); return err })
-	reading.Go(func() (err error) { newEntries, err = d.new(now); return err })
-	if reading.Wait() == nil {
-		for _, c := range imports.Compare(oldEntries, newEntries) {
-			changes = append(changes, change(c))
-		}
-	}
-	return string(before), string(now), changes
-}
-
-// treeOf reads what an input says of a tree: its digest or, if it is copied, also
-// how (see copyText).
-func treeOf(value string) (digest.Digest, map[string]string) {
-	if !strings.HasPrefix(value, "{") {
-		return digest.Digest(value), nil
-	}
-	var fields map[string]json.RawMessage
-	if json.Unmarshal([]byte(value), &fields) != nil {
-		return "", nil
-	}
-	attributes := map[string]string{}
-	for name, raw := range fields {
-		text := strings.Trim(string(raw), `"`)
-		if mode, err := strconv.ParseUint(text, 10, 32); name == "Mode" && err == nil {
-			text = fmt.Sprintf("%04o", mode&uint64(fs.ModePerm))
-		}
-		attributes[strings.ToLower(name)] = text
-	}
-	tree := attributes["tree"]
-	delete(attributes, "tree")
-	return digest.Digest(tree), attributes
-}
-
-func copyChanges(old, new map[string]string) []explain.Change {
-	c := explain.Change{Op: "~", Path: "."}
-	for _, name := range []string{"name", "content", "mode", "uid", "gid"} {
-		if old[name] != new[name] {
-			c.Attributes = append(c.Attributes, explain.Attribute{Name: name, Old: old[name], New: new[name]})
-		}
-	}
-	if len(c.Attributes) == 0 {
-		return nil
-	}
-	return []explain.Change{c}
-}
-
-// change spells out a difference at one path.
-func change(c imports.Change) explain.Change {
-	out := explain.Change{Op: "~", Path: printablePath(c.Path)}
-	switch {
-	case c.Old == nil:
-		out.Op = "+"
-		return out
-	case c.New == nil:
-		out.Op = "-"
-		return out
-	}
-	add := func(name, old, new string) {
-		if old != new {
-			out.Attributes = append(out.Attributes, explain.Attribute{Name: name, Old: old, New: new})
-		}
-	}
-	old, new := c.Old, c.New
-	add("type", old.Type.String(), new.Type.String())
-	if old.Type == imports.File && new.Type == imports.File {
-		add("sha256", hex.EncodeToString(old.Sum[:]), hex.EncodeToString(new.Sum[:]))
-		add("size", strconv.FormatInt(old.Size, 10), strconv.FormatInt(new.Size, 10))
-	}
-	if old.Type != imports.Symlink && new.Type != imports.Symlink {
-		add("mode", fmt.Sprintf("%04o", old.Mode), fmt.Sprintf("%04o", new.Mode))
-	}
-	add("link", printablePath(old.Link), printablePath(new.Link))
-	add("device", device(old), device(new))
-	addXattrs(old.Xattrs, new.Xattrs, add)
-	return out
-}
-
-func device(e *imports.Entry) string {
-	if e.Type != imports.Char && e.Type != imports.Block {
-		return ""
-	}
-	return fmt.Sprintf("%d,%d", e.Major, e.Minor)
-}
-
-func addXattrs(old, new []imports.Xattr, add func(name, old, new string)) {
-	value := func(all []imports.Xattr, name string) string {
-		for _, x := range all {
-			if x.Name == name {
-				return xattrValue(x.Value)
-			}
-		}
-		return ""
-	}
-	var names []string
-	for _, x := range slices.Concat(old, new) {
-		names = append(names, x.Name)
-	}
-	slices.Sort(names)
-	for _, name := range slices.Compact(names) {
-		add("xattr "+name, value(old, name), value(new, name))
-	}
-}
-
-// xattrValue is short text itself, and the digest of anything else.
-func xattrValue(v string) string {
-	const longest = 64
-	switch {
-	case v == "":
-		return `""`
-	case len(v) > longest || !utf8.ValidString(v):
-		return string(digest.FromString(v))
-	}
-	return v
-}
-
-// printablePath is a path as JSON can hold it.
-func printablePath(path string) string {
-	if utf8.ValidString(path) {
-		return path
-	}
-	return strconv.Quote(path)
 }

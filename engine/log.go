@@ -1,16 +1,10 @@
 package engine
 
 import (
-	"bufio"
-	"context"
-	"errors"
 	"fmt"
-	"io"
 	"os"
-	"strings"
 	"time"
 
-	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/progress"
 )
 
@@ -49,48 +43,4 @@ func (b *Builder) openLog() (*os.File, error) {
 		return nil, err
 	}
 	return b.Cache.CreateLog(number)
-}
-
-// Log copies the log of a build to w, with no more than colours for a terminal to obey:
-// of the last one when number is 0.
-func Log(ctx context.Context, stateDir string, number int, w io.Writer) error {
-	cache, err := buildcache.Open(ctx, stateDir)
-	if err != nil {
-		return err
-	}
-	defer cache.Close()
-	numbers, err := cache.Logs()
-	if err != nil {
-		return err
-	}
-	if len(numbers) == 0 {
-		return errors.New("nothing has been built yet with this state folder")
-	}
-	first, last := numbers[0], numbers[len(numbers)-1]
-	if number == 0 {
-		number = last
-	}
-	file, err := cache.OpenLog(number)
-	if errors.Is(err, buildcache.ErrNotFound) {
-		return fmt.Errorf("there is no log of build %d: those of builds %d to %d are kept", number, first, last)
-	}
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	lines := bufio.NewReader(file)
-	for {
-		text, err := lines.ReadString('\n')
-		if text != "" {
-			if _, err := fmt.Fprintln(w, progress.ColoredText(strings.TrimSuffix(text, "\n"))); err != nil {
-				return err
-			}
-		}
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
 }

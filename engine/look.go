@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/image-spec/identity"
 
 	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/history"
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/namespace"
@@ -64,7 +65,7 @@ func Grab(ctx context.Context, o Options, layer, file, dest string) (err error) 
 
 // unread stands for a layer of the stackerfile without reading that.
 func (o Options) unread(layer string) (*layers.Layer, error) {
-	file, err := placeOf(o.Stackerfile)
+	file, err := history.Place(o.Stackerfile)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/layerbuild/layerbuild/history"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/oci"
 	"github.com/layerbuild/layerbuild/progress"
@@ -70,7 +71,7 @@ func Publish(ctx context.Context, o PublishOptions) error {
 func (o PublishOptions) selectLayers(graph *layers.Graph) ([]*layers.Layer, error) {
 	var files []string
 	for _, file := range append([]string{o.Stackerfile}, o.Others...) {
-		place, err := placeOf(file)
+		place, err := history.Place(file)
 		if err != nil {
 			return nil, err
 		}

@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"os"
-	"path/filepath"
 
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
@@ -40,12 +39,4 @@ func (s *Stackerfiles) Fetch(url string) (string, error) {
 		s.Notice(file.Notice)
 	}
 	return file.Path, err
-}
-
-// placeOf is what a stackerfile is known by: its absolute path, or its URL.
-func placeOf(stackerfile string) (string, error) {
-	if layers.IsURL(stackerfile) {
-		return imports.Redact(stackerfile), nil
-	}
-	return filepath.Abs(stackerfile)
 }

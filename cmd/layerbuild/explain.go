@@ -13,6 +13,7 @@ import (
 
 	"github.com/layerbuild/layerbuild/engine"
 	"github.com/layerbuild/layerbuild/explain"
+	"github.com/layerbuild/layerbuild/history"
 	"github.com/layerbuild/layerbuild/layers"
 )
 
@@ -73,7 +74,7 @@ func (s *settings) explain(ctx context.Context, w io.Writer, f *explainFlags, na
 	if f.ignored != "" {
 		return explainIgnored(w, f)
 	}
-	past, err := engine.OpenPast(ctx, s.stateDir)
+	past, err := history.Open(ctx, s.stateDir)
 	if err != nil {
 		return err
 	}
@@ -82,7 +83,7 @@ func (s *settings) explain(ctx context.Context, w io.Writer, f *explainFlags, na
 	if err != nil {
 		return err
 	}
-	if err := engine.Only(report, names); err != nil {
+	if err := history.Only(report, names); err != nil {
 		return err
 	}
 	switch {
@@ -99,7 +100,7 @@ func (s *settings) explain(ctx context.Context, w io.Writer, f *explainFlags, na
 }
 
 // show writes a report in a format.
-func (s *settings) show(w io.Writer, past *engine.Past, r *explain.Report, format string) error {
+func (s *settings) show(w io.Writer, past *history.Past, r *explain.Report, format string) error {
 	if s.debug {
 		past.Whole(r)
 	}

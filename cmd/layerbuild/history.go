@@ -9,8 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/layerbuild/layerbuild/engine"
 	"github.com/layerbuild/layerbuild/explain"
+	"github.com/layerbuild/layerbuild/history"
 )
 
 func newHistoryCommand(s *settings) *cobra.Command {
@@ -25,7 +25,7 @@ first. "history show" explains one of them, "history diff" compares two.`,
   layerbuild history diff 11 12`,
 		Args: noArguments(""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return s.past(cmd.Context(), func(past *engine.Past) error { return listBuilds(cmd.OutOrStdout(), past, format) })
+			return s.past(cmd.Context(), func(past *history.Past) error { return listBuilds(cmd.OutOrStdout(), past, format) })
 		},
 	}
 	addFormatFlag(cmd, &format)
@@ -40,7 +40,7 @@ func newHistoryShowCommand(s *settings) *cobra.Command {
 		Short: "Explain a build",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return s.past(cmd.Context(), func(past *engine.Past) error {
+			return s.past(cmd.Context(), func(past *history.Past) error {
 				report, err := numbered(past, args[0])
 				if err != nil {
 					return err
@@ -60,7 +60,7 @@ func newHistoryDiffCommand(s *settings) *cobra.Command {
 		Short: "Compare the inputs of two builds",
 		Args:  cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return s.past(cmd.Context(), func(past *engine.Past) error {
+			return s.past(cmd.Context(), func(past *history.Past) error {
 				before, err := numbered(past, args[0])
 				if err != nil {
 					return err
@@ -81,8 +81,8 @@ func newHistoryDiffCommand(s *settings) *cobra.Command {
 }
 
 // past calls do with the builds of the state folder.
-func (s *settings) past(ctx context.Context, do func(*engine.Past) error) error {
-	past, err := engine.OpenPast(ctx, s.stateDir)
+func (s *settings) past(ctx context.Context, do func(*history.Past) error) error {
+	past, err := history.Open(ctx, s.stateDir)
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func (s *settings) past(ctx context.Context, do func(*engine.Past) error) error 
 	return do(past)
 }
 
-func numbered(past *engine.Past, arg string) (*explain.Report, error) {
+func numbered(past *history.Past, arg string) (*explain.Report, error) {
 	number, err := strconv.Atoi(arg)
 	if err != nil {
 		return nil, fmt.Errorf("%q is no number of a build: `layerbuild history` lists them", arg)
@@ -98,7 +98,7 @@ func numbered(past *engine.Past, arg string) (*explain.Report, error) {
 	return past.Build(number)
 }
 
-func listBuilds(w io.Writer, past *engine.Past, format string) error {
+func listBuilds(w io.Writer, past *history.Past, format string) error {
 	builds, err := past.Builds()
 	if err != nil {
 		return err

@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/layerbuild/layerbuild/engine"
+	"github.com/layerbuild/layerbuild/history"
 )
 
 func newLogsCommand(s *settings) *cobra.Command {
@@ -26,7 +26,7 @@ the build began. The logs of the last 50 builds are kept.`,
 					return fmt.Errorf("%q is not the number of a build: the first is 1", args[0])
 				}
 			}
-			return engine.Log(cmd.Context(), s.stateDir, number, os.Stdout) // it is made safe there, but for colours
+			return history.Log(cmd.Context(), s.stateDir, number, os.Stdout) // it is made safe there, but for colours
 		},
 	}
 }

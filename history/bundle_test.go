@@ -1,4 +1,4 @@
-package engine
+package history
 
 import (
 	"bytes"
@@ -15,8 +15,8 @@ import (
 	"github.com/layerbuild/layerbuild/imports"
 )
 
-// FuzzAgainst compares a build with bundles from anywhere: none panics, and
-// nothing in them reaches a terminal as it is.
+// FuzzAgainst compares a build with any bundle: none panics, and nothing in it reaches a terminal
+// unescaped.
 func FuzzAgainst(f *testing.F) {
 	mine := imports.Entry{Path: ".", Type: imports.Dir, Mode: 0o755}
 	tree := digest.FromString("tree")
