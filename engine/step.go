@@ -97,7 +97,7 @@ func (b *Builder) newRootfsStep(ctx context.Context, l *layers.Layer, base *base
 func (b *Builder) addOverlays(ctx context.Context, s *rootfsStep) error {
 	for i, dir := range s.l.OverlayDirs {
 		from := layers.Source{Raw: dir.Raw, Path: dir.Source, Content: true}
-		source, tree, err := b.measured(ctx, s.l, from, "", imports.Source{Normalize: s.l.File.Normalize})
+		source, tree, err := b.measured(ctx, s.l, from, "", imports.Source{Normalize: s.l.File.Normalize, IgnoreFiles: true})
 		if err == nil && !tree.Dir {
 			err = fmt.Errorf("overlay dir %s is not a folder: use `imports` with `dest` for a file", dir.Raw)
 		}

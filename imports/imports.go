@@ -36,9 +36,10 @@ type Options struct {
 	// stat index.
 	NoStatIndex bool
 
-	// Forbidden are files and folders that no Source without a Root may be, lie
-	// in, or contain: the state folder, the OCI layout. The state folder itself
-	// is always among them, and so is "/".
+	// Forbidden are files and folders that no Source without a Root may be or lie
+	// in: the state folder, the OCI layout. A folder that contains them is read
+	// without them. The state folder itself is always among them, and "/" is no
+	// Source at all.
 	Forbidden []string
 }
 
@@ -63,7 +64,7 @@ type Store struct {
 type forbidden struct {
 	path     string // as it is named in messages
 	real     string // without symlinks
-	dev, ino uint64 // zero while it does not exist
+	dev, ino uint64 // as avoided found them
 }
 
 // Open opens the store in the given state folder and makes the folders it keeps
@@ -114,33 +115,37 @@ func newForbidden(path string) (forbidden, error) {
 		}
 		abs, rest = filepath.Dir(abs), filepath.Join(filepath.Base(abs), rest)
 	}
-	var st unix.Stat_t
-	if unix.Stat(f.real, &st) == nil {
-		f.dev, f.ino = st.Dev, st.Ino
-	}
 	return f, nil
 }
 
-// refuse tells why a source at the resolved path real may not be read, or nil.
+// avoided returns what the build writes and is there now: it may have been made by
+// another process since the store was opened.
+func (s *Store) avoided() (there []forbidden) {
+	for _, f := range s.forbidden {
+		var st unix.Stat_t
+		if unix.Stat(f.real, &st) == nil {
+			f.dev, f.ino = st.Dev, st.Ino
+			there = append(there, f)
+		}
+	}
+	return there
+}
+
+// refuse returns why a source at the resolved path real may not be read, or nil.
 func (s *Store) refuse(path, real string) error {
 	if real == "/" {
 		return fmt.Errorf("%s is the root folder of this machine: name a folder below it", path)
 	}
 	for _, f := range s.forbidden {
-		switch {
-		case real == f.real:
-			return fmt.Errorf("%s is %s, which this build writes: it cannot be read as an import", path, f.path)
-		case within(real, f.real):
-			return fmt.Errorf("%s lies in %s, which this build writes: it cannot be read as an import", path, f.path)
-		case within(f.real, real):
-			return f.contained(path)
+		is := "is"
+		if within(real, f.real) {
+			is = "lies in"
+		} else if real != f.real {
+			continue
 		}
+		return fmt.Errorf("%s %s %s, which this build writes: import something else, or name another place with --oci-dir or --state-dir", path, is, f.path)
 	}
 	return nil
-}
-
-func (f forbidden) contained(path string) error {
-	return fmt.Errorf("%s contains %s, which this build writes: import a folder beside it, or keep it elsewhere", path, f.path)
 }
 
 // within reports whether path lies below dir. Both are absolute and clean.

@@ -104,7 +104,7 @@ func (s *Store) read(ctx context.Context, src Source, index *statIndex) (r readi
 	}
 	var avoid []forbidden
 	if src.Root == "" {
-		avoid = s.forbidden
+		avoid = s.avoided()
 	}
 	w := newWalk(ctx, src, root, index, avoid)
 	top, err := w.look(&st.stamp)

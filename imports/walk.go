@@ -43,7 +43,7 @@ type walk struct {
 	src     Source
 	root    int // the root folder
 	index   *statIndex
-	avoid   []forbidden // folders that may not be met
+	avoid   []forbidden // what is left out, wherever it is met
 	started time.Time
 	device  uint64 // of the root folder
 
@@ -257,11 +257,6 @@ func (w *walker) list(fd int, l *looked, ig *ignoring) (*ignoring, error) {
 		return nil, err
 	}
 	l.stamp = before.stamp
-	for _, f := range w.avoid {
-		if f.ino == before.ino && f.dev == before.dev {
-			return nil, f.contained(w.src.Path)
-		}
-	}
 	if l.names, err = w.names.list(fd); err != nil {
 		return nil, err
 	}
@@ -277,23 +272,28 @@ func (w *walker) list(fd int, l *looked, ig *ignoring) (*ignoring, error) {
 	if after, err := statFd(fd); err != nil || after.stamp != before.stamp {
 		return nil, errors.Join(err, &ChangedError{w.name(l.path)})
 	}
-	l.drop(ig)
+	w.drop(l, ig)
 	return ig, nil
 }
 
-// drop leaves out what is ignored.
-func (l *looked) drop(ig *ignoring) {
-	if ig == nil {
+// drop leaves out what is ignored, and what the build itself writes.
+func (w *walk) drop(l *looked, ig *ignoring) {
+	if ig == nil && len(w.avoid) == 0 {
 		return
 	}
 	kept := 0
 	for i := range l.seen {
-		if !ig.ignores(join(l.path, l.names.get(i)), l.seen[i].isDir()) {
+		if !w.avoids(&l.seen[i].stamp) && !ig.ignores(join(l.path, l.names.get(i)), l.seen[i].isDir()) {
 			l.seen[kept], l.names.at[kept] = l.seen[i], l.names.at[i]
 			kept++
 		}
 	}
 	l.seen, l.names.at = l.seen[:kept], l.names.at[:kept]
+}
+
+// avoids reports whether a file is one of those that the build writes.
+func (w *walk) avoids(st *stamp) bool {
+	return slices.ContainsFunc(w.avoid, func(f forbidden) bool { return f.ino == st.ino && f.dev == st.dev })
 }
 
 // statAll looks at all entries of a folder.

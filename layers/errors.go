@@ -14,13 +14,16 @@ import (
 // wrong and what to do. What it quotes of the file is escaped, so that it can be
 // shown on a terminal.
 type Error struct {
-	Pos   Position
-	Layer string // "" when the fault is of no single layer
+	Pos   Position // none when the fault is of no single file
+	Layer string   // "" when the fault is of no single layer
 	Msg   string
 }
 
 func (e *Error) Error() string {
-	if e.Layer == "" {
+	switch {
+	case e.Pos == Position{}:
+		return e.Msg
+	case e.Layer == "":
 		return fmt.Sprintf("%s: %s", e.Pos, e.Msg)
 	}
 	return fmt.Sprintf("%s: layer %s: %s", e.Pos, quote(e.Layer), e.Msg)

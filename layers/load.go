@@ -117,16 +117,18 @@ type loader struct {
 	open        []*Stackerfile          // those whose prerequisites are being loaded, outermost first
 	order       []*Stackerfile          // prerequisites before who names them
 	incomplete  bool                    // layers may be missing, since a file could not be read as YAML
+	uses        uses
 	errs        Errors
 	warnings    Errors
 }
 
 func (l *loader) readSubstitutions(o Options) error {
+	given := true
 	add := func(name, value string) error {
 		if name == "" || !utf8.ValidString(name+value) {
 			return fmt.Errorf("substitution %s is not valid: give NAME=VALUE in UTF-8", quote(name+"="+value))
 		}
-		l.subs = append(l.subs, substitution{name: name, value: value})
+		l.subs = append(l.subs, substitution{name: name, value: value, given: given})
 		return nil
 	}
 	for _, s := range o.Substitutions {
@@ -138,6 +140,7 @@ func (l *loader) readSubstitutions(o Options) error {
 			return err
 		}
 	}
+	given = false
 	for _, path := range o.SubstituteFiles {
 		if err := l.readSubstituteFile(path, add); err != nil {
 			return err
@@ -198,7 +201,7 @@ func (l *loader) load(p place) error {
 func (l *loader) parse(file *Stackerfile, text string) {
 	l.files[file.Path] = file
 	l.open = append(l.open, file)
-	p := parser{file: file, errs: &l.errs, warnings: &l.warnings, network: l.network, requireHash: l.requireHash, shell: l.shell}
+	p := parser{file: file, errs: &l.errs, warnings: &l.warnings, network: l.network, requireHash: l.requireHash, shell: l.shell, uses: &l.uses}
 	if !p.stackerfile(text, l.subs) {
 		l.incomplete = true
 	}
@@ -211,6 +214,9 @@ func (l *loader) parse(file *Stackerfile, text string) {
 
 // graph links what was loaded. Its error is Errors.
 func (l *loader) graph() (*Graph, error) {
+	if !l.incomplete {
+		l.uses.check(l.subs, &l.errs, &l.warnings)
+	}
 	g := link(l.order, l.incomplete, &l.errs)
 	if err := l.errs.Err(); err != nil {
 		return nil, err

@@ -21,6 +21,7 @@ type parser struct {
 	network     string // what Options say
 	requireHash bool
 	shell       string
+	uses        *uses
 
 	expanded      *expanded
 	unsubstituted map[int]bool // lines with a placeholder that has no value
@@ -364,10 +365,19 @@ func (p *parser) textMap(n *yaml.Node, what, forbidden string) map[string]string
 		case strings.ContainsAny(pair.name, forbidden):
 			p.fail(pair.key, "the name %s in %s cannot contain %s", quote(pair.name), what, forbidden)
 		default:
-			all[pair.name] = p.text(pair.value, quote(pair.name)+" in "+what)
+			all[pair.name] = p.valueText(pair.value, quote(pair.name)+" in "+what)
 		}
 	}
 	return all
+}
+
+// valueText is text, and the empty one for a value that is missing: a substitution may
+// have left it empty.
+func (p *parser) valueText(n *yaml.Node, what string) string {
+	if isNull(n) {
+		return ""
+	}
+	return p.text(n, what)
 }
 
 // truth returns a boolean, in YAML 1.1's spellings, as stacker's users write them.

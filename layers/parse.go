@@ -56,13 +56,14 @@ func (p *parser) stackerfile(text string, subs []substitution) bool {
 
 // substitute expands text and remembers the lines on which that failed.
 func (p *parser) substitute(text string, subs []substitution) *expanded {
-	refuseShellSpelling(text, subs, p.failAt)
 	p.unsubstituted = map[int]bool{}
-	return expand(text, subs, func(offset int, format string, args ...any) {
+	e := expand(text, subs, func(offset int, format string, args ...any) {
 		line, _ := p.expanded.originalPosition(offset)
 		p.unsubstituted[line] = true
 		p.failAt(offset, format, args...)
 	})
+	p.uses.add(e, p.file.Name, subs)
+	return e
 }
 
 func (p *parser) config(n *yaml.Node) {

@@ -111,7 +111,7 @@ func oneOrMore(form schema) schema {
 
 // mapSchema accepts a mapping of texts whose names have no character of forbidden.
 func mapSchema(forbidden string) schema {
-	s := schema{"type": "object", "additionalProperties": textSchema()}
+	s := schema{"type": "object", "additionalProperties": either(schema{"type": "null"}, textSchema())}
 	if forbidden != "" {
 		s["propertyNames"] = schema{"type": "string", "pattern": "^[^" + forbidden + "]+$"}
 	}

@@ -2,7 +2,6 @@ package layers
 
 import (
 	"path/filepath"
-	"regexp"
 	"slices"
 	"sort"
 	"strings"
@@ -12,6 +11,7 @@ import (
 // A substitution gives the value of a `${{name}}`.
 type substitution struct {
 	name, value string
+	given       bool // by --substitute
 	stays       bool // the placeholder is not replaced: see portable
 }
 
@@ -45,6 +45,7 @@ type expanded struct {
 	original string
 	text     string
 	segments []segment
+	used     map[string]bool // the names of its placeholders
 
 	textMarks, originalMarks marks // made when first needed
 }
@@ -63,9 +64,9 @@ type segment struct {
 //
 // fail hears of each placeholder without a value, which is replaced by its name.
 func expand(original string, subs []substitution, fail func(offset int, format string, args ...any)) *expanded {
-	x := expander{subs: subs, fail: fail}
+	x := expander{subs: subs, fail: fail, used: map[string]bool{}}
 	x.expand(original, 0, true, 0)
-	return &expanded{original: original, text: x.out.String(), segments: x.segments}
+	return &expanded{original: original, text: x.out.String(), segments: x.segments, used: x.used}
 }
 
 type expander struct {
@@ -73,6 +74,7 @@ type expander struct {
 	fail     func(offset int, format string, args ...any)
 	out      strings.Builder
 	segments []segment
+	used     map[string]bool
 	count    int
 	stopped  bool
 }
@@ -113,6 +115,7 @@ func (x *expander) placeholder(p placeholder, at int, copied bool, first int) {
 		x.stop(at, "more than %d substitutions: values refer to each other too often", maxSubstitutions)
 		return
 	}
+	x.used[p.name] = true
 	for i := first; i < len(x.subs); i++ {
 		switch {
 		case x.subs[i].name != p.name:
@@ -207,32 +210,6 @@ func scanDefault(s string, nesting int) (size int, closed bool) {
 			size += nested.size
 		default:
 			size++
-		}
-	}
-}
-
-// shellSpelling finds what a shell would expand: $NAME, ${NAME} and, because
-// stacker once documented it as its own, ${NAME:…}.
-var shellSpelling = regexp.MustCompile(`\$([A-Za-z_][A-Za-z0-9_]*)|\$\{([A-Za-z_][A-Za-z0-9_]*)(:[^}]*)?\}`)
-
-// refuseShellSpelling refuses $NAME where NAME is a given substitution: it would be
-// left for the shell, which is hardly what was meant.
-func refuseShellSpelling(original string, subs []substitution, fail func(int, string, ...any)) {
-	given := make(map[string]bool, len(subs))
-	for _, s := range subs {
-		given[s.name] = true
-	}
-	group := func(m []int, n int) string {
-		if m[2*n] < 0 {
-			return ""
-		}
-		return original[m[2*n]:m[2*n+1]]
-	}
-	for _, m := range shellSpelling.FindAllStringSubmatchIndex(original, -1) {
-		name := group(m, 1) + group(m, 2)
-		if given[name] {
-			fail(m[0], "unsupported placeholder %s, although a substitution for %s is given: write %s to use it",
-				quote(group(m, 0)), name, quote(opening+name+group(m, 3)+closing))
 		}
 	}
 }

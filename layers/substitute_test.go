@@ -3,6 +3,7 @@ package layers
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -36,7 +37,6 @@ func TestSubstitute(t *testing.T) {
 		{"${{A:${{B}}", "", "1: \"${{A\" is not closed: write ${{NAME}} or ${{NAME:default}}; 6: substitution \"B\" has no value: give one with --substitute B=VALUE, or a default with ${{B:default}}"},
 		{"${{A:a}b}}", "", "1: \"${{A\" is not closed: write ${{NAME}} or ${{NAME:default}}"},
 		{"${{A", "", "1: \"${{A\" is not closed: write ${{NAME}} or ${{NAME:default}}"},
-		{"é $A ${A} ${A:Z}", "A=secret", `3: unsupported placeholder "$A", although a substitution for A is given: write "${{A}}" to use it; 6: unsupported placeholder "${A}", although a substitution for A is given: write "${{A}}" to use it; 11: unsupported placeholder "${A:Z}", although a substitution for A is given: write "${{A:Z}}" to use it`},
 	} {
 		t.Run(test.text+" "+test.subs, func(t *testing.T) {
 			var subs []substitution
@@ -50,7 +50,6 @@ func TestSubstitute(t *testing.T) {
 				_, column := identity.originalPosition(offset)
 				faults = append(faults, fmt.Sprintf("%d: ", column)+fmt.Sprintf(format, args...))
 			}
-			refuseShellSpelling(test.text, subs, fail)
 			e := expand(test.text, subs, fail)
 			got := e.text
 			if len(faults) > 0 {
@@ -58,6 +57,38 @@ func TestSubstitute(t *testing.T) {
 			}
 			if got != test.want {
 				t.Errorf("got  %s\nwant %s", got, test.want)
+			}
+		})
+	}
+}
+
+// A variable of the shell may have the name of a substitution, unless it is the only
+// thing that could be meant by that.
+func TestShellSpelling(t *testing.T) {
+	const layer = "from: {type: scratch}"
+	for _, test := range []struct{ name, text, subs, want, warning string }{
+		{"wrong", "a: {" + layer + ", run: 'é $A ${A} ${A:Z}'}", "A=secret", `1:36: unsupported placeholder "$A", although a substitution for A is given: write "${{A}}" to use it, or "${A-}" for the shell's own variable
+1:39: unsupported placeholder "${A}", although a substitution for A is given: write "${{A}}" to use it, or "${A-}" for the shell's own variable
+1:44: unsupported placeholder "${A:Z}", although a substitution for A is given: write "${{A:Z}}" to use it, or "${A-}" for the shell's own variable`, ""},
+		{"beside a placeholder", "a: {" + layer + `, build_env: {A: "${{A:1}}"}, run: echo $A}`, "A=2", "", ""},
+		{"escaped", "a: {" + layer + ", run: 'echo ${A-}'}", "A=2", "", `nothing uses the substitution "A"`},
+		{"misspelt", "a: {" + layer + `, cmd: "${{VERSION:1}}"}`, "VERSOIN=2", "", `nothing uses the substitution "VERSOIN": did you mean "VERSION"?`},
+		{"an argument's", "a: {" + layer + `, cmd: "${{ARG_V:1}}"}`, "V=2", "", `nothing uses the substitution "V": did you mean "ARG_V"?`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "stacker.yaml")
+			if err := os.WriteFile(file, []byte(test.text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			g, err := Load(file, Options{Substitutions: strings.Fields(test.subs)})
+			got, warning := "", ""
+			if err != nil {
+				got = strings.ReplaceAll(err.Error(), file+":", "")
+			} else if len(g.Warnings) > 0 {
+				warning = g.Warnings.Error()
+			}
+			if got != test.want || warning != test.warning {
+				t.Errorf("got  %s, warning %q\nwant %s, warning %q", got, warning, test.want, test.warning)
 			}
 		})
 	}
