@@ -335,7 +335,7 @@ func open(ctx context.Context, o Options, graph *layers.Graph) (*Builder, error)
 	b.downloads = newDownloader(b)
 	b.makers = &makers{versions: map[oci.Filesystem]string{}}
 	b.git = &gitFolders{sink: b.report, versions: map[string]func() string{}}
-	b.Set, err = stores.Open(ctx, o.StateDir, imports.Options{NoStatIndex: o.NoStatIndex, Forbidden: []string{o.StateDir, o.OCIDir}})
+	b.Set, err = stores.Open(ctx, o.StateDir, imports.Options{NoStatIndex: o.NoStatIndex, Forbidden: append(outputFiles(), o.StateDir, o.OCIDir)})
 	if err != nil {
 		return nil, err
 	}
@@ -434,6 +434,20 @@ func inMemory(state string, fault error) (*overlay.Store, error) {
 		return nil, fault
 	}
 	return store, nil
+}
+
+// outputFiles returns the files that this process writes its messages to: `layerbuild
+// build >log` grows a file of the very folder that may be imported.
+func outputFiles() (files []string) {
+	for _, fd := range []*os.File{os.Stdout, os.Stderr} {
+		if info, err := fd.Stat(); err != nil || !info.Mode().IsRegular() {
+			continue
+		}
+		if file, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd.Fd())); err == nil {
+			files = append(files, file)
+		}
+	}
+	return files
 }
 
 // writable tells whether images can be put into the OCI layout. One that is not
