@@ -271,6 +271,7 @@ type Record struct {
 	Origin  Origin          `json:"origin"`
 	Inputs  Inputs          `json:"inputs"`
 	Result  json.RawMessage `json:"result"`
+	Vouched *Vouch          `json:"vouched,omitempty"`
 }
 
 // sealed is the form of a file on disk: a checksum, and what it is of.

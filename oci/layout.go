@@ -141,6 +141,19 @@ func (l *Layout) Has(tag string, manifest digest.Digest) (bool, error) {
 	return i >= 0 && index.count(tag) == 1 && index.entries[i].Digest == manifest && len(l.missing(index.entries[i].Descriptor)) == 0, nil
 }
 
+// Find returns the manifest that a tag stands for, and false where there is no such tag.
+func (l *Layout) Find(tag string) (Descriptor, bool, error) {
+	index, err := l.readIndex()
+	if err != nil {
+		return Descriptor{}, false, err
+	}
+	i := index.find(tag)
+	if i < 0 {
+		return Descriptor{}, false, nil
+	}
+	return index.entries[i].Descriptor, true, nil
+}
+
 // missing returns which of an image's blobs are not there: the manifest itself
 // when it is that or is damaged.
 func (l *Layout) missing(manifest Descriptor) []Descriptor {
@@ -398,6 +411,33 @@ func checkCopy(ctx context.Context, to *os.File, from Blobs, d Descriptor) error
 	}
 	if err := compare(d, sumDigest(sum), n); err != nil {
 		return errors.Join(err, from.PutAside(d.Digest))
+	}
+	return nil
+}
+
+// PutBlob copies a blob into the layout unless it is there. The error is ErrCorrupt where
+// the content is not what d says. Until a tag leads to it, GC may remove the blob.
+func (l *Layout) PutBlob(ctx context.Context, d Descriptor, open func() (io.ReadCloser, error)) error {
+	err := l.locked(ctx, locks.Shared, func() error {
+		if l.has(d) {
+			return nil
+		}
+		from, err := open()
+		if err != nil {
+			return err
+		}
+		defer from.Close()
+		write := func(to *os.File) error {
+			_, err := io.Copy(to, ctxReader{ctx, verified(from, d)})
+			return err
+		}
+		if err := l.writeBlob(d, write); err != nil {
+			return err
+		}
+		return syncDir(filepath.Dir(l.blobPath(d.Digest)))
+	})
+	if err != nil {
+		return fmt.Errorf("writing to the OCI layout %s: %w", l.path, err)
 	}
 	return nil
 }
