@@ -25,16 +25,15 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 
 	"github.com/layerbuild/layerbuild/locks"
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // StateVersion is the version of the state folder. Older ones are migrated.
@@ -49,7 +48,7 @@ var (
 
 // A Cache is the records of one state folder.
 type Cache struct {
-	dir       string
+	dir       statedir.Dir
 	inUse     *os.File // locked shared: see Destroy
 	redaction func() ([]byte, error)
 }
@@ -72,7 +71,7 @@ func Open(ctx context.Context, state string) (*Cache, error) {
 const attempts = 10
 
 func openNow(ctx context.Context, state string) (*Cache, error) {
-	c := &Cache{dir: state}
+	c := &Cache{dir: statedir.Dir(state)}
 	c.redaction = sync.OnceValues(c.redactionKey)
 	if version, err := c.written(); err == nil && version > StateVersion {
 		return nil, fmt.Errorf("state folder %s was written by a newer layerbuild (version %d, this one knows %d): upgrade layerbuild, or name another folder with --state-dir", state, version, StateVersion)
@@ -87,46 +86,13 @@ func openNow(ctx context.Context, state string) (*Cache, error) {
 	if err := c.migrate(ctx); err != nil {
 		return nil, fmt.Errorf("state folder %s: migrating it from version %d: %w", state, version, err)
 	}
-	if err := c.sweep(); err != nil {
+	if err := c.dir.SweepUnused(); err != nil {
 		return nil, fmt.Errorf("state folder %s: sweeping what a killed build left: %w", state, err)
 	}
-	if c.inUse, err = c.use(ctx, locks.Shared); err != nil {
+	if c.inUse, err = c.dir.Use(ctx, locks.Shared); err != nil {
 		return nil, err
 	}
 	return c, nil
-}
-
-// mountsIn begins the names of folders in tmp that something may be mounted in.
-// Those who made them sweep them.
-var mountsIn = [...]string{"overlay-", "sandbox-"}
-
-// sweep removes what is left in tmp, if no living process uses the state folder.
-func (c *Cache) sweep() error {
-	left, err := os.ReadDir(c.path("tmp"))
-	if err != nil {
-		return err
-	}
-	left = slices.DeleteFunc(left, func(e fs.DirEntry) bool {
-		return slices.ContainsFunc(mountsIn[:], func(prefix string) bool { return strings.HasPrefix(e.Name(), prefix) })
-	})
-	if len(left) == 0 {
-		return nil
-	}
-	lock, err := locks.TryOpen(c.path(inUse), os.O_CREATE|os.O_RDWR, locks.Exclusive)
-	if errors.Is(err, locks.ErrHeld) {
-		return nil // others live
-	}
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	for _, e := range left {
-		// What a user may remove only where it is root, the next one there removes.
-		if err := os.RemoveAll(c.path("tmp", e.Name())); err != nil && !errors.Is(err, fs.ErrPermission) {
-			return err
-		}
-	}
-	return nil
 }
 
 // written reads the version that the state folder says it has. The error is
@@ -157,14 +123,6 @@ func (c *Cache) version() (int, error) {
 	return version, nil
 }
 
-// use says that the state folder is in use, until the returned file is closed.
-func (c *Cache) use(ctx context.Context, how int) (*os.File, error) {
-	return locks.Open(ctx, c.path(inUse), os.O_CREATE|os.O_RDWR, how, "has had the state folder "+c.dir)
-}
-
-// inUse is the file that is locked shared by who uses the state folder.
-const inUse = "in-use"
-
 // Close ends the use of the state folder.
 func (c *Cache) Close() error { return c.inUse.Close() }
 
@@ -190,17 +148,17 @@ func (c *Cache) create(ctx context.Context) error {
 		return err
 	}
 	// One that was brought here, as by a CI, may have become readable for others.
-	if info, err := os.Stat(c.dir); err != nil {
+	if info, err := os.Stat(c.path()); err != nil {
 		return err
 	} else if info.Mode().Perm()&0o077 != 0 {
-		if err := os.Chmod(c.dir, 0o700); err != nil {
+		if err := os.Chmod(c.path(), 0o700); err != nil {
 			return err
 		}
 	}
 	if _, err := os.Stat(c.path("version")); err == nil {
 		return nil
 	}
-	lock, err := c.use(ctx, locks.Shared) // against being swept
+	lock, err := c.dir.Use(ctx, locks.Shared) // against being swept
 	if err != nil {
 		return err
 	}
@@ -208,43 +166,25 @@ func (c *Cache) create(ctx context.Context) error {
 	return c.write("version", []byte(strconv.Itoa(StateVersion)+"\n"))
 }
 
-func (c *Cache) path(elem ...string) string {
-	return filepath.Join(append([]string{c.dir}, elem...)...)
-}
+func (c *Cache) path(elem ...string) string { return c.dir.Path(elem...) }
 
-// write makes a file at once and durably: it is whole, or as it was.
+// write makes a file durable: it is whole, or as it was.
 func (c *Cache) write(name string, data []byte) error {
-	path := c.path(name)
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	if err := renameio.WriteFile(path, data, 0o600, renameio.WithTempDir(c.path("tmp"))); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
+	return c.dir.Write(c.path(name), 0o600, func(w io.Writer) error { _, err := w.Write(data); return err })
 }
 
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
-}
-
-// putAside moves a damaged file to where it can be inspected and will not be
-// met again.
+// putAside moves a damaged file to corrupt/. One that cannot be moved, as on a full disk, is
+// removed: it must not be met again.
 func (c *Cache) putAside(name string) {
-	aside := c.aside(name)
-	if os.MkdirAll(filepath.Dir(aside), 0o700) != nil || os.Rename(c.path(name), aside) != nil {
-		_ = os.RemoveAll(c.path(name)) // it may be a folder
+	if _, err := c.dir.PutAside(c.path(name), asideName(name)); err != nil {
+		_ = os.RemoveAll(c.path(name))
 	}
 }
 
-func (c *Cache) aside(name string) string {
-	return c.path("corrupt", strings.ReplaceAll(name, "/", "-"))
-}
+// aside returns where putAside puts a file.
+func (c *Cache) aside(name string) string { return c.path("corrupt", asideName(name)) }
+
+func asideName(name string) string { return strings.ReplaceAll(name, "/", "-") }
 
 // An Origin says which build wrote a record. It is there to tell people, and
 // never part of a key.

@@ -49,7 +49,7 @@ func (c *Cache) LatestOf(layer string) ([]Latest, error) {
 	}
 	var all []Latest
 	for _, file := range files {
-		name, err := filepath.Rel(c.dir, file)
+		name, err := filepath.Rel(c.path(), file)
 		if err != nil {
 			return nil, err
 		}

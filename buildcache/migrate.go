@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"github.com/layerbuild/layerbuild/locks"
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // migrations lead a state folder from one version to the next: the first from 1
@@ -51,7 +52,7 @@ func (c *Cache) migrate(ctx context.Context) error {
 	if version, err := c.version(); err != nil || version == StateVersion && !c.unfinished() {
 		return err
 	}
-	lock, err := c.use(ctx, locks.Exclusive) // waits for builds of the older layerbuild
+	lock, err := c.dir.Use(ctx, locks.Exclusive) // waits for builds of the older layerbuild
 	if err != nil {
 		return err
 	}
@@ -102,19 +103,15 @@ func (c *Cache) finish(version int) error {
 			return err
 		}
 	}
-	return syncDir(c.dir)
+	return statedir.Sync(c.path())
 }
 
-// drop removes a folder of the state folder, at once as others see it.
+// drop removes a folder of the state folder if it is there, at once as others see it.
 func (c *Cache) drop(folder string) error {
-	gone, err := os.MkdirTemp(c.path("tmp"), "dropped-")
-	if err != nil {
+	if err := c.dir.Remove(c.path(folder), "dropped-"); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := os.Rename(c.path(folder), filepath.Join(gone, "it")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return os.RemoveAll(gone)
+	return nil
 }
 
 // prepare writes the folders of a version from those of the one before. What is
@@ -125,7 +122,7 @@ func (c *Cache) prepare(version int) error {
 		return err
 	}
 	defer os.RemoveAll(tmp)
-	to := &Cache{dir: tmp}
+	to := &Cache{dir: statedir.Dir(tmp)}
 	if err := os.Mkdir(to.path("tmp"), 0o700); err != nil {
 		return err
 	}
@@ -147,7 +144,7 @@ func (c *Cache) prepare(version int) error {
 			return err
 		}
 	}
-	return syncDir(c.dir)
+	return statedir.Sync(c.path())
 }
 
 // migrateRecords writes the records of a version, and returns what became of
@@ -227,7 +224,7 @@ func (c *Cache) walk(folder string, do func(name string) error) error {
 		if err != nil || !entry.Type().IsRegular() {
 			return err
 		}
-		name, err := filepath.Rel(c.dir, path)
+		name, err := filepath.Rel(c.path(), path)
 		if err != nil {
 			return err
 		}

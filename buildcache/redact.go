@@ -13,6 +13,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // secretWords are parts of the names of variables that hold secrets, and
@@ -155,5 +157,5 @@ func (c *Cache) makeRedactionKey(path string, size int) error {
 	if err := os.Link(f.Name(), path); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return statedir.Sync(filepath.Dir(path))
 }

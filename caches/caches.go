@@ -16,7 +16,6 @@ package caches
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -32,6 +31,7 @@ import (
 
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/locks"
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // ErrInvalid says that what is there is no cache.
@@ -254,24 +254,19 @@ func (s *Store) lock(name string) (*os.File, error) {
 
 // Remove removes a cache, unless it is in use: locks.ErrHeld.
 func (s *Store) Remove(name string) error {
-	grave := filepath.Join(s.state, "tmp", "cache-"+rand.Text())
-	if err := s.move(name, grave); err != nil {
-		return err
-	}
-	return os.RemoveAll(grave)
+	return s.locked(name, func(path string) error { return statedir.Dir(s.state).Remove(path, "cache-") })
 }
 
 // PutAside moves a cache that is not in use to the state folder's corrupt, for inspection.
 func (s *Store) PutAside(name string) error {
-	corrupt := filepath.Join(s.state, "corrupt")
-	if err := os.MkdirAll(corrupt, 0o700); err != nil {
+	return s.locked(name, func(path string) error {
+		_, err := statedir.Dir(s.state).PutAside(path, "cache-"+name)
 		return err
-	}
-	return s.move(name, filepath.Join(corrupt, "cache-"+rand.Text()))
+	})
 }
 
-// move renames a cache. It is no error if it is gone.
-func (s *Store) move(name, to string) error {
+// locked calls do with the path of a cache that nobody uses, unless it is gone.
+func (s *Store) locked(name string, do func(path string) error) error {
 	dir, err := s.lock(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -280,5 +275,5 @@ func (s *Store) move(name, to string) error {
 		return err
 	}
 	defer dir.Close()
-	return os.Rename(s.path(name), to)
+	return do(s.path(name))
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/layerbuild/layerbuild/locks"
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // FetchOptions of a download.
@@ -526,16 +527,10 @@ func (t *transfer) check(d digest.Digest) error {
 func (t *transfer) finish(d digest.Digest) (*Download, error) {
 	t.spent = true
 	path := t.downloadPath(d)
-	if err := errors.Join(t.part.Chmod(0o644), t.part.Sync()); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, err
-	}
-	if err := os.Rename(t.part.Name(), path); err != nil {
-		return nil, err
-	}
-	if err := syncDir(filepath.Dir(path)); err != nil {
+	if err := statedir.Publish(t.part, path, 0o644); err != nil {
 		return nil, err
 	}
 	// Since part is locked, nobody removes it.
@@ -572,8 +567,7 @@ func readValidators(path string) (v validators, ok bool) {
 	return v, err == nil && json.Unmarshal(b, &v) == nil && v.Version == 1 && v.Digest.Validate() == nil
 }
 
-// have returns the download that v tells of, if it is here and sound. A damaged
-// one is put aside with the ending .corrupt.
+// have returns the download that v tells of, if it is here and sound. A damaged one is put aside.
 func (f *fetch) have(ctx context.Context, v validators) (Download, bool) {
 	if v.Digest.Validate() != nil {
 		return Download{}, false
@@ -588,7 +582,7 @@ func (f *fetch) have(ctx context.Context, v validators) (Download, bool) {
 		return Download{}, false
 	}
 	if got != v.Digest {
-		_ = os.Rename(path, path+".corrupt") // otherwise it is met, and put aside, again
+		_, _ = f.dir().PutAside(path, "download-"+v.Digest.Encoded()) // if not, it is met, and put aside, again
 		return Download{}, false
 	}
 	if held, _ := f.tryHold(path); !held {

@@ -155,7 +155,7 @@ func TestFetchDamagedDownload(t *testing.T) {
 	if got := content(t, fetched(t, s, srv.URL, FetchOptions{})); got != "sound" {
 		t.Error(got)
 	}
-	if b := must(os.ReadFile(d.Path + ".corrupt"))(t); string(b) != "rotten" {
+	if b := must(os.ReadFile(filepath.Join(s.state, "corrupt", "download-"+d.Digest.Encoded())))(t); string(b) != "rotten" {
 		t.Error("not put aside")
 	}
 	// What is known of a URL may be damaged as well.

@@ -23,11 +23,12 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // Options of a Store.
@@ -50,14 +51,13 @@ type Store struct {
 	state     string
 	forbidden []forbidden
 	index     *statIndex    // nil with NoStatIndex
-	unique    atomic.Uint64 // for names in tmp/
 	retryWait time.Duration // before a download is tried again; doubles each time
 
 	taken map[string]Tree // what this process measured in its life before
 
+	held     statedir.Held // downloads and manifests; see Close
 	mu       sync.Mutex
-	held     map[string]*lockedDir // downloads and manifests by their path; see Close
-	measured map[string]Tree       // see HandOver
+	measured map[string]Tree // see HandOver
 	entries  map[digest.Digest][]Entry
 }
 
@@ -80,7 +80,7 @@ func Open(state string, o Options) (*Store, error) {
 			return nil, fmt.Errorf("making the state folder: %w", err)
 		}
 	}
-	s := &Store{state: state, held: map[string]*lockedDir{}, measured: map[string]Tree{}, entries: map[digest.Digest][]Entry{}, retryWait: 500 * time.Millisecond}
+	s := &Store{state: state, measured: map[string]Tree{}, entries: map[digest.Digest][]Entry{}, retryWait: 500 * time.Millisecond}
 	for _, p := range append([]string{state}, o.Forbidden...) {
 		f, err := newForbidden(p)
 		if err != nil {
@@ -88,7 +88,7 @@ func Open(state string, o Options) (*Store, error) {
 		}
 		s.forbidden = append(s.forbidden, f)
 	}
-	if err := s.sweep(); err != nil {
+	if err := s.dir().Sweep(statedir.Mirrors, statedir.RemoveLeft); err != nil {
 		return nil, fmt.Errorf("sweeping the state's tmp folder: %w", err)
 	}
 	s.taken = s.takeOver()
@@ -97,6 +97,8 @@ func Open(state string, o Options) (*Store, error) {
 	}
 	return s, nil
 }
+
+func (s *Store) dir() statedir.Dir { return statedir.Dir(s.state) }
 
 func newForbidden(path string) (forbidden, error) {
 	abs, err := filepath.Abs(path)

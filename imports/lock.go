@@ -3,19 +3,14 @@ package imports
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
-	"time"
 
 	"github.com/layerbuild/layerbuild/locks"
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
-// A lockedDir is a folder or file that is locked (flock(2)) as long as it is
-// open. Everything in tmp/ that is not a plain file in the making is one.
+// A lockedDir is a folder or file that is locked (flock(2)) as long as it is open.
 type lockedDir struct {
 	*os.File
 	path string // where it is now
@@ -36,29 +31,13 @@ func (d *lockedDir) remove() error {
 	return errors.Join(os.RemoveAll(d.path), d.Close())
 }
 
-// What the names in tmp/ begin with.
-const (
-	mirrorPrefix = "imports-mirror-"
-	hintPrefix   = "imports-hint-"
-)
-
 // newDir makes a folder in tmp/, locked for this process alone.
-func (s *Store) newDir(ctx context.Context) (*lockedDir, error) {
-	for {
-		path := s.tmpName(mirrorPrefix)
-		if err := os.Mkdir(path, 0o700); err != nil {
-			return nil, err
-		}
-		if d, err := lockDir(ctx, path, locks.Exclusive); d != nil || err != nil {
-			return d, err
-		}
+func (s *Store) newDir() (*lockedDir, error) {
+	f, err := s.dir().NewFolder(statedir.Mirrors, locks.Exclusive)
+	if err != nil {
+		return nil, err
 	}
-}
-
-// tmpName returns a name in tmp/ that nobody else has.
-func (s *Store) tmpName(prefix string) string {
-	n := strconv.FormatInt(time.Now().UnixNano(), 36) + "-" + strconv.FormatUint(s.unique.Add(1), 36)
-	return filepath.Join(s.state, "tmp", fmt.Sprintf("%s%d-%s", prefix, os.Getpid(), n))
+	return &lockedDir{f, f.Name()}, nil
 }
 
 // lockDir opens a folder or file and locks it, also if that takes a while. It returns
@@ -82,26 +61,4 @@ func locked(f *os.File, path string, err error) (*lockedDir, error) {
 		return nil, err
 	}
 	return &lockedDir{f, path}, nil
-}
-
-// sweep removes the folders in tmp/ that dead processes had locked.
-func (s *Store) sweep() error {
-	entries, err := os.ReadDir(filepath.Join(s.state, "tmp"))
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), mirrorPrefix) {
-			continue
-		}
-		left, err := tryDir(filepath.Join(s.state, "tmp", e.Name()), locks.Exclusive)
-		if left != nil {
-			err = left.remove()
-		}
-		// What a user may remove only where it is root, the next one there removes.
-		if err != nil && !errors.Is(err, fs.ErrPermission) {
-			return err
-		}
-	}
-	return nil
 }

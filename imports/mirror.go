@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layerbuild/layerbuild/locks"
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // A Mirror is an immutable copy of a tree in the state folder: owned by root,
@@ -123,7 +124,7 @@ func (s *Store) takeMirror(d digest.Digest) (*lockedDir, error) {
 	if err != nil || dir == nil {
 		return nil, err
 	}
-	if err := dir.rename(s.tmpName(mirrorPrefix)); err != nil {
+	if err := dir.rename(s.dir().TmpName(statedir.Mirrors)); err != nil {
 		dir.Close()
 		return nil, err
 	}
@@ -187,7 +188,7 @@ func (s *Store) moldMirror(ctx context.Context, src Source, entries []Entry, las
 	if old == nil {
 		last = ""
 	}
-	dir, err := s.newDir(ctx)
+	dir, err := s.newDir()
 	if err != nil {
 		return nil, err
 	}
@@ -351,7 +352,7 @@ func readHint(path string) digest.Digest {
 
 // writeHint replaces a small file that may be lost: it is not synced.
 func (s *Store) writeHint(path, text string) error {
-	tmp := s.tmpName(hintPrefix)
+	tmp := s.dir().TmpName("hint-")
 	if err := os.WriteFile(tmp, []byte(text), 0o644); err != nil {
 		return err
 	}

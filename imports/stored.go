@@ -216,32 +216,18 @@ func (s *Store) tryHold(path string) (bool, error) {
 }
 
 func (s *Store) holdBy(path string, lock func() (*lockedDir, error)) (bool, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if file := s.held[path]; file != nil {
-		if locks.Current(file.File, path) {
-			return true, nil
+	file, err := s.held.Hold(path, func() (*os.File, error) {
+		file, err := lock()
+		if file == nil {
+			return nil, err
 		}
-		file.Close() // it was put aside
-		delete(s.held, path)
-	}
-	file, err := lock()
-	if file != nil {
-		s.held[path] = file
-	}
+		return file.File, err
+	})
 	return file != nil, err
 }
 
 // Close ends the use of downloads and trees.
-func (s *Store) Close() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for path, file := range s.held {
-		file.Close()
-		delete(s.held, path)
-	}
-	return nil
-}
+func (s *Store) Close() error { return s.held.Close() }
 
 // Check reads what is stored, and returns ErrCorrupt if it is not what its
 // digest says. A mirror or a download is only read if data says so, and a mirror of

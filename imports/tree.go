@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/google/renameio/v2"
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -300,31 +299,7 @@ func (s *Store) storeManifest(path string, f *folder) error {
 
 // writeFile makes a file of the state folder: whole and synced, or not at all.
 func (s *Store) writeFile(path string, write func(io.Writer) error) error {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Join(s.state, "tmp")), renameio.WithPermissions(0o644))
-	if err != nil {
-		return err
-	}
-	defer f.Cleanup()
-	if err := write(f); err != nil {
-		return err
-	}
-	if err := f.CloseAtomicallyReplace(); err != nil {
-		return err
-	}
-	return syncDir(dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return s.dir().Write(path, 0o644, write)
 }
 
 // ErrCorrupt is in the chain of errors about a damaged file of the state folder.
@@ -334,8 +309,8 @@ var ErrCorrupt = errors.New("damaged")
 // before what is in it, names in a folder sorted by their bytes. Who explains a
 // change and who then makes it get the same ones, so nobody may change them.
 //
-// A manifest that is not there gives fs.ErrNotExist. A damaged one is put aside
-// with the ending .corrupt and gives ErrCorrupt: the next Digest stores it again.
+// A manifest that is not there gives fs.ErrNotExist. A damaged one is put aside and gives
+// ErrCorrupt: the next Digest stores it again.
 func (s *Store) Entries(d digest.Digest) ([]Entry, error) {
 	if err := d.Validate(); err != nil {
 		return nil, fmt.Errorf("tree %q: %w", d, err)
@@ -358,8 +333,8 @@ func (s *Store) Entries(d digest.Digest) ([]Entry, error) {
 	}
 	entries, err := readManifest(f, int(st.Size()/minCompressed), d)
 	if err != nil {
-		_ = os.Rename(path, path+".corrupt") // otherwise it is met, and put aside, again
-		return nil, fmt.Errorf("manifest %s: %w (put aside as .corrupt): %w", path, ErrCorrupt, err)
+		_, _ = s.dir().PutAside(path, "tree-"+d.Encoded()) // if not, it is met, and put aside, again
+		return nil, fmt.Errorf("manifest %s: %w: %w", path, ErrCorrupt, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layerbuild/layerbuild/locks"
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // A Layout is an OCI layout of the user's, which other tools and other processes
@@ -104,7 +105,7 @@ func fillLayout(dir string) error {
 	if !made {
 		return nil
 	}
-	return syncDir(dir)
+	return statedir.Sync(dir)
 }
 
 // A Tag is a name in a layout's index.
@@ -365,7 +366,7 @@ func (l *Layout) copyBlobs(ctx context.Context, s Blobs, images map[string]*Imag
 	if wrote == "" {
 		return nil
 	}
-	return syncDir(filepath.Dir(wrote))
+	return statedir.Sync(filepath.Dir(wrote))
 }
 
 func content(data []byte) func(*os.File) error {
@@ -605,7 +606,7 @@ func (l *Layout) writeIndex(index *indexFile) error {
 	if err := born(l.path, filepath.Join(l.path, ispec.ImageIndexFile), os.Rename, content(data)); err != nil {
 		return err
 	}
-	return syncDir(l.path)
+	return statedir.Sync(l.path)
 }
 
 func (x *indexFile) marshal() ([]byte, error) {

@@ -14,9 +14,9 @@ import (
 	"github.com/layerbuild/layerbuild/locks"
 )
 
-// partPath is where what has come of a blob is kept until all of it is there.
+// partPath returns where the part of a blob that has come is kept until all of it is there.
 func (s *Store) partPath(d digest.Digest) string {
-	return filepath.Join(s.partial, blobPrefix+d.Encoded())
+	return filepath.Join(s.partial, "blob-"+d.Encoded())
 }
 
 // resume starts a blob with what an earlier build has left of it. What is left when

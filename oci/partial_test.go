@@ -47,7 +47,7 @@ func cutImage(t *testing.T) (*served, ImageRef, string) {
 			t.Errorf("left locked: %s", path)
 		}
 	}
-	return server, ref, filepath.Dir(s.tmp)
+	return server, ref, string(s.state)
 }
 
 // A build goes on where one before it was cut, whatever became of the part since then.

@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -19,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layerbuild/layerbuild/locks"
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // Descriptor names a blob by media type, digest and size.
@@ -38,18 +37,18 @@ var ErrCorrupt = errors.New("corrupt blob")
 // A blob that a Store has found or made is in use until Close: no process removes
 // it. That is a shared flock on the blob's file.
 type Store struct {
-	dir          string // the layout
-	blobs        string // dir/blobs/sha256
-	tmp, corrupt string // of the state folder: on the same filesystem
-	partial      string // likewise: blobs of which a part has come
-	cores        cores
+	state   statedir.Dir
+	dir     string // the layout
+	blobs   string // dir/blobs/sha256
+	partial string // blobs of which a part has come
+	cores   cores
 
 	// Bounds hold for layers that are taken in or unpacked. Set it before.
 	Bounds Bounds
 
+	held statedir.Held
 	mu   sync.Mutex
-	held map[digest.Digest]*os.File // locked shared
-	made map[digest.Digest]bool     // written by this Store
+	made map[digest.Digest]bool // written by this Store
 }
 
 // OpenStore opens the store in a state folder and makes it if need be. What
@@ -57,16 +56,14 @@ type Store struct {
 func OpenStore(state string) (*Store, error) {
 	dir := filepath.Join(state, "layout")
 	s := &Store{
+		state:   statedir.Dir(state),
 		dir:     dir,
 		blobs:   filepath.Join(dir, ispec.ImageBlobsDir, digest.SHA256.String()),
-		tmp:     filepath.Join(state, "tmp"),
-		corrupt: filepath.Join(state, "corrupt"),
 		partial: filepath.Join(state, "partial"),
 		cores:   newCores(runtime.GOMAXPROCS(0)),
-		held:    map[digest.Digest]*os.File{},
 		made:    map[digest.Digest]bool{},
 	}
-	for _, dir := range []string{s.tmp, s.partial} {
+	for _, dir := range []string{s.state.Path("tmp"), s.partial} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, fmt.Errorf("making the state folder: %w", err)
 		}
@@ -74,38 +71,10 @@ func OpenStore(state string) (*Store, error) {
 	if err := fillLayout(dir); err != nil {
 		return nil, fmt.Errorf("making the state's layout: %w", err)
 	}
-	if err := s.sweep(); err != nil {
+	if err := s.state.Sweep(statedir.Blobs, statedir.RemoveLeft); err != nil {
 		return nil, fmt.Errorf("sweeping the state's tmp folder: %w", err)
 	}
 	return s, nil
-}
-
-// blobPrefix begins the names of blobs that are being written.
-const blobPrefix = "blob-"
-
-// sweep removes blobs of tmp that no living process writes.
-func (s *Store) sweep() error {
-	entries, err := os.ReadDir(s.tmp)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), blobPrefix) {
-			continue
-		}
-		f, err := openRegular(filepath.Join(s.tmp, e.Name()))
-		if err != nil {
-			continue // its writer was faster
-		}
-		if locks.Try(f, locks.Exclusive) == nil {
-			err = os.Remove(f.Name())
-		}
-		f.Close()
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	return nil
 }
 
 // Path returns where the blob of that digest is, or would be. The digest must
@@ -118,26 +87,13 @@ func (s *Store) Has(d Descriptor) bool {
 	if checkDigest(d.Digest) != nil {
 		return false
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	path := s.Path(d.Digest)
-	if held := s.held[d.Digest]; held != nil {
-		if sized(held, d) && locks.Current(held, path) {
-			return true
-		}
-		held.Close() // it was damaged, and put aside or cut
-		delete(s.held, d.Digest)
-	}
-	f := lockBlob(path, locks.Shared)
-	if f == nil {
+	f, _ := s.held.Hold(path, func() (*os.File, error) { return lockBlob(path, locks.Shared), nil })
+	if f != nil && !sized(f, d) {
+		s.held.Release(path)
 		return false
 	}
-	if !sized(f, d) {
-		f.Close()
-		return false
-	}
-	s.held[d.Digest] = f
-	return true
+	return f != nil
 }
 
 func sized(f *os.File, d Descriptor) bool {
@@ -157,15 +113,7 @@ func lockBlob(path string, how int) *os.File {
 }
 
 // Close ends the use of all blobs.
-func (s *Store) Close() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for d, f := range s.held {
-		f.Close()
-		delete(s.held, d)
-	}
-	return nil
-}
+func (s *Store) Close() error { return s.held.Close() }
 
 // Open opens a blob for reading. Its size is checked now, its content is not:
 // see OpenVerified. The error of a missing blob is fs.ErrNotExist, that of a
@@ -333,7 +281,7 @@ type Writer struct {
 
 // NewWriter starts a blob. Writing fails once ctx is cancelled.
 func (s *Store) NewWriter(ctx context.Context) (*Writer, error) {
-	f, err := s.tempFile()
+	f, err := s.state.NewFile(statedir.Blobs)
 	if err != nil {
 		return nil, fmt.Errorf("writing a blob: %w", err)
 	}
@@ -415,7 +363,7 @@ func (w *Writer) CommitAs(want Descriptor) error {
 	if w.s.Has(want) { // another process was faster
 		return nil
 	}
-	if err := w.s.publish(w.f, w.s.Path(want.Digest)); err != nil {
+	if err := statedir.Publish(w.f, w.s.Path(want.Digest), 0o444); err != nil {
 		return fmt.Errorf("keeping blob %s: %w", want.Digest, err)
 	}
 	w.s.hold(want.Digest, w.f)
@@ -423,17 +371,15 @@ func (w *Writer) CommitAs(want Descriptor) error {
 	return nil
 }
 
-// hold keeps a blob, by a file that is locked, from being removed.
+// hold keeps a blob that this Store has written, by a file that is locked, from being removed.
 func (s *Store) hold(d digest.Digest, f *os.File) {
+	s.held.Put(s.Path(d), f)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if before := s.held[d]; before != nil {
-		before.Close()
-	}
-	s.held[d], s.made[d] = f, true
+	s.made[d] = true
 }
 
-// wrote tells whether this Store has written a blob.
+// wrote reports whether this Store has written a blob.
 func (s *Store) wrote(d digest.Digest) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -453,50 +399,6 @@ func (w *Writer) Close() error {
 	return f.Close()
 }
 
-// tempFile makes a file in tmp and locks it shared, so that no sweep takes it, and
-// nobody removes the blob that it becomes.
-func (s *Store) tempFile() (*os.File, error) {
-	for {
-		f, err := os.CreateTemp(s.tmp, blobPrefix)
-		if err != nil {
-			return nil, err
-		}
-		err = locks.Try(f, locks.Shared)
-		if err == nil && locks.Current(f, f.Name()) {
-			return f, nil
-		}
-		f.Close() // a sweep was faster
-		os.Remove(f.Name())
-		if err != nil && !errors.Is(err, locks.ErrHeld) {
-			return nil, err
-		}
-	}
-}
-
-// publish makes a file of tmp seen at path: synced, read-only, renamed, and the
-// folder synced, so that what refers to it may be written next.
-func (s *Store) publish(f *os.File, path string) error {
-	if err := f.Chmod(0o444); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
-}
-
 // inspect reads a blob that gave an error. If its content is not what its digest
 // says the blob is moved to the state's corrupt folder and is no longer there:
 // it can be taken in, or packed, again.
@@ -512,13 +414,11 @@ func (s *Store) inspect(d Descriptor) error {
 	if s.PutAside(d.Digest) != nil {
 		return err
 	}
-	return fmt.Errorf("%w; it was moved to %s: build again", err, s.corrupt)
+	return fmt.Errorf("%w; it was moved to %s: build again", err, s.state.Path("corrupt"))
 }
 
-// PutAside moves a blob that is damaged to the state's corrupt folder.
+// PutAside moves a damaged blob to the state folder's corrupt folder.
 func (s *Store) PutAside(d digest.Digest) error {
-	if err := os.MkdirAll(s.corrupt, 0o700); err != nil {
-		return err
-	}
-	return os.Rename(s.Path(d), filepath.Join(s.corrupt, "blob-"+d.Encoded()))
+	_, err := s.state.PutAside(s.Path(d), "blob-"+d.Encoded())
+	return err
 }

@@ -18,7 +18,7 @@ import (
 // nothingInTmp checks that a store left no half-made file behind.
 func nothingInTmp(t *testing.T, s *Store) {
 	t.Helper()
-	entries, err := os.ReadDir(s.tmp)
+	entries, err := os.ReadDir(s.state.Path("tmp"))
 	must(t, err)
 	for _, e := range entries {
 		t.Errorf("left in tmp: %s", e.Name())
@@ -155,11 +155,11 @@ func TestStoreSweepsWhatNobodyWrites(t *testing.T) {
 	w, err := s.NewWriter(context.Background())
 	must(t, err)
 	defer w.Close()
-	write(t, filepath.Join(s.tmp, "blob-leftover"), "half")
-	write(t, filepath.Join(s.tmp, "of-another-room"), "x")
-	_, err = OpenStore(filepath.Dir(s.tmp))
+	write(t, filepath.Join(s.state.Path("tmp"), "blob-leftover"), "half")
+	write(t, filepath.Join(s.state.Path("tmp"), "of-another-room"), "x")
+	_, err = OpenStore(string(s.state))
 	must(t, err)
-	if got := names(t, s.tmp); got != filepath.Base(w.f.Name())+" of-another-room" {
+	if got := names(t, s.state.Path("tmp")); got != filepath.Base(w.f.Name())+" of-another-room" {
 		t.Errorf("in tmp: %s", got)
 	}
 }

@@ -177,7 +177,7 @@ func TestDamagedBlobsArePutAside(t *testing.T) {
 		t.Fatal(err)
 	}
 	must(t, s.Unpack(ctx, l, t.TempDir(), nil))
-	if got := len(strings.Fields(names(t, s.corrupt))); got != 2 {
+	if got := len(strings.Fields(names(t, s.state.Path("corrupt")))); got != 2 {
 		t.Errorf("%d blobs were put aside, want 2", got)
 	}
 }

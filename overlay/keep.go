@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layerbuild/layerbuild/locks"
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // keptVersion is the version of mutable.json that is written and read.
@@ -90,7 +91,7 @@ func (m *Mutable) moveTo(path string) error {
 	older, err := lockFolder(path, locks.Exclusive)
 	if err == nil {
 		defer older.Close()
-		err = m.store.bury(path)
+		err = m.store.dir.Remove(path, statedir.Overlays)
 	}
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return err
@@ -98,7 +99,7 @@ func (m *Mutable) moveTo(path string) error {
 	if err := unix.Rename(m.dir, path); err != nil {
 		return err
 	}
-	return fsync(m.store.failed)
+	return statedir.Sync(m.store.failed)
 }
 
 // Find returns what was kept under a name, to be mounted, and then dropped or

@@ -233,41 +233,32 @@ func inUse(path string) bool {
 // Hold keeps a snapshot, and thereby all below it, from being removed until the
 // store is closed. It fails with ErrNotFound, and ErrInvalid if it is damaged.
 func (s *Store) Hold(ctx context.Context, id digest.Digest) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.held[id] != nil {
-		return nil
-	}
-	lock, err := s.use(ctx, id)
+	path, err := s.path(id)
 	if err != nil {
 		return err
 	}
-	if _, err := s.Get(id); err != nil {
-		lock.Close()
-		return err
-	}
-	s.held[id] = lock
-	return nil
+	_, err = s.held.Hold(path, func() (*os.File, error) {
+		lock, err := s.use(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := s.Get(id); err != nil {
+			lock.Close()
+			return nil, err
+		}
+		return lock, nil
+	})
+	return err
 }
 
 // Close gives up what Hold holds.
 func (s *Store) Close() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var failed []error
-	for id, lock := range s.held {
-		failed = append(failed, lock.Close())
-		delete(s.held, id)
-	}
-	return errors.Join(append(failed, s.dropPoints())...)
+	return errors.Join(s.held.Close(), s.dropPoints())
 }
 
 // Release gives up one snapshot that Hold holds.
 func (s *Store) Release(id digest.Digest) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if lock := s.held[id]; lock != nil {
-		lock.Close()
-		delete(s.held, id)
+	if path, err := s.path(id); err == nil {
+		s.held.Release(path)
 	}
 }

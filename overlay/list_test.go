@@ -2,7 +2,6 @@ package overlay
 
 import (
 	"errors"
-	"path/filepath"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -13,7 +12,7 @@ func TestHold(t *testing.T) {
 	s := newStore(t)
 	low := commit(t, s, "", "echo low > low").ID
 	high := commit(t, s, low, "echo high > high").ID
-	other, err := Open(filepath.Dir(s.tmp))
+	other, err := Open(s.Dir())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,31 +37,3 @@ func found(err error) error {
 	}
 	return err
 }
-
-// newFolder makes a folder of a unique name in tmp/, locked shared by this process.
-func (s *Store) newFolder() (string, *os.File, error) {
-	for {
-		path, err := os.MkdirTemp(s.tmp, tmpPrefix)
-		if err != nil {
-			return "", nil, err
-		}
-		f, err := lockFolder(path, locks.Shared)
-		if err == nil {
-			return path, f, nil
-		}
-		// Another process swept it before it was locked.
-		if !errors.Is(err, ErrLocked) && !errors.Is(err, ErrNotFound) {
-			os.Remove(path)
-			return "", nil, err
-		}
-	}
-}
-
-func fsync(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
-}

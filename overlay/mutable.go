@@ -12,6 +12,9 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/locks"
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // A Mutable is a filesystem difference that is being made. It belongs to one
@@ -49,9 +52,10 @@ func (m *Mutable) prepare(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if m.dir, m.lock, err = m.store.newFolder(); err != nil {
+	if m.lock, err = m.store.dir.NewFolder(statedir.Overlays, locks.Shared); err != nil {
 		return err
 	}
+	m.dir = m.lock.Name()
 	if err := os.Mkdir(m.Upper(), 0o755); err != nil {
 		return err
 	}
@@ -217,7 +221,7 @@ func syncEntry(path string, entry fs.DirEntry, err error) error {
 	if !entry.IsDir() && !entry.Type().IsRegular() {
 		return errNoFsync
 	}
-	return fsync(path)
+	return statedir.Sync(path)
 }
 
 // clear removes what only a mount needs, and more.
@@ -240,7 +244,7 @@ func (m *Mutable) publish(ctx context.Context, snap Snapshot) (Snapshot, error) 
 		err := unix.Rename(m.dir, path)
 		if err == nil {
 			m.dir, m.committed = path, true
-			return snap, fsync(m.store.snapshots)
+			return snap, statedir.Sync(m.store.snapshots)
 		}
 		if !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
 			return Snapshot{}, fmt.Errorf("rename to %s: %w", path, err)

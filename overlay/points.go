@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layerbuild/layerbuild/locks"
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // points are the mountpoints of a Store: folders in memory, which are made and removed
@@ -53,11 +54,11 @@ func (s *Store) makePoints() error {
 }
 
 func (s *Store) tryPoints() error {
-	dir, lock, err := s.newFolder()
+	lock, err := s.dir.NewFolder(statedir.Overlays, locks.Shared)
 	if err != nil {
 		return err
 	}
-	p := &s.points
+	dir, p := lock.Name(), &s.points
 	p.dir, p.locks[0] = dir, lock
 	err = s.do(func() (err error) {
 		if err := os.Chmod(dir, 0o755); err != nil { // a root folder's mode, if it is the only one

@@ -40,7 +40,7 @@ func TestSweepClearsAfterTheDead(t *testing.T) {
 		t.Error(err)
 	}
 	ok(t, s.Close())
-	entries, err := os.ReadDir(s.tmp)
+	entries, err := os.ReadDir(s.dir.Path("tmp"))
 	ok(t, err)
 	if len(entries) != 2 { // the difference and the mountpoints
 		t.Errorf("left in tmp: %v", entries)
@@ -107,7 +107,7 @@ func TestProcessesTogether(t *testing.T) {
 		}
 	}
 	leavesNothing(t, s)
-	if _, err := os.Stat(s.corrupt); err == nil {
+	if _, err := os.Stat(s.dir.Path("corrupt")); err == nil {
 		t.Error("something was taken for damaged")
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/layerbuild/layerbuild/locks"
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // RemoveListed is Remove for one that has many to remove. What stands on the
@@ -101,7 +102,7 @@ func (s *Store) RemoveKept(name string) error {
 	lock, err := lockFolder(path, locks.Exclusive)
 	if err == nil {
 		defer lock.Close()
-		err = s.bury(path)
+		err = s.dir.Remove(path, statedir.Overlays)
 	}
 	if err != nil {
 		return fmt.Errorf("remove kept layer %q: %w", name, err)

@@ -83,10 +83,10 @@ func (s *Store) Clear(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := os.RemoveAll(s.corrupt); err != nil {
+	if err := os.RemoveAll(s.dir.Path("corrupt")); err != nil {
 		return err
 	}
-	for _, dir := range []string{s.snapshots, s.failed, s.tmp, filepath.Dir(s.snapshots)} {
+	for _, dir := range []string{s.snapshots, s.failed, s.dir.Path("tmp"), s.Dir()} {
 		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
 			return err
 		}

@@ -2,7 +2,6 @@ package overlay
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -11,13 +10,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 
 	"github.com/layerbuild/layerbuild/locks"
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // What a caller can tell apart with errors.Is.
@@ -30,22 +28,16 @@ var (
 // snapshotVersion is the version of snapshot.json that is written and read.
 const snapshotVersion = 1
 
-// tmpPrefix begins the names of what this package makes in tmp/, which it
-// shares with others.
-const tmpPrefix = "overlay-"
-
 // A Store is the snapshots below one state folder. It is safe for any number of
 // goroutines and processes on one machine, on a filesystem that has flock and
 // can be an upper layer of overlayfs; it is NOT safe on a network filesystem.
 type Store struct {
 	Space Space // where it mounts; nil is where the process is
 
-	snapshots, tmp, failed, corrupt string
-
-	points points
-
-	mu   sync.Mutex
-	held map[digest.Digest]*os.File // see Hold
+	dir               statedir.Dir
+	snapshots, failed string // folders in dir
+	points            points
+	held              statedir.Held // see Hold
 }
 
 // A Space is a mount namespace that the process, or its other threads, are not in.
@@ -55,7 +47,7 @@ type Space interface {
 }
 
 // Dir is the folder that the store is in.
-func (s *Store) Dir() string { return filepath.Dir(s.snapshots) }
+func (s *Store) Dir() string { return string(s.dir) }
 
 // reach returns how the process reaches a path where the store mounts.
 func (s *Store) reach(path string) string {
@@ -113,14 +105,8 @@ func Open(state string) (*Store, error) {
 
 // openIn opens the store that is in the folder dir.
 func openIn(dir string) (*Store, error) {
-	s := &Store{
-		snapshots: filepath.Join(dir, "snapshots"),
-		tmp:       filepath.Join(dir, "tmp"),
-		failed:    filepath.Join(dir, "failed"),
-		corrupt:   filepath.Join(dir, "corrupt"),
-		held:      map[digest.Digest]*os.File{},
-	}
-	for _, dir := range []string{s.snapshots, s.tmp} {
+	s := &Store{dir: statedir.Dir(dir), snapshots: filepath.Join(dir, "snapshots"), failed: filepath.Join(dir, "failed")}
+	for _, dir := range []string{s.snapshots, s.dir.Path("tmp")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, err
 		}
@@ -276,21 +262,11 @@ func (s *Store) remove(id digest.Digest, child func() (string, error), gone func
 	if above != "" {
 		return fmt.Errorf("remove snapshot %s: %w: %s stands on it", id, ErrLocked, above)
 	}
-	grave, err := moveAway(path, s.tmp, tmpPrefix)
+	grave, err := s.dir.TakeAway(path, statedir.Overlays)
 	if err != nil {
-		return fmt.Errorf("remove snapshot %s: %w", id, err)
+		return fmt.Errorf("remove snapshot %s: %w", id, found(err))
 	}
 	gone()
-	return os.RemoveAll(grave)
-}
-
-// bury removes a folder that the caller holds exclusive. It is gone from its
-// place at once; if removing it fails midway, Sweep does the rest.
-func (s *Store) bury(path string) error {
-	grave, err := moveAway(path, s.tmp, tmpPrefix)
-	if err != nil {
-		return err
-	}
 	return os.RemoveAll(grave)
 }
 
@@ -330,26 +306,10 @@ func (s *Store) PutAside(id digest.Digest) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := os.MkdirAll(s.corrupt, 0o700); err != nil {
-		return "", err
-	}
-	to, err := moveAway(path, s.corrupt, id.Encoded()+"-")
+	to, err := s.dir.PutAside(path, id.Encoded())
 	if err != nil {
-		return "", fmt.Errorf("put snapshot %s aside: %w", id, err)
+		return "", fmt.Errorf("put snapshot %s aside: %w", id, found(err))
 	}
 	s.Release(id)
 	return to, nil
-}
-
-// moveAway renames a folder to a unique name in the folder to.
-func moveAway(path, to, prefix string) (string, error) {
-	// Nothing is made for it, so that it works on a full disk.
-	place := filepath.Join(to, prefix+rand.Text())
-	if err := unix.Rename(path, place); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return "", ErrNotFound
-		}
-		return "", err
-	}
-	return place, fsync(filepath.Dir(path))
 }

@@ -54,7 +54,7 @@ func TestFromEmptyToCommitted(t *testing.T) {
 func leavesNothing(t *testing.T, s *Store) {
 	t.Helper()
 	ok(t, s.Close())
-	isEmpty(t, s.tmp)
+	isEmpty(t, s.dir.Path("tmp"))
 }
 
 // isEmpty checks that a folder is empty.
@@ -201,7 +201,7 @@ func TestDamage(t *testing.T) {
 			if again := commit(t, s, base.ID, "echo y >y"); again.ID != top.ID || !s.Has(top.ID) {
 				t.Error("it cannot be made again")
 			}
-			aside, err := os.ReadDir(s.corrupt)
+			aside, err := os.ReadDir(s.dir.Path("corrupt"))
 			ok(t, err)
 			if len(aside) != 1 || !strings.HasPrefix(aside[0].Name(), top.ID.Encoded()) {
 				t.Errorf("put aside: %v", aside)

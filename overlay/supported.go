@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/locks"
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // ErrFilesystem says that overlayfs works, but does not write to a filesystem.
@@ -17,13 +20,13 @@ var ErrFilesystem = errors.New("this filesystem cannot hold snapshots")
 // error gives the reason and what to do about it; it is an ErrFilesystem if another
 // filesystem would do.
 func (s *Store) Supported() error {
-	dir, lock, err := s.newFolder()
+	lock, err := s.dir.NewFolder(statedir.Overlays, locks.Shared)
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	err = s.try(dir)
-	if removal := os.RemoveAll(dir); err == nil { // otherwise it fails for the same reason
+	err = s.try(lock.Name())
+	if removal := os.RemoveAll(lock.Name()); err == nil { // otherwise it fails for the same reason
 		err = removal
 	}
 	if err != nil {

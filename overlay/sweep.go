@@ -5,60 +5,27 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/moby/sys/mountinfo"
 
-	"github.com/layerbuild/layerbuild/locks"
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
-// Sweep removes what dead processes left in tmp/, and unmounts what they left mounted
-// there. It leaves alone what a living process works on. It goes on after an error, and
-// returns all of them.
+// Sweep removes what dead processes left in tmp/, and unmounts what they left mounted there. It
+// leaves alone what a living process works on. It goes on after an error, and returns all of them.
 func (s *Store) Sweep(ctx context.Context) error {
-	dirs, err := s.leftovers()
-	if err != nil {
-		return err
-	}
-	var failed []error
-	for _, dir := range dirs {
-		if err := ctx.Err(); err != nil {
-			return errors.Join(append(failed, err)...)
+	return s.dir.Sweep(statedir.Overlays, func(left *os.File) error {
+		if err := errors.Join(ctx.Err(), s.detachAll(left.Name())); err != nil {
+			left.Close()
+			return fmt.Errorf("sweep: %w", err)
 		}
-		if err := s.sweep(dir); err != nil {
-			failed = append(failed, fmt.Errorf("sweep: %w", err))
-		}
-	}
-	return errors.Join(failed...)
+		return statedir.RemoveLeft(left)
+	})
 }
 
-// leftovers returns our folders in tmp/, whether somebody holds them or not.
-func (s *Store) leftovers() ([]string, error) {
-	entries, err := os.ReadDir(s.tmp)
-	if err != nil {
-		return nil, err
-	}
-	var dirs []string
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), tmpPrefix) {
-			dirs = append(dirs, filepath.Join(s.tmp, e.Name()))
-		}
-	}
-	return dirs, nil
-}
-
-// sweep removes a folder, and what is mounted in it, if nobody holds it.
-func (s *Store) sweep(dir string) error {
-	lock, err := lockFolder(dir, locks.Exclusive)
-	if errors.Is(err, ErrLocked) || errors.Is(err, ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
+// detachAll unmounts what is mounted in a folder of tmp/.
+func (s *Store) detachAll(dir string) error {
 	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
 	if err != nil {
 		return err
@@ -69,5 +36,5 @@ func (s *Store) sweep(dir string) error {
 			return err
 		}
 	}
-	return os.RemoveAll(dir)
+	return nil
 }

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layerbuild/layerbuild/locks"
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // A bundle is the folder of one container while it lives. It is locked by the process
@@ -33,7 +34,7 @@ type bundle struct {
 	noCgroup bool // see cgroupsPath; only the supervisor knows
 }
 
-const bundlePrefix = "sandbox-"
+const bundlePrefix = string(statedir.Steps)
 
 func (b *bundle) config() string { return filepath.Join(b.dir, "config.json") }
 func (b *bundle) log() string    { return filepath.Join(b.dir, "log") }
