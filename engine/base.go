@@ -31,6 +31,14 @@ func (b *base) created() *time.Time {
 	return b.image.Config.Created
 }
 
+// environment returns the variables of the base's image, of which PATH is always one.
+func (b *base) environment() []string {
+	if b.image == nil {
+		return []string{"PATH=" + oci.DefaultPath}
+	}
+	return append([]string{"PATH=" + oci.DefaultPath}, b.image.Config.Config.Env...)
+}
+
 func newBase(image *oci.Base) *base {
 	b := &base{image: image}
 	for _, layer := range image.Layers {

@@ -60,8 +60,33 @@ func (o Options) chrootLayer(name string) (*layers.Graph, *layers.Layer, error) 
 	return graph, graph.Layer(name), nil
 }
 
+// imageEnvironment returns the environment of the image that a layer starts from, of
+// which built layers need not be built again.
+func (b *Builder) imageEnvironment(ctx context.Context, l *layers.Layer) ([]string, error) {
+	if l.From.Type != layers.BaseBuilt {
+		base, err := b.base(ctx, l)
+		if err != nil {
+			return nil, err
+		}
+		return base.environment(), nil
+	}
+	parent := b.graph.Layer(l.From.Tag)
+	env, err := b.imageEnvironment(ctx, parent)
+	for name, value := range parent.Environment {
+		env = append(env, name+"="+value)
+	}
+	return env, err
+}
+
 func (b *Builder) chroot(ctx context.Context, l *layers.Layer, id digest.Digest, command []string) error {
-	s := &rootfsStep{l: l, env: l.BuildEnvironment(b.environ)}
+	var base []string
+	if l.BuildEnvFromBase {
+		var err error
+		if base, err = b.imageEnvironment(ctx, l); err != nil {
+			b.notice(l, progress.Warning, "the environment of its base is not there: %s", err)
+		}
+	}
+	s := &rootfsStep{l: l, env: l.BuildEnvironment(b.environ, base)}
 	for _, imp := range l.Imports {
 		if imp.Dest != "" || l.Run == "" {
 			continue // a run does not see it

@@ -142,6 +142,9 @@ func (b *Builder) imageSpec(ctx context.Context, s *rootfsStep, fs rootfs, made 
 		Cmd:         l.Cmd,
 		Entrypoint:  l.Entrypoint,
 		FullCommand: l.FullCommand,
+		Expose:      l.Expose,
+		StopSignal:  l.StopSignal,
+		Docker:      oci.DockerConfig{Healthcheck: l.Healthcheck, Shell: l.Shell, OnBuild: l.OnBuild},
 	}
 	if b.Clock.Now {
 		// The time is that of the record, so that a hit makes the same image again.

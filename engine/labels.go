@@ -22,7 +22,7 @@ func (b *Builder) labels(ctx context.Context, s *rootfsStep, o *outcome) (map[st
 		return nil, "", nil
 	}
 	c := o.chain
-	s.env = s.l.BuildEnvironment(b.environ)
+	s.env = s.l.BuildEnvironment(b.environ, s.base.environment())
 	in := labelsInputs(s, c)
 	if err := b.addMounts(&in, s.l); err != nil {
 		return nil, "", err

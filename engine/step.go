@@ -82,7 +82,7 @@ func (b *Builder) newRootfsStep(ctx context.Context, l *layers.Layer, base *base
 	in.Add(buildcache.Definition, "run", l.Run)
 	in.Add(buildcache.Platform, "platform", l.OS+"/"+l.Arch)
 	in.Add(buildcache.Definition, "network", l.Network)
-	s.env = l.BuildEnvironment(b.environ)
+	s.env = l.BuildEnvironment(b.environ, base.environment())
 	for _, v := range s.env {
 		if v.Keyed {
 			in.Add(buildcache.Env, "env "+v.Name, v.Value)

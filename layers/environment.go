@@ -26,16 +26,22 @@ func (v EnvVar) String() string { return v.Name + "=" + v.Value }
 // BuildEnvironment returns the variables, sorted by name, that the layer's run and
 // generate_labels see of environ (K=V each, the last of a name counts): those that
 // build_env_passthrough lets through, or proxy variables and SOURCE_DATE_EPOCH when
-// it is missing; over these build_env; over these STACKER_LAYER_NAME. A variable that
-// a secret sets is not among them.
+// it is missing; over these, with build_env_from_base, those of base, the environment of
+// the image that the layer starts from; over these build_env; over these
+// STACKER_LAYER_NAME. A variable that a secret sets is not among them.
 //
 // It panics when l.BuildEnvPassthrough has an invalid expression, which Load refuses.
-func (l *Layer) BuildEnvironment(environ []string) []EnvVar {
+func (l *Layer) BuildEnvironment(environ, base []string) []EnvVar {
 	vars := map[string]EnvVar{}
 	passes := l.passes()
 	for _, entry := range environ {
 		if name, value, ok := strings.Cut(entry, "="); ok && passes(name) {
 			vars[name] = EnvVar{name, value, !isProxy(name)}
+		}
+	}
+	for _, entry := range base {
+		if name, value, ok := strings.Cut(entry, "="); ok && l.BuildEnvFromBase {
+			vars[name] = EnvVar{name, value, true}
 		}
 	}
 	for name, value := range l.BuildEnv {

@@ -21,10 +21,12 @@ func TestBuildEnvironment(t *testing.T) {
 		{Layer{BuildEnvPassthrough: []string{".*"}, BuildEnv: map[string]string{"HOME": "/h", "http_proxy": "mine", "STACKER_LAYER_NAME": "no"}},
 			"A1=a=b HOME=/h [NO_PROXY=] SOURCE_DATE_EPOCH=1 STACKER_LAYER_NAME=l TERM=x XA1=x http_proxy=mine"},
 		{Layer{BuildEnvPassthrough: []string{"^$"}}, "STACKER_LAYER_NAME=l"},
+		{Layer{BuildEnvPassthrough: []string{"^$"}, BuildEnvFromBase: true, BuildEnv: map[string]string{"A1": "mine"}},
+			"A1=mine PATH=/opt/bin:/bin STACKER_LAYER_NAME=l http_proxy=base"},
 	} {
 		test.layer.Name = "l"
 		var got []string
-		for _, v := range test.layer.BuildEnvironment(host) {
+		for _, v := range test.layer.BuildEnvironment(host, []string{"PATH=/opt/bin:/bin", "A1=base", "http_proxy=base"}) {
 			s := v.String()
 			if !v.Keyed {
 				s = "[" + s + "]"

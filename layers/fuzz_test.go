@@ -56,7 +56,7 @@ func checkOrder(t *testing.T, g *Graph) {
 			}
 		}
 		before[l] = true
-		l.BuildEnvironment([]string{"A=b"})
+		l.BuildEnvironment([]string{"A=b"}, nil)
 		if changed, err := l.Changed(l); err != nil || changed != nil {
 			t.Fatalf("%s differs from itself in %v, %v", l.Name, changed, err)
 		}

@@ -8,6 +8,8 @@ package layers
 import (
 	"fmt"
 	"io/fs"
+
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 )
 
 // A Position is a place in a stackerfile as its author sees it: before
@@ -179,6 +181,7 @@ type Layer struct {
 
 	BuildEnv            map[string]string
 	BuildEnvPassthrough []string // regular expressions on whole names; none means the default
+	BuildEnvFromBase    bool     // Run and GenerateLabels see the environment of the base's image
 
 	Environment map[string]string
 	Labels      map[string]string
@@ -189,6 +192,12 @@ type Layer struct {
 	Cmd         []string // nil when missing
 	Entrypoint  []string // nil when missing
 	FullCommand []string // nil when missing
+
+	Expose      []string // PORT/PROTOCOL each
+	StopSignal  string
+	Healthcheck *dockerspec.HealthcheckConfig // nil when missing
+	Shell       []string                      // nil when missing; what Docker takes for commands given as a text
+	OnBuild     []string
 
 	OS, Arch  string // of the image; this machine's by default
 	BuildOnly bool

@@ -66,6 +66,14 @@ func TestDirectives(t *testing.T) {
 		{"working_dir: /w", func(l *Layer) any { return l.WorkingDir }, "/w"},
 		{"network: none", func(l *Layer) any { return l.Network }, "none"},
 		{"runtime_user: 1000", func(l *Layer) any { return l.RuntimeUser }, "1000"},
+		{"expose: [80, 53/UDP, 8000-8002/sctp]", func(l *Layer) any { return l.Expose }, []string{"80/tcp", "53/udp", "8000/sctp", "8001/sctp", "8002/sctp"}},
+		{"healthcheck: none", func(l *Layer) any { return healthcheckText(l.Healthcheck) }, `["NONE"] 0s 0s 0s 0s 0`},
+		{"healthcheck: {test: a | b, interval: 30s, timeout: 1m, start_period: 5ms, start_interval: 2s, retries: 3}",
+			func(l *Layer) any { return healthcheckText(l.Healthcheck) }, `["CMD-SHELL" "a | b"] 30s 1m0s 5ms 2s 3`},
+		{"healthcheck: {test: [curl, -f, x]}", func(l *Layer) any { return healthcheckText(l.Healthcheck) }, `["CMD" "curl" "-f" "x"] 0s 0s 0s 0s 0`},
+		{"shell: /bin/bash -c", func(l *Layer) any { return l.Shell }, []string{"/bin/bash", "-c"}},
+		{"on_build: [RUN a, COPY . /src]", func(l *Layer) any { return l.OnBuild }, []string{"RUN a", "COPY . /src"}},
+		{"stop_signal: 9", func(l *Layer) any { return l.StopSignal }, "9"},
 		{"environment: {A: 1.10, B: true, C: '', D: 0x1F}", func(l *Layer) any { return l.Environment }, map[string]string{"A": "1.10", "B": "true", "C": "", "D": "0x1F"}},
 		{"labels: {a=b: c}", func(l *Layer) any { return l.Labels }, map[string]string{"a=b": "c"}},
 		{"annotations: {a.b: 2001-01-01}", func(l *Layer) any { return l.Annotations }, map[string]string{"a.b": "2001-01-01"}},
@@ -317,7 +325,7 @@ func TestFaults(t *testing.T) {
 		{"layer is text", "x: y", `1:4: layer "x": a layer must be a mapping of directives, not "y"`},
 		{"second document", "x: {" + scratch + "}\n---\ny: 1", `2:1: a second YAML document begins here: keep one, without ---`},
 		{"unknown directive", "x:\n  " + scratch + "\n  rnu: a", `3:3: layer "x": unknown directive "rnu": did you mean "run"?`},
-		{"directive of no kin", "x:\n  " + scratch + "\n  zzzzzz: a", `3:3: layer "x": unknown directive "zzzzzz": it can be from, imports, import, overlay_dirs, run, build_env, build_env_passthrough, binds, secrets, caches, network, generate_labels, environment, labels, annotations, volumes, working_dir, runtime_user, cmd, entrypoint, full_command, os, arch, build_only`},
+		{"directive of no kin", "x:\n  " + scratch + "\n  zzzzzz: a", `3:3: layer "x": unknown directive "zzzzzz": it can be from, imports, import, overlay_dirs, run, build_env, build_env_passthrough, build_env_from_base, binds, secrets, caches, network, generate_labels, environment, labels, annotations, volumes, working_dir, runtime_user, cmd, entrypoint, full_command, expose, stop_signal, healthcheck, shell, on_build, os, arch, build_only`},
 		{"secret without id", "x:\n  " + scratch + "\n  secrets: {target: /a}", `3:12: layer "x": the secret has no id: give what --secret id=… calls it`},
 		{"secret's id", "x:\n  " + scratch + "\n  secrets: [a/b]", `3:13: layer "x": secret "a/b" is no id: it has up to 128 letters, digits and any of _ . - and begins with a letter, a digit or _`},
 		{"secret's target", "x:\n  " + scratch + "\n  secrets: {id: a, target: b}", `3:28: layer "x": target "b" must be absolute: write "/b"`},
@@ -392,6 +400,13 @@ func TestFaults(t *testing.T) {
 3:33: layer "x": build_env_passthrough "b)" is no regular expression: unexpected ) in "b)"`},
 		{"empty os", "x:\n  " + scratch + "\n  os:\n  arch: ''", `3:3: layer "x": "os" cannot be empty: give a value
 4:9: layer "x": arch cannot be empty`},
+		{"container", "x:\n  " + scratch + "\n  expose: [80/icmp, 9-8, 65536, a]\n  stop_signal: 'a b'\n  healthcheck: {test: [], interval: 1us}", `3:12: layer "x": expose "80/icmp": write a port from 0 to 65535 or a range of them, and /tcp, /udp or /sctp
+3:21: layer "x": expose "9-8": write a port from 0 to 65535 or a range of them, and /tcp, /udp or /sctp
+3:26: layer "x": expose "65536": write a port from 0 to 65535 or a range of them, and /tcp, /udp or /sctp
+3:33: layer "x": expose "a": write a port from 0 to 65535 or a range of them, and /tcp, /udp or /sctp
+4:16: layer "x": stop_signal must be a signal's name or number, such as SIGQUIT or 9, not "a b"
+5:23: layer "x": test is empty: give a command
+5:37: layer "x": interval must be a time of at least 1ms, such as 30s or 1m30s, not "1us"`},
 		{"variables", "x:\n  " + scratch + "\n  environment: {A=B: c, D: , E: [f], '': g}\n  build_env: [h]", `3:17: layer "x": the name "A=B" in environment cannot contain =
 3:33: layer "x": "E" in environment must be a text, not a list
 3:38: layer "x": a name in environment cannot be empty
@@ -413,7 +428,7 @@ func TestFaults(t *testing.T) {
 		{"YAML indentation", "x:\n  " + scratch + "\n run: a\n", `3:2: the YAML is not valid: did not find expected key`},
 		{"tab", "x:\n\tfrom: y", `2:1: the YAML is not valid: found character that cannot start any token`},
 		{"control character", "x:\n  run: \"\x1b[31m\"", `2:3: the YAML is not valid: control characters are not allowed`},
-		{"escapes", "x:\n  " + scratch + "\n  \"\\e[31mred\": a\n  imports: \"ftp://\\e[0m\\u202e\"", `3:3: layer "x": unknown directive "\x1b[31mred": it can be from, imports, import, overlay_dirs, run, build_env, build_env_passthrough, binds, secrets, caches, network, generate_labels, environment, labels, annotations, volumes, working_dir, runtime_user, cmd, entrypoint, full_command, os, arch, build_only
+		{"escapes", "x:\n  " + scratch + "\n  \"\\e[31mred\": a\n  imports: \"ftp://\\e[0m\\u202e\"", `3:3: layer "x": unknown directive "\x1b[31mred": it can be from, imports, import, overlay_dirs, run, build_env, build_env_passthrough, build_env_from_base, binds, secrets, caches, network, generate_labels, environment, labels, annotations, volumes, working_dir, runtime_user, cmd, entrypoint, full_command, expose, stop_signal, healthcheck, shell, on_build, os, arch, build_only
 4:12: layer "x": unknown scheme in "ftp://\x1b[0m\u202e": write a path, or a URL that begins with http://, https:// or stacker://`},
 		{"NUL", "x:\n  " + scratch + "\n  run: \"a\\0b\"", `3:8: text must not contain a NUL character, as "a\x00b" does`},
 		{"UTF-8", "x:\n  # é \xff", `2:7: the byte 0xff is not UTF-8: save the file as UTF-8`},

@@ -188,3 +188,15 @@ func cacheSchema() schema {
 		"sharing": nullable(choice(SharingShared, SharingPrivate, SharingLocked)),
 	}, "path"))
 }
+
+func healthcheckSchema() schema {
+	duration := nullable(patterns("^[0-9.]+(ns|us|µs|ms|s|m|h)([0-9.]+(ns|us|µs|ms|s|m|h))*$", "^0$"))
+	return either(choice("none"), object(schema{
+		"test":           oneOrMore(textSchema()),
+		"interval":       duration,
+		"timeout":        duration,
+		"start_period":   duration,
+		"start_interval": duration,
+		"retries":        nullable(defined("number")),
+	}, "test"))
+}

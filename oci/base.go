@@ -26,12 +26,12 @@ type Layer struct {
 }
 
 // A Base is an image that was taken in: all its blobs are in the store. It is
-// told apart by Manifest, never by name. What only Docker's config knows (health
-// checks, ONBUILD, SHELL) is not inherited, as in umoci.
+// told apart by Manifest, never by name.
 type Base struct {
 	Ref      string        // how the caller named it; for messages only
 	Manifest digest.Digest // of the manifest as its source has it
 	Config   ispec.Image   // what an image built on it inherits
+	Docker   DockerConfig  // what Docker's configuration has besides
 	Layers   []Layer       // lowest first; media types are OCI's also for a Docker image
 }
 
@@ -247,7 +247,8 @@ func (s *Store) readBase(manifest digest.Digest) (*Base, ispec.Manifest, error) 
 // newBase puts a base together from a manifest in OCI's terms and the config's bytes.
 func newBase(manifest digest.Digest, m ispec.Manifest, config []byte) (*Base, error) {
 	base := &Base{Manifest: manifest}
-	if err := json.Unmarshal(config, &base.Config); err != nil {
+	var err error
+	if base.Config, base.Docker, err = unmarshalConfig(config); err != nil {
 		return nil, fmt.Errorf("its config is not JSON of an image: %w", err)
 	}
 	rootfs := base.Config.RootFS

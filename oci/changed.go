@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"maps"
+	"reflect"
 	"slices"
 
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -30,7 +31,7 @@ func (l *Layout) Replaced(images map[string]*Image) (map[string]Descriptor, erro
 // directives of a stackerfile; "files" are its layers.
 func (l *Layout) Changed(was Descriptor, image *Image) ([]string, error) {
 	var manifests [2]ispec.Manifest
-	var configs [2]ispec.Image
+	var configs [2]configDocument
 	old, err := l.ReadDocument(was)
 	if err != nil {
 		return nil, err
@@ -61,6 +62,11 @@ func (l *Layout) Changed(was Descriptor, image *Image) ([]string, error) {
 		{"working_dir", a.Config.WorkingDir == b.Config.WorkingDir},
 		{"runtime_user", a.Config.User == b.Config.User},
 		{"volumes", maps.Equal(a.Config.Volumes, b.Config.Volumes)},
+		{"expose", maps.Equal(a.Config.ExposedPorts, b.Config.ExposedPorts)},
+		{"stop_signal", a.Config.StopSignal == b.Config.StopSignal},
+		{"healthcheck", reflect.DeepEqual(a.Config.Healthcheck, b.Config.Healthcheck)},
+		{"shell", slices.Equal(a.Config.Shell, b.Config.Shell)},
+		{"on_build", slices.Equal(a.Config.OnBuild, b.Config.OnBuild)},
 		{"annotations", maps.Equal(manifests[0].Annotations, manifests[1].Annotations)},
 	} {
 		if !part.same {

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -30,11 +31,14 @@ type ImageSpec struct {
 	Labels      map[string]string
 	Annotations map[string]string // the manifest's; a base's are not inherited
 	Volumes     []string
+	Expose      []string // PORT/PROTOCOL each
 	WorkingDir  string
 	RuntimeUser string
-	Cmd         []string // nil when missing
-	Entrypoint  []string // nil when missing; clears an inherited cmd, as in a Dockerfile
-	FullCommand []string // nil when missing; becomes the entrypoint, and cmd is cleared
+	StopSignal  string
+	Docker      DockerConfig // Healthcheck and Shell are inherited, OnBuild is not
+	Cmd         []string     // nil when missing
+	Entrypoint  []string     // nil when missing; clears an inherited cmd, as in a Dockerfile
+	FullCommand []string     // nil when missing; becomes the entrypoint, and cmd is cleared
 }
 
 // A SpecLayer is a layer of an image to be, and its entry in the history. A zero
@@ -55,17 +59,18 @@ type Image struct {
 	Layers        []Layer // all, the base's included
 
 	config ispec.Image
+	docker DockerConfig
 }
 
 // Base returns the image as what a `built` layer starts from.
 func (i *Image) Base() *Base {
-	return &Base{Manifest: i.Manifest.Digest, Config: i.config, Layers: i.Layers}
+	return &Base{Manifest: i.Manifest.Digest, Config: i.config, Docker: i.docker, Layers: i.Layers}
 }
 
 // Compose makes an image's config and manifest. It is pure: equal specs give
 // equal bytes. The base's layers and history come first, as they are.
 func Compose(spec ImageSpec) (*Image, error) {
-	image := &Image{config: inherited(spec.Base)}
+	image := &Image{config: inherited(spec.Base), docker: docker(spec)}
 	c := &image.config
 	if spec.OS != "" {
 		c.OS = spec.OS
@@ -103,7 +108,7 @@ func Compose(spec ImageSpec) (*Image, error) {
 
 // write makes the image's two documents. All its layers have been packed.
 func (i *Image) write(annotations map[string]string) (err error) {
-	if i.ConfigBytes, err = json.Marshal(i.config); err != nil {
+	if i.ConfigBytes, err = marshalConfig(i.config, i.docker); err != nil {
 		return fmt.Errorf("composing an image: %w", err)
 	}
 	i.Config = descriptorOf(ispec.MediaTypeImageConfig, i.ConfigBytes)
@@ -119,8 +124,7 @@ func (i *Image) write(annotations map[string]string) (err error) {
 	return nil
 }
 
-// inherited returns a copy of a base's config that may be changed. Its history
-// has one entry a layer, which the image spec asks for and some bases lack.
+// inherited returns a copy of a base's config that may be changed.
 func inherited(base *Base) ispec.Image {
 	if base == nil {
 		return ispec.Image{Platform: ispec.Platform{OS: "linux", Architecture: runtime.GOARCH}}
@@ -129,17 +133,47 @@ func inherited(base *Base) ispec.Image {
 	c.Config.Env = slices.Clone(c.Config.Env)
 	c.Config.Labels = maps.Clone(c.Config.Labels)
 	c.Config.Volumes = maps.Clone(c.Config.Volumes)
-	c.History = nil
-	named := 0
+	c.Config.ExposedPorts = maps.Clone(c.Config.ExposedPorts)
+	c.History = history(base)
+	return c
+}
+
+// history returns a base's history with one entry a layer, which the image spec asks
+// for. Where a base has fewer of them or more, those of its last layers are taken to be
+// right.
+func history(base *Base) (entries []ispec.History) {
+	missing := len(base.Layers)
 	for _, h := range base.Config.History {
 		if !h.EmptyLayer {
-			named++
+			missing--
 		}
 	}
-	for range len(base.Layers) - named {
-		c.History = append(c.History, ispec.History{Comment: "a layer of the base, which has no history of it"})
+	for range missing {
+		entries = append(entries, ispec.History{Comment: "a layer of the base, which has no history of it"})
 	}
-	c.History = append(c.History, base.Config.History...)
+	for _, h := range base.Config.History {
+		if !h.EmptyLayer && missing < 0 {
+			h.EmptyLayer = true
+			missing++
+		}
+		entries = append(entries, h)
+	}
+	return entries
+}
+
+// docker returns what the image has of Docker's own. The triggers of a base are
+// not inherited: they are for the image that is built on it, which is this one.
+func docker(spec ImageSpec) DockerConfig {
+	c := spec.Docker
+	if spec.Base == nil {
+		return c
+	}
+	was := spec.Base.Docker
+	c.StopTimeout = cmp.Or(c.StopTimeout, was.StopTimeout)
+	c.Healthcheck = cmp.Or(c.Healthcheck, was.Healthcheck)
+	if c.Shell == nil {
+		c.Shell = was.Shell
+	}
 	return c
 }
 
@@ -158,6 +192,13 @@ func direct(c *ispec.ImageConfig, spec ImageSpec) {
 		}
 		c.Volumes[v] = struct{}{}
 	}
+	for _, port := range spec.Expose {
+		if c.ExposedPorts == nil {
+			c.ExposedPorts = map[string]struct{}{}
+		}
+		c.ExposedPorts[port] = struct{}{}
+	}
+	c.StopSignal = cmp.Or(spec.StopSignal, c.StopSignal)
 	if spec.WorkingDir != "" {
 		c.WorkingDir = spec.WorkingDir
 	}

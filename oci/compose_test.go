@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -131,6 +132,52 @@ func TestChainsContinue(t *testing.T) {
 	}
 	if got := strings.Join(made, ","); got != ",two,run a,run b,run c" || len(base.Layers) != 5 || len(base.Config.RootFS.DiffIDs) != 5 {
 		t.Errorf("history %q, %d layers, %d diff_ids", got, len(base.Layers), len(base.Config.RootFS.DiffIDs))
+	}
+}
+
+// A base whose history names more layers than it has, as squashed ones do.
+func TestHistoryLongerThanLayers(t *testing.T) {
+	base := &Base{Layers: []Layer{layerNamed("two")}}
+	base.Config.History = []ispec.History{{CreatedBy: "one"}, {CreatedBy: "ENV", EmptyLayer: true}, {CreatedBy: "two"}}
+	image, err := Compose(ImageSpec{Base: base, Layers: []SpecLayer{{layerNamed("a"), "run"}}, Epoch: epoch})
+	must(t, err)
+	var filled []string
+	for _, h := range image.Base().Config.History {
+		if !h.EmptyLayer {
+			filled = append(filled, h.CreatedBy)
+		}
+	}
+	if !slices.Equal(filled, []string{"two", "run"}) {
+		t.Errorf("%q", filled)
+	}
+	if base.Config.History[0].EmptyLayer {
+		t.Error("the base's own history is changed")
+	}
+}
+
+// What Docker's configuration has beyond OCI's goes from image to image, but for
+// triggers, and an image without it has OCI's configuration byte for byte.
+func TestDockerConfig(t *testing.T) {
+	check := &dockerspec.HealthcheckConfig{Test: []string{"CMD", "true"}, Interval: time.Second}
+	below, err := Compose(ImageSpec{Epoch: epoch, StopSignal: "SIGQUIT", Expose: []string{"80/tcp"},
+		Docker: DockerConfig{Healthcheck: check, Shell: []string{"/bin/ash", "-c"}, OnBuild: []string{"RUN a"}}})
+	must(t, err)
+	if got := string(below.ConfigBytes); !strings.Contains(got, `"StopSignal":"SIGQUIT","Healthcheck":{"Test":["CMD","true"],"Interval":1000000000},"OnBuild":["RUN a"],"Shell":["/bin/ash","-c"]}`) {
+		t.Error(got)
+	}
+	above, err := Compose(ImageSpec{Epoch: epoch, Base: below.Base(), Expose: []string{"81/udp"}, Docker: DockerConfig{Shell: []string{"/bin/bash"}}})
+	must(t, err)
+	config, docker, err := unmarshalConfig(above.ConfigBytes)
+	must(t, err)
+	if !reflect.DeepEqual(docker, DockerConfig{Healthcheck: check, Shell: []string{"/bin/bash"}}) || len(config.Config.ExposedPorts) != 2 || config.Config.StopSignal != "SIGQUIT" {
+		t.Errorf("%+v %+v", docker, config.Config)
+	}
+	plain, err := Compose(ImageSpec{Base: fullBase(), Epoch: epoch})
+	must(t, err)
+	want, err := json.Marshal(plain.config)
+	must(t, err)
+	if string(plain.ConfigBytes) != string(want) {
+		t.Errorf("got  %s\nwant %s", plain.ConfigBytes, want)
 	}
 }
 
