@@ -435,7 +435,7 @@ func (l *Layout) PutBlob(ctx context.Context, d Descriptor, open func() (io.Read
 		if err := l.writeBlob(d, write); err != nil {
 			return err
 		}
-		return syncDir(filepath.Dir(l.blobPath(d.Digest)))
+		return statedir.Sync(filepath.Dir(l.blobPath(d.Digest)))
 	})
 	if err != nil {
 		return fmt.Errorf("writing to the OCI layout %s: %w", l.path, err)
