@@ -122,7 +122,7 @@ func take(state, file, compression string) error {
 	if err != nil {
 		return err
 	}
-	base, err := store.BaseFromTar(context.Background(), file, "", ispec.Platform{OS: "linux", Architecture: runtime.GOARCH})
+	base, err := store.BaseFromTar(context.Background(), "/", file, "", ispec.Platform{OS: "linux", Architecture: runtime.GOARCH})
 	if err != nil {
 		return err
 	}

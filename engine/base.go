@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	securejoin "github.com/cyphar/filepath-securejoin"
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -252,11 +251,7 @@ func (b *Builder) tarBase(ctx context.Context, l *layers.Layer) (*oci.Base, erro
 	}
 	defer release()
 	defer file.lingering("taking in")()
-	path, err := securejoin.SecureJoin(cmp.Or(at.Root, "/"), at.Path)
-	if err != nil {
-		return nil, err
-	}
-	image, err := b.Blobs.BaseFromTar(ctx, path, sum, platform(l))
+	image, err := b.Blobs.BaseFromTar(ctx, cmp.Or(at.Root, "/"), at.Path, sum, platform(l))
 	if err != nil {
 		return nil, err
 	}

@@ -14,8 +14,7 @@ import (
 	"strconv"
 	"strings"
 
-	securejoin "github.com/cyphar/filepath-securejoin"
-
+	"github.com/layerbuild/layerbuild/inroot"
 	"github.com/layerbuild/layerbuild/layers"
 )
 
@@ -86,12 +85,7 @@ func (e emulator) runs(header []byte) bool {
 }
 
 // header returns how a program begins.
-func header(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
+func header(f io.Reader) ([]byte, error) {
 	head := make([]byte, 256) // of which the kernel matches as much at most
 	n, err := io.ReadFull(f, head)
 	if err == io.ErrUnexpectedEOF {
@@ -112,16 +106,17 @@ func checkForeign(l *layers.Layer, script, root string) error {
 	if len(words) == 0 {
 		return nil
 	}
-	path, err := securejoin.SecureJoin(root, words[0])
+	interpreter, err := inroot.File(root, words[0])
 	if err != nil {
-		return err
+		return nil // to run it says what is wrong
 	}
-	head, _ := header(path) // where that fails, to run it says what is wrong
+	defer interpreter.Close()
+	head, _ := header(interpreter) // likewise
 	machine := machineOf(head)
 	if machine == "" {
 		return nil
 	}
-	if own, err := header("/proc/self/exe"); err == nil && machineOf(own) == machine {
+	if ownMachine() == machine {
 		return nil
 	}
 	all := emulators()
@@ -134,6 +129,17 @@ func checkForeign(l *layers.Layer, script, root string) error {
 		return fmt.Errorf("it is for %s/%s, and %s is registered with binfmt_misc without the flag F, so that it is not found in a root filesystem: register it with F", l.OS, l.Arch, all[i].name)
 	}
 	return nil
+}
+
+// ownMachine is the processor that this program is for.
+func ownMachine() string {
+	self, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return ""
+	}
+	defer self.Close()
+	head, _ := header(self)
+	return machineOf(head)
 }
 
 // machineOf is the processor that an ELF program is for, by the names of the ELF

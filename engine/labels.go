@@ -2,15 +2,14 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/inroot"
 	"github.com/layerbuild/layerbuild/overlay"
 )
 
@@ -93,31 +92,48 @@ func (b *Builder) generateLabels(ctx context.Context, s *rootfsStep, c *chain) (
 	if err := run.in(ctx, root); err != nil {
 		return nil, err
 	}
-	labels, err := readLabels(filepath.Join(root, labelsDir))
+	labels, err := readLabels(root)
 	return labels, b.failAt(ctx, s.l, s.l.GenerateLabelsPos, err)
 }
 
 // maxLabel bounds a label's value, in bytes.
 const maxLabel = 1 << 20
 
-// readLabels makes a label of each regular file in a folder.
-func readLabels(dir string) (map[string]string, error) {
-	entries, err := os.ReadDir(dir)
+// readLabels makes a label of each regular file in the labels' folder, as the step sees that:
+// a symlink in its place leads nowhere but into the root filesystem.
+func readLabels(root string) (map[string]string, error) {
+	dir, err := inroot.Folder(root, labelsDir)
+	if err != nil {
+		return nil, fmt.Errorf("generate_labels: %w", err)
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
 	if err != nil {
 		return nil, fmt.Errorf("generate_labels: %w", err)
 	}
 	labels := map[string]string{}
-	for _, entry := range entries {
-		f, err := os.OpenFile(filepath.Join(dir, entry.Name()), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-		if err != nil {
-			return nil, fmt.Errorf("generate_labels: %s/%q: %w", labelsDir, entry.Name(), err)
+	for _, name := range names {
+		if labels[name], err = readLabel(dir, name); err != nil {
+			return nil, fmt.Errorf("generate_labels: %s/%q %w", labelsDir, name, err)
 		}
-		text, err := io.ReadAll(io.LimitReader(f, maxLabel+1))
-		_ = f.Close()
-		if err != nil || len(text) > maxLabel || !entry.Type().IsRegular() {
-			return nil, fmt.Errorf("generate_labels: %s/%q should be a file of at most 1 MiB", labelsDir, entry.Name())
-		}
-		labels[entry.Name()] = string(text)
 	}
 	return labels, nil
+}
+
+var errNoLabel = errors.New("should be a file of at most 1 MiB")
+
+func readLabel(dir *os.File, name string) (string, error) {
+	f, err := inroot.FileIn(dir, name)
+	if errors.Is(err, inroot.ErrNotRegular) {
+		return "", errNoLabel
+	}
+	if err != nil {
+		return "", fmt.Errorf("cannot be read: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxLabel+1))
+	if err == nil && len(text) > maxLabel {
+		err = errNoLabel
+	}
+	return string(text), err
 }

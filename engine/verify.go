@@ -4,13 +4,14 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/progress"
@@ -56,7 +57,7 @@ func filesDiffer(files int) string {
 // A content is what one layer of a step's result holds.
 type content struct {
 	entries []imports.Entry
-	status  map[string]unix.Stat_t // by path; what entries do not tell: owner and mtime
+	status  map[string]syscall.Stat_t // by path; what entries do not tell: owner and mtime
 }
 
 // contents returns what the layers of a result hold, by what made them.
@@ -90,14 +91,18 @@ func (b *Builder) content(ctx context.Context, id digest.Digest) (c content, err
 	if c.entries, err = b.Sources.Entries(tree.Digest); err != nil {
 		return c, err
 	}
-	c.status = map[string]unix.Stat_t{}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return c, err
+	}
+	defer root.Close()
+	c.status = map[string]syscall.Stat_t{}
 	for _, entry := range c.entries {
-		var st unix.Stat_t
-		path := filepath.Join(dir, entry.Path)
-		if err := unix.Lstat(path, &st); err != nil {
-			return c, fmt.Errorf("lstat %s: %w", path, err)
+		info, err := root.Lstat(entry.Path)
+		if err != nil {
+			return c, err
 		}
-		c.status[entry.Path] = st
+		c.status[entry.Path] = *info.Sys().(*syscall.Stat_t)
 	}
 	return c, nil
 }
@@ -131,14 +136,14 @@ func changedFiles(old, now map[string]content) (lines []string) {
 }
 
 // statusChanges tells what of a file's status differs and is no part of a tree.
-func statusChanges(old, now unix.Stat_t) (words []string) {
+func statusChanges(old, now syscall.Stat_t) (words []string) {
 	if old.Uid != now.Uid || old.Gid != now.Gid {
 		words = append(words, fmt.Sprintf("owner %d:%d → %d:%d", old.Uid, old.Gid, now.Uid, now.Gid))
 	}
 	if was, is := old.Mtim.Nano(), now.Mtim.Nano(); was != is {
 		words = append(words, fmt.Sprintf("mtime %s → %s", nanoText(was), nanoText(is)))
 	}
-	if old.Mode&unix.S_IFMT != unix.S_IFDIR && old.Nlink != now.Nlink {
+	if old.Mode&syscall.S_IFMT != syscall.S_IFDIR && old.Nlink != now.Nlink {
 		words = append(words, fmt.Sprintf("hard links %d → %d", old.Nlink, now.Nlink))
 	}
 	return words

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/inroot"
 )
 
 // CopyOptions say how Copy names and dresses what it makes.
@@ -131,7 +133,7 @@ func target(root int, src Source, t Tree, dest, name string) (string, error) {
 	}
 	into := strings.HasSuffix(dest, "/")
 	if !into && !t.Dir {
-		fd, err := openInRoot(root, dest, false)
+		fd, err := inroot.WalkFolder(root, dest, false)
 		if err == nil {
 			unix.Close(fd)
 			into = true
@@ -149,14 +151,14 @@ func target(root int, src Source, t Tree, dest, name string) (string, error) {
 // it is a folder: fresh tells that this one was not there.
 func (f *fill) prepare(t Tree) (fresh bool, err error) {
 	if !t.Dir {
-		fd, err := openInRoot(f.root, path.Dir(f.at), true)
+		fd, err := inroot.WalkFolder(f.root, path.Dir(f.at), true)
 		closeFd(fd)
 		return true, err
 	}
-	fd, err := openInRoot(f.root, f.at, false)
+	fd, err := inroot.WalkFolder(f.root, f.at, false)
 	if errors.Is(err, unix.ENOENT) {
 		fresh = true
-		fd, err = openInRoot(f.root, f.at, true)
+		fd, err = inroot.WalkFolder(f.root, f.at, true)
 	}
 	closeFd(fd)
 	return fresh, err

@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/inroot"
 )
 
 // A fill makes entries of a tree below a folder. Everything but the content of
@@ -82,7 +84,7 @@ func (f *fill) run(ctx context.Context, entries []Entry, settle []*Entry) error 
 
 // one makes a tree that is a file.
 func (f *fill) one(e *Entry) error {
-	to, err := openInRoot(f.root, path.Dir(f.at), false)
+	to, err := inroot.WalkFolder(f.root, path.Dir(f.at), false)
 	if err != nil {
 		return f.problem(".", err)
 	}
@@ -110,12 +112,12 @@ func (f *fill) makeDirs(ctx context.Context, dirs []*Entry) error {
 		if dir := path.Dir(e.Path); at < 0 || dir != parent {
 			closeFd(at)
 			var err error
-			if at, err = openInRoot(f.root, f.in(dir), false); err != nil {
+			if at, err = inroot.WalkFolder(f.root, f.in(dir), false); err != nil {
 				return f.problem(dir, err)
 			}
 			parent = dir
 		}
-		err := makeDir(at, path.Base(e.Path), 0o700)
+		err := inroot.MakeFolder(at, path.Base(e.Path), 0o700)
 		if errors.Is(err, unix.EEXIST) {
 			err = f.existingDir(e.Path)
 		}
@@ -129,7 +131,7 @@ func (f *fill) makeDirs(ctx context.Context, dirs []*Entry) error {
 // existingDir accepts what is at p already if it is a folder, or a symlink to
 // one or to where one can be made.
 func (f *fill) existingDir(p string) error {
-	fd, err := openInRoot(f.root, f.in(p), true)
+	fd, err := inroot.WalkFolder(f.root, f.in(p), true)
 	if err == nil {
 		unix.Close(fd)
 	}
@@ -140,7 +142,7 @@ func (f *fill) existingDir(p string) error {
 func (f *fill) settle(dirs []*Entry) error {
 	slices.SortFunc(dirs, func(a, b *Entry) int { return comparePaths(b.Path, a.Path) })
 	for _, e := range dirs {
-		fd, err := openInRoot(f.root, f.in(e.Path), false)
+		fd, err := inroot.WalkFolder(f.root, f.in(e.Path), false)
 		if err == nil {
 			err = f.dress(fd, e, e.Mode)
 			unix.Close(fd)
@@ -201,7 +203,7 @@ type copier struct {
 
 // group makes entries of one folder.
 func (c *copier) group(ctx context.Context, g *group) error {
-	to, err := openInRoot(c.root, c.in(g.dir), false)
+	to, err := inroot.WalkFolder(c.root, c.in(g.dir), false)
 	if err != nil {
 		return c.problem(g.dir, err)
 	}

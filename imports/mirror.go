@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/layerbuild/layerbuild/inroot"
 	"github.com/layerbuild/layerbuild/locks"
 	"github.com/layerbuild/layerbuild/statedir"
 )
@@ -310,7 +311,7 @@ func (s *Store) newMirror(ctx context.Context, src Source, dir *lockedDir, entri
 		}
 	}
 	if entries[0].Type == Dir {
-		if err := makeDir(dir.fd(), "root", 0o700); err != nil {
+		if err := inroot.MakeFolder(dir.fd(), "root", 0o700); err != nil {
 			return err
 		}
 	}

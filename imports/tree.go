@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"github.com/layerbuild/layerbuild/inroot"
 	"github.com/layerbuild/layerbuild/locks"
 )
 
@@ -207,12 +208,12 @@ func (s *Store) openSource(src Source) (fd int, st status, err error) {
 // openPath opens src with O_PATH: whatever it is, this neither blocks nor reads.
 func (s *Store) openPath(src Source) (int, error) {
 	if src.Root != "" {
-		root, err := unix.Open(src.Root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		handle, err := inroot.Open(src.Root, src.Path)
 		if err != nil {
 			return -1, err
 		}
-		defer unix.Close(root)
-		return openat2(root, src.Path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+		defer handle.Close()
+		return unix.FcntlInt(handle.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	}
 	fd, err := unix.Open(src.Path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -16,6 +16,8 @@ import (
 	"github.com/opencontainers/umoci/oci/cas"
 	"github.com/opencontainers/umoci/oci/cas/dir"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/inroot"
 )
 
 // ResolveLayout returns the manifest that a tag of an OCI layout stands for on a
@@ -113,14 +115,12 @@ func readRegular(path string) ([]byte, error) {
 	return data, err
 }
 
-var errNotRegular = errors.New("not a regular file")
-
 // openRegular opens a regular file for reading; a fifo, socket, device or folder
 // is an error, never a wait.
 func openRegular(path string) (*os.File, error) {
 	fi, err := os.Stat(path)
 	if err == nil && !fi.Mode().IsRegular() {
-		err = &os.PathError{Op: "open", Path: path, Err: errNotRegular}
+		err = &os.PathError{Op: "open", Path: path, Err: inroot.ErrNotRegular}
 	}
 	if err != nil {
 		return nil, err
@@ -130,7 +130,7 @@ func openRegular(path string) (*os.File, error) {
 		return nil, err
 	}
 	if fi, err = f.Stat(); err == nil && !fi.Mode().IsRegular() {
-		err = &os.PathError{Op: "open", Path: path, Err: errNotRegular}
+		err = &os.PathError{Op: "open", Path: path, Err: inroot.ErrNotRegular}
 	}
 	if err != nil {
 		f.Close()

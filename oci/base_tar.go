@@ -16,9 +16,11 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/layerbuild/layerbuild/inroot"
 )
 
-// BaseFromTar takes in a root filesystem from a tar file as an image of one
+// BaseFromTar takes in a root filesystem from a tar file below root as an image of one
 // layer. The tar is taken over bit by bit: a plain, xz or bzip2 file is
 // compressed by us, a gzip or zstd file is the blob itself. The compression is
 // told by the first bytes, not by the name.
@@ -28,8 +30,8 @@ import (
 // checked, see checkEntry; nothing counts before they are.
 //
 // Equal files give equal bases, whatever they are called.
-func (s *Store) BaseFromTar(ctx context.Context, file string, want digest.Digest, p ispec.Platform) (*Base, error) {
-	l, err := s.layerFromTar(ctx, file, want)
+func (s *Store) BaseFromTar(ctx context.Context, root, file string, want digest.Digest, p ispec.Platform) (*Base, error) {
+	l, err := s.layerFromTar(ctx, root, file, want)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
@@ -68,8 +70,8 @@ func (s *Store) baseOfLayer(ctx context.Context, l Layer, p ispec.Platform) (*Ba
 }
 
 // layerFromTar makes a blob of a tar file.
-func (s *Store) layerFromTar(ctx context.Context, file string, want digest.Digest) (Layer, error) {
-	f, err := openRegular(file)
+func (s *Store) layerFromTar(ctx context.Context, root, file string, want digest.Digest) (Layer, error) {
+	f, err := inroot.File(root, file)
 	if err != nil {
 		return Layer{}, bare(err)
 	}

@@ -51,7 +51,7 @@ func TestBaseFromTar(t *testing.T) {
 			s := newStore(t)
 			file := filepath.Join(t.TempDir(), "rootfs.img") // its name says nothing
 			must(t, os.WriteFile(file, c.content, 0o644))
-			base, err := s.BaseFromTar(ctx, file, digest.FromBytes(c.content), amd64)
+			base, err := s.BaseFromTar(ctx, "/", file, digest.FromBytes(c.content), amd64)
 			must(t, err)
 			l := base.Layers[0]
 			if l.DiffID != digest.FromBytes(plain) || l.MediaType != c.mediaType || c.asIs != (l.Digest == digest.FromBytes(c.content)) {
@@ -64,7 +64,7 @@ func TestBaseFromTar(t *testing.T) {
 			}
 			other := filepath.Join(t.TempDir(), "another")
 			must(t, os.WriteFile(other, c.content, 0o600))
-			again, err := newStore(t).BaseFromTar(ctx, other, "", amd64)
+			again, err := newStore(t).BaseFromTar(ctx, "/", other, "", amd64)
 			if err != nil || again.Manifest != base.Manifest {
 				t.Errorf("the same file under another name: %v, %v", again, err)
 			}
@@ -114,7 +114,7 @@ func TestTarsThatAreRefused(t *testing.T) {
 			s := newStore(t)
 			file := filepath.Join(t.TempDir(), "f.tar")
 			must(t, os.WriteFile(file, c.content, 0o644))
-			base, err := s.BaseFromTar(ctx, file, "", amd64)
+			base, err := s.BaseFromTar(ctx, "/", file, "", amd64)
 			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), file+": ") {
 				t.Errorf("%+v, error %v, want %q", base, err, c.want)
 			}
@@ -135,7 +135,7 @@ func TestTarSourcesThatAreNoFiles(t *testing.T) {
 	must(t, os.Symlink("fifo", at("link")))
 	for name, want := range map[string]string{"fifo": "not a regular file", "socket": "not a regular file", "link": "not a regular file",
 		".": "not a regular file", "none": "no such file"} {
-		_, err := newStore(t).BaseFromTar(context.Background(), at(name), "", amd64)
+		_, err := newStore(t).BaseFromTar(context.Background(), "/", at(name), "", amd64)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Count(err.Error(), dir) != 1 {
 			t.Errorf("%s: %v, want %q", name, err, want)
 		}
@@ -146,7 +146,7 @@ func TestTarThatChanged(t *testing.T) {
 	s := newStore(t)
 	file := filepath.Join(t.TempDir(), "f.tar")
 	must(t, os.WriteFile(file, tarOf(t, tar.Header{Name: "a"}), 0o644))
-	if _, err := s.BaseFromTar(context.Background(), file, digest.FromString("before"), amd64); err == nil || !strings.Contains(err.Error(), "changed") {
+	if _, err := s.BaseFromTar(context.Background(), "/", file, digest.FromString("before"), amd64); err == nil || !strings.Contains(err.Error(), "changed") {
 		t.Error(err)
 	}
 	nothingInTmp(t, s)

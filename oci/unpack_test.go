@@ -239,7 +239,7 @@ func TestUnpackReadsWhatGNUTarWrites(t *testing.T) {
 	for _, format := range []string{"gnu", "posix"} {
 		file := filepath.Join(t.TempDir(), "f.tar")
 		run(t, "tar", "--sparse", "--format="+format, "-C", dir, "-cf", file, "sparse")
-		base, err := s.BaseFromTar(context.Background(), file, "", amd64)
+		base, err := s.BaseFromTar(context.Background(), "/", file, "", amd64)
 		must(t, err)
 		must(t, s.Unpack(context.Background(), base.Layers[0], root, nil))
 		got, err := os.ReadFile(filepath.Join(root, "sparse"))

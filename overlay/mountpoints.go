@@ -9,8 +9,7 @@ import (
 	"strings"
 	"time"
 
-	securejoin "github.com/cyphar/filepath-securejoin"
-	"golang.org/x/sys/unix"
+	"github.com/layerbuild/layerbuild/inroot"
 )
 
 // A Mountpoint is something that must exist in a root filesystem for something
@@ -24,30 +23,35 @@ type Mountpoint struct {
 // notes what it had to make. Folders that are there keep their mtime; what is made
 // has the same one, 1970-01-01, whenever it is made, since a run can see it.
 func (m *Mutable) ensure(root string, p Mountpoint) error {
-	path, err := securejoin.SecureJoin(root, p.Path)
-	if err != nil {
+	if err := m.ensurePath(root, p); err != nil {
 		return fmt.Errorf("mountpoint %s: %w", p.Path, err)
 	}
-	rel, err := filepath.Rel(root, path)
+	return nil
+}
+
+func (m *Mutable) ensurePath(path string, p Mountpoint) error {
+	rel, err := inroot.Resolve(path, p.Path)
+	if err != nil || rel == "." {
+		return err
+	}
+	root, err := os.OpenRoot(path)
 	if err != nil {
-		return fmt.Errorf("mountpoint %s: %w", p.Path, err)
+		return err
 	}
-	if rel == "." {
-		return nil
-	}
+	defer root.Close()
 	names := strings.Split(rel, "/")
 	for i := range names {
 		last := i == len(names)-1
 		if err := m.ensureOne(root, filepath.Join(names[:i+1]...), last && p.File); err != nil {
-			return fmt.Errorf("mountpoint %s: %w", p.Path, err)
+			return err
 		}
 	}
 	return nil
 }
 
-func (m *Mutable) ensureOne(root, rel string, file bool) error {
-	path := filepath.Join(root, rel)
-	info, err := os.Lstat(path)
+// ensureOne makes what is at rel, which has no symlinks in it: root refuses any that lead out.
+func (m *Mutable) ensureOne(root *os.Root, rel string, file bool) error {
+	info, err := root.Lstat(rel)
 	switch {
 	case err == nil && file && info.IsDir():
 		return fmt.Errorf("/%s is a folder in the root filesystem, and a file is to be mounted there", rel)
@@ -56,31 +60,26 @@ func (m *Mutable) ensureOne(root, rel string, file bool) error {
 	case err == nil || !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
-	above, err := os.Lstat(filepath.Dir(path))
+	above, err := root.Lstat(filepath.Dir(rel))
 	if err != nil {
 		return err
 	}
 	mode := os.FileMode(0o755)
 	if file {
 		mode = 0o644
-		err = os.WriteFile(path, nil, mode)
+		err = root.WriteFile(rel, nil, mode)
 	} else {
-		err = os.Mkdir(path, mode)
+		err = root.Mkdir(rel, mode)
 	}
 	if err != nil {
 		return err
 	}
 	m.made[rel] = true
-	if err := os.Chmod(path, mode); err != nil { // whatever the umask
+	if err := root.Chmod(rel, mode); err != nil { // whatever the umask
 		return err
 	}
-	if err := setMtime(path, time.Unix(0, 0)); err != nil {
+	if err := root.Chtimes(rel, time.Time{}, time.Unix(0, 0)); err != nil {
 		return err
 	}
-	return setMtime(filepath.Dir(path), above.ModTime())
-}
-
-func setMtime(path string, t time.Time) error {
-	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, unix.NsecToTimespec(t.UnixNano())}
-	return unix.UtimesNanoAt(unix.AT_FDCWD, path, times, unix.AT_SYMLINK_NOFOLLOW)
+	return root.Chtimes(filepath.Dir(rel), time.Time{}, above.ModTime())
 }

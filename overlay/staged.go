@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -124,11 +125,10 @@ func (n *node) empty() {
 // only copied: overlayfs does so when its attributes are set, though to what they are.
 func (s *Staged) through(path string, making bool) (n *node, ok bool) {
 	n = &s.root
-	at := s.Root()
+	at := ""
 	for path != "" {
 		var name string
 		name, path, _ = strings.Cut(path, "/")
-		in := at
 		n, at = n.child(name), filepath.Join(at, name)
 		switch n.kind {
 		case other: // perhaps a symlink, which leads elsewhere with the parents than without
@@ -136,7 +136,7 @@ func (s *Staged) through(path string, making bool) (n *node, ok bool) {
 		case nothing:
 			n.passed = n.passed || !n.gone
 			if making {
-				if mkdirIn(in, at) != nil {
+				if mkdirKeeping(s.Root(), at) != nil {
 					return nil, false
 				}
 				n.kind, n.invented = folder, true
@@ -147,16 +147,22 @@ func (s *Staged) through(path string, making bool) (n *node, ok bool) {
 	return n, true
 }
 
-// mkdirIn makes a folder in one that keeps its time: the parents may have it already.
-func mkdirIn(in, path string) error {
-	info, err := os.Lstat(in)
+// mkdirKeeping makes a folder below a root, in one that keeps its time: the parents may have
+// that already.
+func mkdirKeeping(root, path string) error {
+	r, err := os.OpenRoot(root)
 	if err != nil {
 		return err
 	}
-	if err := os.Mkdir(path, 0o777); err != nil {
+	defer r.Close()
+	info, err := r.Lstat(filepath.Dir(path))
+	if err != nil {
 		return err
 	}
-	return setMtime(in, info.ModTime())
+	if err := r.Mkdir(path, 0o777); err != nil {
+		return err
+	}
+	return r.Chtimes(filepath.Dir(path), time.Time{}, info.ModTime())
 }
 
 // split returns the path of the folder that a file is in, and the file's name.

@@ -12,8 +12,9 @@ import (
 	"runtime"
 	"strings"
 
-	securejoin "github.com/cyphar/filepath-securejoin"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/inroot"
 )
 
 // checkCommand finds out why the kernel would not execute path. It would say so in
@@ -23,25 +24,22 @@ func (s Step) checkCommand(mounts []Mount, path string, depth int) error {
 	if depth > 4 { // the kernel's own limit, see execve(2)
 		return fmt.Errorf("%s: scripts as interpreters of scripts, nested too deep", path)
 	}
-	file, err := s.resolve(mounts, path)
-	if err != nil {
-		return err
-	}
-	switch fi, err := os.Lstat(file); {
+	f, err := s.open(mounts, path)
+	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return notFound(path)
-	case err != nil:
-		return err
-	case !fi.Mode().IsRegular():
+	case errors.Is(err, inroot.ErrNotRegular):
 		return fmt.Errorf("%s: not a file that can be executed", path)
-	case fi.Mode()&0o111 == 0:
-		return fmt.Errorf("%s: not executable, its mode is %v", path, fi.Mode())
-	}
-	f, err := os.Open(file)
-	if err != nil {
+	case err != nil:
 		return err
 	}
 	defer f.Close()
+	switch fi, err := f.Stat(); {
+	case err != nil:
+		return err
+	case fi.Mode()&0o111 == 0:
+		return fmt.Errorf("%s: not executable, its mode is %v", path, fi.Mode())
+	}
 	next, err := interpreter(f)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
@@ -62,18 +60,18 @@ func notFound(path string) error {
 	return fmt.Errorf("%s: not found in the rootfs", path)
 }
 
-// resolve returns where on the host the step's path is.
-func (s Step) resolve(mounts []Mount, path string) (string, error) {
+// open opens the file that the step has at path, which is in the rootfs or a mount.
+func (s Step) open(mounts []Mount, path string) (*os.File, error) {
 	root, rest, longest := s.Rootfs, path, ""
 	for _, m := range mounts {
 		if within(path, m.Dest) && len(m.Dest) >= len(longest) {
 			root, rest, longest = m.Source, strings.TrimPrefix(path, m.Dest), m.Dest
 		}
 	}
-	if rest == "" {
-		return root, nil
+	if rest == "" { // a file is mounted there
+		root, rest = filepath.Split(root)
 	}
-	return securejoin.SecureJoin(root, rest)
+	return inroot.File(root, rest)
 }
 
 // interpreter returns the program that the kernel starts for f: a script's

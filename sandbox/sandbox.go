@@ -23,8 +23,9 @@ import (
 	"syscall"
 	"unicode/utf8"
 
-	securejoin "github.com/cyphar/filepath-securejoin"
 	"golang.org/x/term"
+
+	"github.com/layerbuild/layerbuild/inroot"
 )
 
 // What a step gets when its Env or Hostname does not say otherwise. They are the
@@ -253,13 +254,14 @@ func (s Step) check() error {
 }
 
 func (p Mountpoint) check(rootfs string) error {
-	path, err := securejoin.SecureJoin(rootfs, p.Path)
-	if err != nil {
-		return err
-	}
-	fi, err := os.Lstat(path)
+	place, err := inroot.Open(rootfs, p.Path)
 	if err != nil {
 		return fmt.Errorf("rootfs has no %s to mount on: %w", p.Path, err)
+	}
+	defer place.Close()
+	fi, err := place.Stat()
+	if err != nil {
+		return err
 	}
 	if fi.IsDir() != p.Dir {
 		return fmt.Errorf("cannot mount on %s of the rootfs: one is a folder, the other a file", p.Path)

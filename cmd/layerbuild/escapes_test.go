@@ -43,6 +43,7 @@ var runEscapes = []struct{ name, script string }{
 	{"lives on after its run", "(trap '' HUP TERM; exec setsid sleep 424242) &"},
 	{"leaves a setuid program", "cp /bin/busybox /su\nchmod 6777 /su"},
 	{"leaves links to the host", "ln -s HOST /link\nln -s HOST/sentinel /sentinel\nmkdir -p /run\nln -s HOST /run/secrets"},
+	{"makes the labels' folder a link to the host", "ln -s HOST /oci-labels"},
 	{"writes codes for terminals", `printf '\033]0;title\a\033]52;c;eA==\a\033[2J\033[1A\302\2332J\342\200\256\rforged | \033[31mred\n'`},
 }
 
@@ -109,6 +110,37 @@ func layerEscapes() []layerEscape {
 		{"too many files", times(20_000, func(i int) entry { return file(fmt.Sprint(i)) }), "", "more than 10000 files: more than a layer may have", "more than a layer may have"},
 		{"too large", []entry{{tar.Header{Name: "zeros", Size: 20 << 20, Mode: 0o644}, strings.Repeat("\x00", 20<<20)}}, "", "larger than 10MB when it is unpacked: more than a layer may have", "more than a layer may have"},
 	}
+}
+
+// linkEscapes are what layerbuild itself reads and writes in a root filesystem: what a layer
+// says, and the place. LAYOUT is an image that has a link to HOST there or on the way.
+var linkEscapes = []struct{ name, layer, place string }{
+	{"has labels read", "{from: {type: oci, url: 'LAYOUT:evil'}, generate_labels: 'true'}", "oci-labels"},
+	{"has an import put in", "{from: {type: oci, url: 'LAYOUT:evil'}, imports: {path: word, dest: /way/new}}", "way/new"},
+	{"has a folder laid over", "{from: {type: oci, url: 'LAYOUT:evil'}, overlay_dirs: [{source: d, dest: /way/new}]}", "way/new"},
+	{"has a file imported by another layer", "{from: {type: oci, url: 'BUSYBOX:latest'}, imports: {path: 'stacker://NAME-base/way/sentinel', dest: /}}", "way/sentinel"},
+	{"has a tar taken by another layer", "{from: {type: tar, url: 'stacker://NAME-base/way/sentinel'}}", "way/sentinel"},
+	{"has its shell looked at", "{from: {type: oci, url: 'LAYOUT:evil'}, run: '#!/way/sentinel'}", "way/sentinel"},
+	{"is run in", "{from: {type: oci, url: 'LAYOUT:evil'}, run: 'true'}", "proc"},
+	{"is run in with imports", "{from: {type: oci, url: 'LAYOUT:evil'}, imports: word, run: 'true'}", "stacker/imports"},
+	{"is run in with a resolver", "{from: {type: oci, url: 'LAYOUT:evil'}, network: host, run: 'true'}", "etc/resolv.conf"},
+	{"is run in with a cache", "{from: {type: oci, url: 'LAYOUT:evil'}, caches: /way/cache, run: 'true'}", "way/cache"},
+	{"is run in with a secret", "{from: {type: oci, url: 'LAYOUT:evil'}, secrets: s, run: 'true'}", "run/secrets/s"},
+	{"is run in with a bind", "{from: {type: oci, url: 'LAYOUT:evil'}, binds: d -> /way/bind, run: 'true'}", "way/bind"},
+}
+
+// linked is a layer with a link at an element of place that leads to the same elements below
+// HOST: that of the last leads to the sentinel.
+func linked(place string, element int) (entries []entry) {
+	names := strings.Split(place, "/")
+	for i := range names[:element] {
+		entries = append(entries, folder(strings.Join(names[:i+1], "/")))
+	}
+	target := "HOST"
+	if element == len(names)-1 && element > 0 {
+		target = "HOST/sentinel"
+	}
+	return append(entries, link(tar.TypeSymlink, strings.Join(names[:element+1], "/"), target))
 }
 
 // A craft is an image in the making.
@@ -323,6 +355,15 @@ func (v *victim) sound() {
 	}
 }
 
+// unread fails when what only a file of this machine has was printed, or is anywhere in what was built.
+func (v *victim) unread(out string) {
+	v.t.Helper()
+	found, _ := exec.Command("grep", "-rl", "sound", v.state(), v.path("oci")).Output()
+	if len(found) > 0 || strings.Contains(out, "sound") {
+		v.t.Errorf("what only a file of the host has is in %s, or was printed", found)
+	}
+}
+
 // build builds a stackerfile and returns what it printed.
 func (v *victim) build(stackerfile string, flags ...string) (string, error) {
 	v.t.Helper()
@@ -341,7 +382,11 @@ func TestEscapesOfRuns(t *testing.T) {
 	}
 	// What the runs left in their layers lies in the way of what is put into others.
 	for i, e := range runEscapes {
-		if e.name == "leaves links to the host" {
+		switch e.name {
+		case "makes the labels' folder a link to the host":
+			fmt.Fprintf(&stackerfile, "linked:\n  from: {type: built, tag: run%d}\n  generate_labels: 'true'\n"+
+				"linking:\n  from: {type: oci, url: '%s:latest'}\n  generate_labels: rm -r /oci-labels && ln -s %s /oci-labels\n", i, busyboxBase(t), v.host)
+		case "leaves links to the host":
 			fmt.Fprintf(&stackerfile, "after:\n  from: {type: built, tag: run%d}\n  imports: [{path: word, dest: /link/word}, {path: word, dest: /sentinel}]\n"+
 				"  secrets: s\n  caches: /link/cache\n  run: test -e %s/word && touch /link/more\n  generate_labels: ln -s %s/sentinel /oci-labels/l || true\n", i, v.host, v.host)
 		}
@@ -355,6 +400,10 @@ func TestEscapesOfRuns(t *testing.T) {
 	if !strings.Contains(out, `"after": generate_labels: /oci-labels/"l"`) {
 		t.Error("a label was read through a link")
 	}
+	if !strings.Contains(out, `"linking": generate_labels: open /oci-labels: no such file`) {
+		t.Error("labels were read through a link in place of their folder")
+	}
+	v.unread(out)
 	if t.Failed() {
 		t.Log(out)
 	}
@@ -387,6 +436,42 @@ func (v *victim) grabs() {
 	if info, err := os.Stat(v.state()); err != nil || info.Mode().Perm() != 0o700 {
 		v.t.Errorf("the state folder, which holds it, is %v, %v", info.Mode(), err)
 	}
+}
+
+func TestEscapesThroughLinks(t *testing.T) {
+	v := newVictim(t)
+	if err := os.Mkdir(v.path("d"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	v.write("d/f", "1")
+	var stackerfile strings.Builder
+	var bases []string
+	for i, e := range linkEscapes {
+		for element := range strings.Count(e.place, "/") + 1 {
+			layout := newCraft(t, tarOf(t, v.fillEntries(linked(e.place, element))...)).layout(busyboxBase(t))
+			name := fmt.Sprintf("l%d-%d", i, element)
+			bases = append(bases, name+"-base")
+			text := fmt.Sprintf("NAME-base: {from: {type: oci, url: 'LAYOUT:evil'}}\nNAME: %s\n", e.layer)
+			stackerfile.WriteString(strings.NewReplacer("NAME", name, "LAYOUT", layout, "BUSYBOX", busyboxBase(t)).Replace(text))
+		}
+	}
+	out, err := v.build(stackerfile.String(), "--keep-going", "--secret", "id=s,src=word")
+	if err == nil {
+		t.Error("a file of the host was taken")
+	}
+	for _, base := range bases {
+		if strings.Contains(out, base+": failed") {
+			t.Errorf("%s was not built", base)
+		}
+		if out, err := v.command("grab", "-f", "evil.yaml", base+":/way/sentinel", v.path("grabbed")).CombinedOutput(); err == nil {
+			t.Errorf("grab took a file of the host: %s", out)
+		}
+	}
+	v.unread(out)
+	if t.Failed() {
+		t.Log(out)
+	}
+	v.sound()
 }
 
 func TestEscapesOfLayers(t *testing.T) {
@@ -495,6 +580,9 @@ func TestEscapesDocument(t *testing.T) {
 		}
 	}
 	for _, e := range runEscapes {
+		want(e.name)
+	}
+	for _, e := range linkEscapes {
 		want(e.name)
 	}
 	for _, e := range layerEscapes() {

@@ -1,19 +1,20 @@
-package imports
+package inroot
 
 import (
 	"errors"
+	"fmt"
+	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// openInRoot opens the folder at path as a process sees it whose root folder is
-// root: symlinks are followed, neither they nor ".." lead out. With create, the
-// folders that are missing are made, 0755 and root's. The path and what symlinks
-// make of it may be longer than PATH_MAX.
+// WalkFolder opens the folder at path below the open folder root, one element at a time: the
+// path, and what symlinks make of it, may be longer than PATH_MAX. With create, folders that
+// are missing are made as MakeFolder does, with mode 0755.
 //
 // Nobody else may rename folders below root meanwhile.
-func openInRoot(root int, path string, create bool) (int, error) {
+func WalkFolder(root int, path string, create bool) (int, error) {
 	at, err := unix.Openat(root, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
@@ -43,8 +44,8 @@ func openInRoot(root int, path string, create bool) (int, error) {
 	return at, nil
 }
 
-// step goes from the open folder at to name in it. For a symlink it stays and
-// returns its target.
+// step goes from the open folder at to name in it. At a symlink it stays, and returns the
+// target.
 func step(root, at int, name string, create bool) (next int, target string, err error) {
 	switch name {
 	case "", ".":
@@ -58,14 +59,14 @@ func step(root, at int, name string, create bool) (next int, target string, err 
 	next, err = unix.Openat(at, name, flags, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT) && create:
-		if err := makeDir(at, name, 0o755); err != nil {
+		if err := MakeFolder(at, name, 0o755); err != nil {
 			return -1, "", err
 		}
 		next, err = unix.Openat(at, name, flags, 0)
 		return next, "", err
 	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
-		target, lerr := readLink(at, name)
-		if lerr != nil {
+		target, notLink := os.Readlink(fmt.Sprintf("/proc/self/fd/%d/%s", at, name))
+		if notLink != nil {
 			return -1, "", unix.ENOTDIR
 		}
 		return at, target, nil
@@ -73,8 +74,8 @@ func step(root, at int, name string, create bool) (next int, target string, err 
 	return next, "", err
 }
 
-// makeDir makes a folder of root's with that mode, whatever the umask.
-func makeDir(at int, name string, mode uint32) error {
+// MakeFolder makes a folder of root's in the open folder at, of that mode whatever the umask.
+func MakeFolder(at int, name string, mode uint32) error {
 	if err := unix.Mkdirat(at, name, 0o700); err != nil {
 		return err
 	}
@@ -85,10 +86,7 @@ func makeDir(at int, name string, mode uint32) error {
 }
 
 func sameFile(a, b int) (bool, error) {
-	x, err := statFd(a)
-	if err != nil {
-		return false, err
-	}
-	y, err := statFd(b)
-	return x.dev == y.dev && x.ino == y.ino, err
+	var x, y unix.Stat_t
+	err := errors.Join(unix.Fstat(a, &x), unix.Fstat(b, &y))
+	return x.Dev == y.Dev && x.Ino == y.Ino, err
 }
