@@ -67,12 +67,19 @@ func TestTombstones(t *testing.T) {
 	c := open(t, t.TempDir())
 	in := Inputs{{Code: Definition, Name: "run", Value: "make"}}
 	key := string(in.Key(Rootfs))
-	stone := Tombstone{string(Rootfs), key, time.Unix(1e9, 0).UTC(), "layerbuild prune", "--keep-storage 1GB"}
+	if _, err := c.Put(Rootfs, in, "x", 0, Origin{Layer: "l"}); err != nil {
+		t.Fatal(err)
+	}
+	stone := Tombstone{Kind: string(Rootfs), ID: key, When: time.Unix(1e9, 0).UTC(), By: "layerbuild prune", Rule: "--keep-storage 1GB"}
 	if err := c.Bury(stone); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := c.Tombstone(string(Rootfs), key); err != nil || *got != stone {
-		t.Error(got, err)
+	got, err := c.Tombstone(string(Rootfs), key)
+	if err != nil || got.When != stone.When || got.By != stone.By || got.Rule != stone.Rule {
+		t.Fatal(got, err)
+	}
+	if r := got.Record; r == nil || r.Origin.Layer != "l" || len(r.Inputs) != 1 || r.Inputs[0] != in[0] || string(r.Result) == `"x"` {
+		t.Errorf("what it was built of is not buried with it: %+v", r)
 	}
 	if _, err := c.Put(Rootfs, in, "x", 0, Origin{}); err != nil {
 		t.Fatal(err)

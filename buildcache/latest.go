@@ -9,15 +9,31 @@ import (
 	"time"
 )
 
+// A Project is where a stackerfile belongs. Explanations stay within one: what
+// another project reads is nobody's business, and no cause.
+type Project struct {
+	Name string `json:"project,omitempty"` // its git remote or, without one, its folder
+	Path string `json:"path,omitempty"`    // of the stackerfile in it
+}
+
 // Latest is what is known of the last build of one layer of one stackerfile:
 // what an explanation compares with.
 type Latest struct {
-	Stackerfile string       `json:"stackerfile"` // absolute path
-	Layer       string       `json:"layer"`
-	Keys        map[Kind]Key `json:"keys"`             // "" where a migration could not carry the record over
-	Result      string       `json:"result,omitempty"` // ChainID of what that build gave
-	Failed      bool         `json:"failed"`           // the last build of it failed; Keys are of the last good one
-	Time        time.Time    `json:"time"`
+	Stackerfile string `json:"stackerfile"` // absolute path
+	Project
+	Layer  string       `json:"layer"`
+	Keys   map[Kind]Key `json:"keys"`             // of its last good build; "" where a migration could not carry the record over
+	Result string       `json:"result,omitempty"` // ChainID of what that build gave
+
+	Failed    bool      `json:"failed"`               // the last build of it failed
+	FailedKey Key       `json:"failed_key,omitempty"` // of the step that did
+	Time      time.Time `json:"time"`
+}
+
+// Built reports whether the layer was ever built to its end.
+func (l *Latest) Built() bool {
+	_, built := l.Keys[Rootfs]
+	return built
 }
 
 func latestName(stackerfile, layer string) string {
@@ -41,9 +57,18 @@ func (c *Cache) Latest(stackerfile, layer string) (*Latest, error) {
 }
 
 // LatestOf returns the last builds of layers of that name, of all stackerfiles,
-// those of newest time first.
+// the newest first.
 func (c *Cache) LatestOf(layer string) ([]Latest, error) {
-	files, err := filepath.Glob(c.path("latest", "*", short(layer)+".json"))
+	return c.latestBuilds("*", short(layer)+".json", func(l *Latest) bool { return l.Layer == layer })
+}
+
+// LatestIn returns the last builds of all layers of one project, the newest first.
+func (c *Cache) LatestIn(project string) ([]Latest, error) {
+	return c.latestBuilds("*", "*.json", func(l *Latest) bool { return l.Project.Name == project })
+}
+
+func (c *Cache) latestBuilds(stackerfile, layer string, wanted func(*Latest) bool) ([]Latest, error) {
+	files, err := filepath.Glob(c.path("latest", stackerfile, layer))
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +79,7 @@ func (c *Cache) LatestOf(layer string) ([]Latest, error) {
 			return nil, err
 		}
 		var l Latest
-		if c.read(name, &l) == nil && l.Layer == layer {
+		if filepath.Dir(name) != resolutions && c.read(name, &l) == nil && wanted(&l) {
 			all = append(all, l)
 		}
 	}
@@ -99,6 +124,7 @@ func (c *Cache) SetResolution(question, answer string) error {
 	return c.write(resolutionName(question), data)
 }
 
-func resolutionName(name string) string {
-	return filepath.Join("latest", "resolve", short(name)+".json")
-}
+// resolutions is the folder of the last answers.
+const resolutions = "latest/resolve"
+
+func resolutionName(name string) string { return filepath.Join(resolutions, short(name)+".json") }

@@ -185,3 +185,13 @@ func (c *Cache) CheckFiles(ctx context.Context, bad func(name string, err error)
 
 // PutAside moves a damaged file, by its name in the state folder, to corrupt/.
 func (c *Cache) PutAside(name string) { c.putAside(name) }
+
+// Keys returns the keys of records that begin with some digits, at least two.
+func (c *Cache) Keys(kind Kind, prefix string) ([]Key, error) {
+	files, err := filepath.Glob(c.path("records", string(kind), prefix[:2], prefix+"*.json"))
+	var keys []Key
+	for _, file := range files {
+		keys = append(keys, Key(strings.TrimSuffix(filepath.Base(file), ".json")))
+	}
+	return keys, err
+}

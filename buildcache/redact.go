@@ -51,6 +51,9 @@ var credential = regexp.MustCompile(strings.Join([]string{
 	`://[^/\s:@"']*:[^/\s@"']+@`,
 }, "|"))
 
+// Redacted returns the inputs as a record of them holds them.
+func (c *Cache) Redacted(in Inputs) (Inputs, error) { return c.redact(in) }
+
 // redact replaces what looks like a secret by a digest that is keyed with a
 // secret of the state folder: that it changed is still seen, and what it is
 // cannot be guessed from a record that left the machine.
@@ -116,6 +119,12 @@ func redactor(value string) string {
 		return found[1]
 	}
 	return ""
+}
+
+// Incomparable reports whether nobody can tell if two values of an input differ:
+// they hold secrets that were redacted with different keys.
+func Incomparable(a, b Input) bool {
+	return a.Redacted && b.Redacted && unredacted(a.Value) == unredacted(b.Value) && redactor(a.Value) != redactor(b.Value)
 }
 
 // redactionKey returns the state folder's secret, and makes it if there is none.

@@ -20,15 +20,25 @@ type Tombstone struct {
 	When time.Time `json:"when"`
 	By   string    `json:"by"`   // the command
 	Rule string    `json:"rule"` // what made it go, in words
+
+	// Record is a rootfs record that went, without its result: what changed since
+	// that layer was built can still be told.
+	Record *Record `json:"record,omitempty"`
 }
 
 func tombstoneName(kind, id string) string {
 	return filepath.Join("tombstones", filepath.Base(kind), filepath.Base(id)+".json")
 }
 
-// Bury says that something is being removed. Who removes calls it first. It is
-// not synced: a tombstone that is lost makes an explanation poorer, and nothing else.
+// Bury notes that something is being removed; call it first. It is not synced: a
+// tombstone that is lost makes an explanation poorer, and nothing else.
 func (c *Cache) Bury(t Tombstone) error {
+	if t.Kind == string(Rootfs) {
+		if r, err := c.Get(Rootfs, Key(t.ID)); err == nil {
+			r.Result = nil
+			t.Record = r
+		}
+	}
 	return c.jot(tombstoneName(t.Kind, t.ID), t)
 }
 

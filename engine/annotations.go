@@ -6,11 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 
@@ -106,7 +103,7 @@ func (g *gitFolders) version(ctx context.Context, dir string) string {
 // -dirty when tracked files are changed. Commits are written in full: how far git
 // shortens them depends on the clone.
 func gitVersion(ctx context.Context, dir string) (string, error) {
-	if !inGit(dir) {
+	if workTree(dir) == "" { // most are in none, and git takes longer to say so than a build that finds everything in the cache
 		return "", nil
 	}
 	version, err := git(ctx, dir, "describe", "--tags", "--abbrev=40")
@@ -123,21 +120,6 @@ func gitVersion(ctx context.Context, dir string) (string, error) {
 		version += "-dirty"
 	}
 	return version, nil
-}
-
-// inGit tells whether a folder is in a working tree: most are not, and git takes
-// longer to say so than a build that finds everything in the cache.
-func inGit(dir string) bool {
-	for {
-		if _, err := os.Lstat(filepath.Join(dir, ".git")); !errors.Is(err, fs.ErrNotExist) {
-			return err == nil
-		}
-		above := filepath.Dir(dir)
-		if above == dir {
-			return false
-		}
-		dir = above
-	}
 }
 
 func git(ctx context.Context, dir string, args ...string) (string, error) {

@@ -23,7 +23,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/explain"
 	"github.com/layerbuild/layerbuild/gc"
 	"github.com/layerbuild/layerbuild/imports"
@@ -138,6 +137,7 @@ type Builder struct {
 	inquiry   *inquiry // of registries
 	downloads *downloader
 	git       *gitFolders
+	projects  projects
 	makers    *makers
 	layers    map[*layers.Layer]*outcome
 	numbered  func() (int, error)    // the build's number: that of its log and its journal
@@ -145,8 +145,7 @@ type Builder struct {
 	limits    limits
 	worth     func() map[*layers.Layer]time.Duration // see paths
 	failures  failures
-	damaged   sync.Map                      // keys of records that are known to be
-	recent    func() *buildcache.Candidates // what layers without a past are compared with
+	damaged   sync.Map // keys of records that are known to be
 
 	before space // what was left of the disks when the build began
 
@@ -328,10 +327,6 @@ func open(ctx context.Context, o Options, graph *layers.Graph) (*Builder, error)
 	b.runner = b.runtime
 	b.rights = sync.OnceValue(rights)
 	b.worth = sync.OnceValue(b.paths)
-	b.recent = sync.OnceValue(func() *buildcache.Candidates {
-		records, _ := b.Cache.Recent(buildcache.Rootfs) // explanations do without
-		return buildcache.NewCandidates(records)
-	})
 	b.downloads = newDownloader(b)
 	b.makers = &makers{versions: map[oci.Filesystem]string{}}
 	b.git = &gitFolders{sink: b.report, versions: map[string]func() string{}}

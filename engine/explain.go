@@ -13,7 +13,6 @@ import (
 
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/explain"
-	"github.com/layerbuild/layerbuild/history"
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/progress"
@@ -32,22 +31,30 @@ const keptChanges = 50
 
 // tellMiss finds out why a step is not found in the cache, all causes at once,
 // and reports it.
-func (b *Builder) tellMiss(s *rootfsStep, told *explain.Layer, miss error) error {
+func (b *Builder) tellMiss(ctx context.Context, s *rootfsStep, told *explain.Layer, miss error) error {
+	found := explain.Miss{NoCache: named(b.NoCache, s.l), Untracked: s.untracked}
+	key := s.inputs.Key(buildcache.Rootfs)
 	latest, err := b.Cache.Latest(s.l.File.Path, s.l.Name)
 	if err != nil {
-		latest = nil
+		latest = &buildcache.Latest{}
 	}
-	told.Reasons = b.keyless(s, latest, miss)
-	if miss != nil && !slices.ContainsFunc(told.Reasons, func(r explain.Reason) bool { return restored(r.Code) }) {
-		if err := b.tellDifferences(s, told, latest); err != nil {
+	found.First = !latest.Built()
+	found.Failed = latest.Failed && latest.FailedKey == key
+	if miss != nil && len(s.untracked) == 0 {
+		found.Gone = b.gone(miss, key, latest)
+	}
+	last, built := latest.Keys[buildcache.Rootfs]
+	if miss != nil && last != key {
+		if err := b.tellDifferences(ctx, s, told, latest, &found); err != nil {
 			return err
 		}
+		found.Former = built && last == "" && told.Baseline == nil
 	}
+	told.Reasons = found.Reasons()
 	if len(told.Reasons) == 0 { // there is nothing left to compare with
-		told.Reasons = []explain.Reason{b.missing("last build's record", string(buildcache.Rootfs), string(latest.Keys[buildcache.Rootfs]))}
+		told.Reasons = []explain.Reason{b.missing("last build's record", string(buildcache.Rootfs), string(last))}
 	}
 	told.Because = because(told.Reasons)
-	told.Hint = explain.HintFor(told.Reasons, s.normalized())
 	b.sayMiss(s.l, told)
 	return nil
 }
@@ -65,53 +72,47 @@ func (b *Builder) sayMiss(l *layers.Layer, told *explain.Layer) {
 // tellPull says in a plan that a base must be pulled, beyond which nothing is known.
 func (b *Builder) tellPull(l *layers.Layer, manifest digest.Digest) {
 	told := &b.layers[l].told
-	reason := explain.Reason{Code: explain.Base, Name: "base", New: imports.Redact(l.From.URL) + " " + string(manifest), Note: explain.Presence(false, true)}
+	is := explain.Side{
+		Inputs: buildcache.Inputs{{Code: buildcache.BaseChange, Name: "base"}},
+		Origin: buildcache.Origin{Base: imports.Redact(l.From.URL), Manifest: string(manifest)},
+	}
+	var was explain.Side
+	live := false
 	if latest, err := b.Cache.Latest(l.File.Path, l.Name); err == nil {
-		if before, err := b.Cache.Get(buildcache.Rootfs, latest.Keys[buildcache.Rootfs]); err == nil {
-			told.Baseline = history.BaselineOf(before, explain.BaselineHere)
-			reason.Old, reason.Note = history.BaseText(before.Origin, ""), ""
+		var before *buildcache.Record
+		if before, live = b.lastRecord(latest); before != nil {
+			told.Baseline = explain.BaselineOf(before, explain.BaselineHere)
+			was = explain.Side{Inputs: buildcache.Inputs{{Code: buildcache.BaseChange, Name: "base", Value: "another"}}, Origin: before.Origin}
 		}
 	}
-	if reason.Old == reason.New {
-		reason = explain.Reason{Code: explain.Missing, Name: "base"}
+	told.Reasons = explain.Compare(was, is, 0)
+	if r := told.Reasons[0]; r.Old == r.New {
+		told.Reasons = []explain.Reason{{Code: buildcache.Missing, Name: "base"}}
 	}
-	told.Reasons = []explain.Reason{reason}
-	told.Hint = explain.HintFor(told.Reasons, true)
+	told.Hint = hintFor(told.Reasons, live)
 	b.sayMiss(l, told)
 }
 
-// restored tells whether a reason is that a result of the very same inputs is
-// gone: no input explains that.
-func restored(code string) bool {
-	return code == explain.Evicted || code == explain.Missing || code == explain.Corrupt
-}
-
-// keyless returns the reasons that no input has.
-func (b *Builder) keyless(s *rootfsStep, latest *buildcache.Latest, miss error) (reasons []explain.Reason) {
-	if named(b.NoCache, s.l) {
-		reasons = append(reasons, explain.Reason{Code: explain.NoCache})
-	}
-	for _, path := range s.untracked {
-		reasons = append(reasons, explain.Reason{Code: explain.Untracked, Name: "bind " + path})
-	}
-	if latest != nil && latest.Failed {
-		reasons = append(reasons, explain.Reason{Code: explain.LastFail})
-	}
-	key := s.inputs.Key(buildcache.Rootfs)
+// gone returns what is gone of the result of a step's own inputs, or nil if there
+// never was one, as far as anybody knows.
+func (b *Builder) gone(miss error, key buildcache.Key, latest *buildcache.Latest) *explain.Reason {
 	var gone *goneError
+	var reason explain.Reason
 	switch {
-	case miss == nil || len(s.untracked) > 0:
 	case errors.Is(miss, buildcache.ErrCorrupt):
-		reasons = append(reasons, explain.Reason{Code: explain.Corrupt, Name: "record"})
+		reason = explain.Reason{Code: buildcache.Corrupt, Name: "record"}
 	case errors.As(miss, &gone):
-		reasons = append(reasons, b.missing("snapshot", buildcache.BurySnapshot, gone.chain.id.Encoded()))
+		reason = b.missing("snapshot", buildcache.BurySnapshot, gone.chain.id.Encoded())
+		if reason.Code == buildcache.Missing && b.Snapshots.IsAside(gone.chain.id) {
+			reason.Code = buildcache.Corrupt
+		}
 	default:
-		record := b.missing("record", string(buildcache.Rootfs), string(key))
-		if record.Code == explain.Evicted || latest != nil && latest.Keys[buildcache.Rootfs] == key {
-			reasons = append(reasons, record)
+		reason = b.missing("record", string(buildcache.Rootfs), string(key))
+		if reason.Code == buildcache.Missing && latest.Keys[buildcache.Rootfs] != key {
+			return nil
 		}
 	}
-	return reasons
+	return &reason
 }
 
 // missing says that something is gone and, if it was removed to save space, when,
@@ -119,72 +120,99 @@ func (b *Builder) keyless(s *rootfsStep, latest *buildcache.Latest, miss error) 
 func (b *Builder) missing(what, kind, id string) explain.Reason {
 	stone, err := b.Cache.Tombstone(kind, id)
 	if err != nil {
-		return explain.Reason{Code: explain.Missing, Name: what}
+		return explain.Reason{Code: buildcache.Missing, Name: what}
 	}
 	note := fmt.Sprintf("on %s by %s (%s)", stone.When.Local().Format(time.DateTime), stone.By, stone.Rule)
-	return explain.Reason{Code: explain.Evicted, Name: what, Note: note}
+	return explain.Reason{Code: buildcache.Evicted, Name: what, Note: note}
 }
 
 // tellDifferences compares the step with the best record that there is.
-func (b *Builder) tellDifferences(s *rootfsStep, told *explain.Layer, latest *buildcache.Latest) error {
-	before, kind := b.baseline(s, latest)
-	if latest == nil {
-		told.Reasons = append(told.Reasons, explain.Reason{Code: explain.First})
-	} else if key, known := latest.Keys[buildcache.Rootfs]; known && key == "" {
-		told.Reasons = append(told.Reasons, explain.Reason{Code: explain.Format, Name: "record"})
-	}
+func (b *Builder) tellDifferences(ctx context.Context, s *rootfsStep, told *explain.Layer, latest *buildcache.Latest, found *explain.Miss) error {
+	before, kind, live := b.baseline(ctx, s, latest)
 	if before == nil {
 		return nil
 	}
-	told.Baseline = history.BaselineOf(before, kind)
+	told.Baseline = explain.BaselineOf(before, kind)
 	if kind == explain.BaselineHere {
 		told.Seconds = before.Cost.Seconds() // until it is known
 	}
-	diff, err := b.Cache.Diff(before, s.inputs)
+	inputs, err := b.Cache.Redacted(s.inputs)
 	if err != nil {
 		return err
 	}
-	d := history.Differ{Old: b.Sources.Entries, New: b.Sources.Entries, Limit: keptChanges}
+	limit := keptChanges
 	if b.Debug {
-		d.Limit = 0
+		limit = 0
 	}
-	now := b.origin(s)
-	for _, r := range diff {
-		reason := d.Reason(r, before.Origin, now)
-		reason.Called = s.called[r.Name]
-		if by := s.by[r.Name]; by != nil && !b.layers[by].hit {
-			reason.By = by.Name
-		}
-		told.Reasons = append(told.Reasons, reason)
-	}
+	was := explain.Side{Inputs: before.Inputs, Origin: before.Origin, Tree: b.Sources.Entries}
+	is := explain.Side{Inputs: inputs, Origin: b.origin(s), Tree: b.Sources.Entries, Said: b.said(s)}
+	found.Changed = explain.Compare(was, is, limit)
+	told.Hint = hintFor(found.Reasons(), live)
 	return nil
 }
 
-// baseline returns what a step is best compared with, or nil: the last good
-// build of the layer, else that of the same layer in another checkout, else the
-// record that has most in common. A layer of that name in another stackerfile is of
-// another checkout if half of the inputs are equal.
-func (b *Builder) baseline(s *rootfsStep, latest *buildcache.Latest) (*buildcache.Record, string) {
-	if latest != nil {
-		if r, err := b.Cache.Get(buildcache.Rootfs, latest.Keys[buildcache.Rootfs]); err == nil {
-			return r, explain.BaselineHere
-		}
+// hintFor returns a hint about reasons if the record that they compare with is still
+// there: otherwise nothing would have made a hit.
+func hintFor(reasons []explain.Reason, live bool) string {
+	if !live {
+		return ""
 	}
-	elsewhere, err := b.Cache.LatestOf(s.l.Name)
+	return explain.HintFor(reasons)
+}
+
+// said returns what the stackerfile says of a step's inputs.
+func (b *Builder) said(s *rootfsStep) map[string]explain.Said {
+	said := map[string]explain.Said{}
+	for name, about := range s.said {
+		if by := s.by[name]; by != nil && !b.layers[by].hit {
+			about.By = by.Name
+		}
+		said[name] = about
+	}
+	return said
+}
+
+// baseline returns what a step is best compared with, or nil: the last good build
+// of the layer, else that of the same layer in another checkout of the project, else
+// what has most in common of the project's last builds. live tells whether it is
+// still in the cache.
+func (b *Builder) baseline(ctx context.Context, s *rootfsStep, latest *buildcache.Latest) (r *buildcache.Record, kind string, live bool) {
+	if r, live := b.lastRecord(latest); r != nil {
+		return r, explain.BaselineHere, live
+	}
+	project := b.projects.of(ctx, s.l.File)
+	all, err := b.Cache.LatestIn(project.Name)
 	if err != nil {
-		elsewhere = nil // explanations do without
+		return nil, "", false // explanations do without
 	}
-	var checkouts []*buildcache.Record
-	for _, other := range elsewhere {
-		if r, err := b.Cache.Get(buildcache.Rootfs, other.Keys[buildcache.Rootfs]); err == nil && other.Stackerfile != s.l.File.Path {
-			r.Origin.Layer, r.Origin.Stackerfile = other.Layer, other.Stackerfile
-			checkouts = append(checkouts, r)
+	var others []*buildcache.Record
+	for _, other := range all {
+		r, live := b.lastRecord(&other)
+		if r == nil {
+			continue
+		}
+		r.Origin.Layer, r.Origin.Stackerfile = other.Layer, other.Stackerfile
+		if other.Layer == s.l.Name && other.Path == project.Path {
+			return r, explain.BaselineCheckout, live
+		}
+		if live {
+			others = append(others, r)
 		}
 	}
-	if r := buildcache.NewCandidates(checkouts).Nearest(s.inputs); r != nil {
-		return r, explain.BaselineCheckout
+	return explain.Nearest(others, s.inputs), explain.BaselineNearest, true
+}
+
+// lastRecord returns the record of a layer's last good build, or nil, and whether
+// it is still in the cache.
+func (b *Builder) lastRecord(latest *buildcache.Latest) (r *buildcache.Record, live bool) {
+	if r, err := b.Cache.Get(buildcache.Rootfs, latest.Keys[buildcache.Rootfs]); err == nil {
+		return r, true
 	}
-	return b.recent().Nearest(s.inputs), explain.BaselineNearest
+	stone, err := b.Cache.Tombstone(string(buildcache.Rootfs), string(latest.Keys[buildcache.Rootfs]))
+	if err != nil || stone.Record == nil || stone.Record.Version != buildcache.FormatVersion {
+		return nil, false
+	}
+	return stone.Record, false
 }
 
 // because returns the layers whose rebuild is all that made a layer miss.
@@ -216,14 +244,13 @@ func (b *Builder) tellLabels(s *rootfsStep, in buildcache.Inputs, told *explain.
 	if before == nil || told.Outcome == explain.Built {
 		return nil // nothing to compare with, or the layer's own reasons say it
 	}
-	diff, err := b.Cache.Diff(before, in)
+	inputs, err := b.Cache.Redacted(in)
 	if err != nil {
 		return err
 	}
-	d := history.Differ{Limit: keptChanges}
-	for _, r := range diff {
-		reason := d.Reason(r, before.Origin, b.origin(s))
-		told.Labels = append(told.Labels, reason)
+	was := explain.Side{Inputs: before.Inputs, Origin: before.Origin}
+	told.Labels = explain.Compare(was, explain.Side{Inputs: inputs, Origin: b.origin(s)}, keptChanges)
+	for _, reason := range told.Labels {
 		b.notice(s.l, progress.Notice, "labels are generated again because %s", reason.Head())
 	}
 	return nil
@@ -242,12 +269,6 @@ func (b *Builder) tellResult(s *rootfsStep, told *explain.Layer, c *chain) {
 		told.Hint = "the same inputs gave another result: it is not reproducible, `layerbuild verify " + s.l.Name + "` says in what"
 		b.notice(s.l, progress.Notice, "hint: %s", told.Hint)
 	}
-}
-
-// normalized tells whether modes count only as far as git keeps them.
-func (s *rootfsStep) normalized() bool {
-	return !slices.ContainsFunc(s.l.Imports, func(i layers.Import) bool { return i.Normalize == "" }) &&
-		(len(s.l.OverlayDirs) == 0 || s.l.File.Normalize != "") && len(s.l.Binds) == 0
 }
 
 // origin tells people of which layer a record is, and on what that stands.

@@ -119,7 +119,7 @@ func (b *Builder) makeLayer(ctx context.Context, l *layers.Layer, o *outcome) er
 	if o.tagged, err = b.typedImages(ctx, step, o, spec); err != nil {
 		return err
 	}
-	return b.setLatest(l, o, record.Key, labelsKey)
+	return b.setLatest(ctx, l, o, record.Key, labelsKey)
 }
 
 // rootfs returns the result of a step: from the cache, or by doing it. looked is
@@ -133,7 +133,7 @@ func (b *Builder) rootfs(ctx context.Context, s *rootfsStep, o *outcome, looked 
 	}
 	o.told.Key = string(s.inputs.Key(buildcache.Rootfs))
 	if !verify && (b.mayMount || b.Plan || b.FailOnMiss) { // otherwise the second life says it
-		if err := b.tellMiss(s, &o.told, miss); err != nil {
+		if err := b.tellMiss(ctx, s, &o.told, miss); err != nil {
 			return nil, fs, err
 		}
 	}
@@ -175,7 +175,7 @@ func (b *Builder) rootfs(ctx context.Context, s *rootfsStep, o *outcome, looked 
 	o.told.Seconds = time.Since(start).Seconds()
 	if err != nil {
 		if ctx.Err() == nil && !errors.Is(err, errDamaged) {
-			b.setFailed(s.l)
+			b.setFailed(ctx, s)
 		}
 		return nil, fs, err
 	}
@@ -241,7 +241,7 @@ func (b *Builder) lookup(kind buildcache.Kind, in buildcache.Inputs, result any)
 	return record, json.Unmarshal(record.Result, result)
 }
 
-func (b *Builder) setLatest(l *layers.Layer, o *outcome, rootfs, labels buildcache.Key) error {
+func (b *Builder) setLatest(ctx context.Context, l *layers.Layer, o *outcome, rootfs, labels buildcache.Key) error {
 	keys := map[buildcache.Kind]buildcache.Key{buildcache.Rootfs: rootfs}
 	if labels != "" {
 		keys[buildcache.Labels] = labels
@@ -250,16 +250,19 @@ func (b *Builder) setLatest(l *layers.Layer, o *outcome, rootfs, labels buildcac
 		before.Keys[buildcache.Rootfs] == rootfs && before.Keys[buildcache.Labels] == labels && before.Result == string(o.chain.ID()) {
 		return nil
 	}
-	return b.Cache.SetLatest(buildcache.Latest{Stackerfile: l.File.Path, Layer: l.Name, Keys: keys, Result: string(o.chain.ID()), Time: time.Now().UTC()})
+	return b.Cache.SetLatest(buildcache.Latest{
+		Stackerfile: l.File.Path, Project: b.projects.of(ctx, l.File), Layer: l.Name,
+		Keys: keys, Result: string(o.chain.ID()), Time: time.Now().UTC(),
+	})
 }
 
 // setFailed remembers that the last build of a layer failed. It is a help for
 // explanations only, and so is never an error.
-func (b *Builder) setFailed(l *layers.Layer) {
-	latest := buildcache.Latest{Stackerfile: l.File.Path, Layer: l.Name}
-	if before, err := b.Cache.Latest(l.File.Path, l.Name); err == nil {
+func (b *Builder) setFailed(ctx context.Context, s *rootfsStep) {
+	latest := buildcache.Latest{Stackerfile: s.l.File.Path, Project: b.projects.of(ctx, s.l.File), Layer: s.l.Name}
+	if before, err := b.Cache.Latest(s.l.File.Path, s.l.Name); err == nil {
 		latest = *before
 	}
-	latest.Failed, latest.Time = true, time.Now().UTC()
+	latest.Failed, latest.FailedKey, latest.Time = true, s.inputs.Key(buildcache.Rootfs), time.Now().UTC()
 	_ = b.Cache.SetLatest(latest)
 }

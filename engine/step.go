@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/explain"
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/progress"
@@ -36,8 +37,8 @@ type rootfsStep struct {
 	inputs    buildcache.Inputs
 	untracked []string // binds that nobody watches: the step is never found in the cache
 
-	by     map[string]*layers.Layer // inputs that other layers make
-	called map[string]string        // what the stackerfile calls inputs
+	by   map[string]*layers.Layer // inputs that other layers make
+	said map[string]explain.Said  // what the stackerfile says of inputs
 }
 
 type imported struct {
@@ -59,10 +60,11 @@ type rootfs buildcache.RootfsResult
 // is left out: without a run nobody sees the environment, the layer's name, or
 // imports that are not copied into the image.
 func (b *Builder) newRootfsStep(ctx context.Context, l *layers.Layer, base *base) (*rootfsStep, error) {
-	s := &rootfsStep{l: l, base: base, epoch: b.Clock.epoch(base.created()), by: map[string]*layers.Layer{}, called: map[string]string{}}
+	s := &rootfsStep{l: l, base: base, epoch: b.Clock.epoch(base.created()), by: map[string]*layers.Layer{}, said: map[string]explain.Said{}}
 	switch {
 	case l.From.Type == layers.BaseBuilt:
 		s.by["base"] = b.graph.Layer(l.From.Tag)
+		s.said["base"] = explain.Said{}
 	case l.From.Source.Scheme == layers.SchemeStacker:
 		s.by["base"] = b.graph.Layer(l.From.Source.Layer)
 	}
@@ -86,6 +88,7 @@ func (b *Builder) newRootfsStep(ctx context.Context, l *layers.Layer, base *base
 	for _, v := range s.env {
 		if v.Keyed {
 			in.Add(buildcache.Env, "env "+v.Name, v.Value)
+			s.said["env "+v.Name] = explain.Said{Directive: l.Lets(v.Name)}
 		}
 	}
 	if err := b.addMounts(in, l); err != nil {
@@ -106,7 +109,7 @@ func (b *Builder) addOverlays(ctx context.Context, s *rootfsStep) error {
 		}
 		s.overlays = append(s.overlays, overlaid{dir, source, tree})
 		name := fmt.Sprintf("overlay %d %s", i, dir.Dest)
-		s.called[name] = dir.Raw + " at " + dir.Dest
+		s.said[name] = explain.Said{Source: dir.Raw, Normalized: s.l.File.Normalize != ""}
 		s.inputs.Add(buildcache.Overlay, name, string(tree.Digest))
 	}
 	return nil
@@ -144,10 +147,7 @@ func (b *Builder) addImports(ctx context.Context, s *rootfsStep) error {
 			s.shown = append(s.shown, in)
 			s.inputs.Add(buildcache.Import, name, string(tree.Digest))
 		}
-		s.called[name] = imports.Redact(imp.Source.Raw)
-		if imp.Dest != "" {
-			s.called[name] += " at " + imp.Dest
-		}
+		s.said[name] = explain.Said{Source: imports.Redact(imp.Source.Raw), Normalized: imp.Normalize != ""}
 		if imp.Source.Scheme == layers.SchemeStacker {
 			s.by[name] = b.graph.Layer(imp.Source.Layer)
 		}
@@ -186,7 +186,9 @@ func (b *Builder) addBinds(ctx context.Context, s *rootfsStep) error {
 		if err != nil {
 			return b.failAt(ctx, s.l, bind.Pos, err)
 		}
-		s.inputs.Add(buildcache.Bind, "bind "+bind.Dest, string(tree.Digest))
+		name := "bind " + bind.Dest
+		s.said[name] = explain.Said{Source: bind.Raw}
+		s.inputs.Add(buildcache.Bind, name, string(tree.Digest))
 	}
 	return nil
 }

@@ -7,7 +7,11 @@
 // escaped: no output of this package has a control character but newlines.
 package explain
 
-import "time"
+import (
+	"time"
+
+	"github.com/layerbuild/layerbuild/buildcache"
+)
 
 // Version is the version of the JSON form of a Report. It changes when a field
 // is taken away or means something else; new fields do not change it.
@@ -89,34 +93,15 @@ type Baseline struct {
 	Key         string    `json:"key"`
 }
 
-// Codes of reasons: a closed list, documented in docs/explain.md.
-const (
-	Definition = "DEFINITION"
-	Base       = "BASE"
-	Import     = "IMPORT"
-	Overlay    = "OVERLAY"
-	Bind       = "BIND"
-	Env        = "ENV"
-	Secret     = "SECRET"
-	Epoch      = "EPOCH"
-	Platform   = "PLATFORM"
-	Format     = "FORMAT"
-
-	First     = "FIRST"
-	Evicted   = "EVICTED"
-	Missing   = "MISSING"
-	Corrupt   = "CORRUPT"
-	Untracked = "UNTRACKED"
-	NoCache   = "NO-CACHE"
-	LastFail  = "FAILED"
-)
-
 // A Reason is one cause of a miss.
 type Reason struct {
-	Code string `json:"code"`
-	Name string `json:"name,omitempty"` // the input, or what is gone
-	// Called is what the stackerfile calls the input, where that is known.
-	Called string `json:"called,omitempty"`
+	Code buildcache.Code `json:"code"`           // documented in docs/explain.md
+	Name string          `json:"name,omitempty"` // the input, or what is gone
+
+	// Called is what the stackerfile calls the input, and Directive what lets a
+	// variable in, where that is known.
+	Called    string `json:"called,omitempty"`
+	Directive string `json:"directive,omitempty"`
 
 	// Old and New are the input's values: what was, and what is; "" where there is
 	// none. Texts of several lines are in Diff instead.
@@ -131,6 +116,8 @@ type Reason struct {
 	Diff      []string `json:"diff,omitempty"`    // lines with "- ", "+ " or "  " before them
 	Changes   []Change `json:"changes,omitempty"` // of a tree
 	More      int      `json:"more,omitempty"`    // lines or changes that are left out
+
+	normalized bool // of modes only what git keeps counts
 }
 
 // A Change is a difference between two trees at one path.
@@ -141,7 +128,8 @@ type Change struct {
 }
 
 // An Attribute is one thing in which a path differs: sha256, size, mode, type,
-// link, device, or an extended attribute's name after "xattr ".
+// link, device, or an extended attribute's name after "xattr ". Of an import itself,
+// "." is the path: place, and how it is copied: name, content, mode, uid, gid.
 type Attribute struct {
 	Name string `json:"name"`
 	Old  string `json:"old,omitempty"`
@@ -150,10 +138,10 @@ type Attribute struct {
 
 // An Input is one thing that a step reads.
 type Input struct {
-	Code     string `json:"code"`
-	Name     string `json:"name"`
-	Value    string `json:"value"`
-	Redacted bool   `json:"redacted,omitempty"`
+	Code     buildcache.Code `json:"code"`
+	Name     string          `json:"name"`
+	Value    string          `json:"value"`
+	Redacted bool            `json:"redacted,omitempty"`
 }
 
 // Cache is how much of a build the cache has saved.
@@ -185,13 +173,4 @@ func (r *Report) Count() {
 	if !timed {
 		r.Cache.Saved, r.Cache.Spent = 0, 0
 	}
-}
-
-// ByTime is the part of the time that the cache has saved, from 0 to 1, or -1
-// when nothing took any.
-func (c Cache) ByTime() float64 {
-	if c.Saved+c.Spent == 0 {
-		return -1
-	}
-	return c.Saved / (c.Saved + c.Spent)
 }

@@ -7,34 +7,41 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/layerbuild/layerbuild/buildcache"
 )
 
-// HintFor returns what would have spared the miss, where the reasons show it,
-// or "". Normalized tells that all trees keep only what git keeps of modes.
-func HintFor(reasons []Reason, normalized bool) string {
+// HintFor returns what would have made a hit of the miss, where all that the
+// inputs differ in shows it; otherwise "".
+func HintFor(reasons []Reason) string {
 	var hints []string
 	for _, r := range reasons {
+		var hint string
 		switch r.Code {
-		case Import, Overlay, Bind:
-			hints = append(hints, treeHint(r, normalized))
-		case Env:
-			hints = append(hints, envHint(r))
-		case Base:
-			hints = append(hints, tagHint(r))
+		case buildcache.First, buildcache.Evicted, buildcache.Missing, buildcache.Corrupt, buildcache.Failed:
+			continue // with inputs that have a result, they would not count
+		case buildcache.Import, buildcache.Overlay, buildcache.Bind:
+			hint = treeHint(r)
+		case buildcache.Env:
+			hint = envHint(r)
+		case buildcache.BaseChange:
+			hint = tagHint(r)
+		}
+		if hint == "" {
+			return ""
+		}
+		if !slices.Contains(hints, hint) {
+			hints = append(hints, hint)
 		}
 	}
-	hints = slices.DeleteFunc(slices.Compact(hints), func(h string) bool { return h == "" })
-	if len(hints) == 0 {
-		return ""
-	}
-	return hints[0]
+	return strings.Join(hints, "; ")
 }
 
-func treeHint(r Reason, normalized bool) string {
+func treeHint(r Reason) string {
 	if len(r.Changes) == 0 || r.More > 0 {
 		return ""
 	}
-	if !normalized && !slices.ContainsFunc(r.Changes, func(c Change) bool { return !onlyUmask(c) }) {
+	if !r.normalized && !slices.ContainsFunc(r.Changes, func(c Change) bool { return !onlyUmask(c) }) {
 		return "only modes differ, as by another umask: `normalize: git` keeps of modes what git keeps"
 	}
 	seen := map[string]bool{}
@@ -49,7 +56,7 @@ func treeHint(r Reason, normalized bool) string {
 			kinds = append(kinds, kind)
 		}
 	}
-	if r.Code != Import {
+	if r.Code != buildcache.Import {
 		return "only generated files differ (" + strings.Join(kinds, ", ") + "): keep them elsewhere"
 	}
 	return "only generated files differ: put " + strings.Join(kinds, " and ") + " into " + ignoreFile
@@ -90,11 +97,15 @@ var counterName = regexp.MustCompile(`(?i)(^|_)(time|date|timestamp|now|epoch|ru
 // envHint looks for a variable that is other in each build.
 func envHint(r Reason) string {
 	name := strings.TrimPrefix(r.Name, "env ")
-	if r.Old == "" || r.New == "" {
+	if r.Old == "" || r.New == "" || r.Redacted {
 		return ""
 	}
 	if counterName.MatchString(name) || instant(r.Old) && instant(r.New) {
-		return name + " looks like a time or a build number, and is other in each build: leave it out of `build_env_passthrough`, or set it to the commit's"
+		leave := "the build environment"
+		if r.Directive != "" {
+			leave = "`" + r.Directive + "`"
+		}
+		return name + " looks like a time or a build number, and is other in each build: leave it out of " + leave + ", or set it to the commit's"
 	}
 	return ""
 }

@@ -1,14 +1,16 @@
 package explain
 
 import (
+	"cmp"
 	"fmt"
 	"io"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/layerbuild/layerbuild/buildcache"
 )
 
 // shortDetails is how many lines below a reason are shown unless all are asked for.
@@ -41,7 +43,7 @@ func Text(w io.Writer, r *Report, o Options) error {
 			line(1, text)
 		}
 		for _, in := range l.Inputs {
-			line(1, fmt.Sprintf("= %s %s %s", escape(in.Code), quoted(in.Name), value(in.Value, o)))
+			line(1, fmt.Sprintf("= %s %s %s", escape(string(in.Code)), quoted(in.Name), value(in.Value, o)))
 		}
 		if followers := all[l.Name]; len(followers) > 0 && !o.All {
 			line(1, fmt.Sprintf("so %s rebuilt: %s", plural(len(followers), "layer"), names(followers)))
@@ -165,103 +167,123 @@ func (b *Baseline) text(o Options) string {
 
 // Head is the reason in one line.
 func (r *Reason) Head() string {
-	name := quoted(r.label())
-	text := escape(r.Code) + ": "
-	switch r.Code {
-	case First:
-		return text + "it has not been built here before"
-	case NoCache:
-		return text + "--no-cache was given"
-	case LastFail:
-		return text + "it failed the last time"
-	case Untracked:
-		return text + "bind " + escape(r.label()) + " may have changed (`track: true` watches it)"
-	case Evicted:
-		return text + "its " + escape(r.Name) + " was removed " + escape(r.Note)
-	case Missing:
-		return text + "its " + escape(r.Name) + " is gone"
-	case Corrupt:
-		return text + "its " + escape(r.Name) + " was damaged and has been put aside"
-	}
-	if r.Code == Format && r.Name == "record" {
-		return text + "its record is of a former release and could not be carried over"
-	}
-	short := len(r.Diff) == 0 && len(r.Changes) == 0 && len(r.Old)+len(r.New) > 0 && r.Code != Base && !isTree(r.Code)
-	switch {
-	case r.Uncertain:
-		return text + name + " is secret on both sides, which cannot be compared"
-	case r.Note == added:
-		text += name + " is new"
-		if short && !r.Redacted {
-			text += ": " + value(r.New, Options{})
-		}
-	case r.Note == removed:
-		text += name + " is gone"
-	case r.By != "" && r.Code == Base:
-		text += "layer " + quoted(r.By) + " was rebuilt to other content"
-	case r.By != "":
-		text += name + " changed: layer " + quoted(r.By) + " was rebuilt to other content"
-	case r.Redacted && len(r.Diff) == 0:
-		text += name + " changed, a secret"
-	case short:
-		text += name + " changed: " + value(r.Old, Options{}) + " → " + value(r.New, Options{})
-	default:
-		text += name + " changed"
-		if n := len(r.Changes) + r.More; len(r.Changes) > 0 {
-			text += fmt.Sprintf(" in %s", plural(n, "place"))
-		}
-	}
-	return text
+	return escape(string(r.Code)) + ": " + r.text()
 }
 
-func isTree(code string) bool { return code == Import || code == Overlay || code == Bind }
+func (r *Reason) text() string {
+	if text, ok := r.keyless(); ok {
+		return text
+	}
+	name := quoted(r.label())
+	switch {
+	case r.Uncertain:
+		return name + " is secret on both sides, which cannot be compared"
+	case r.Note == reordered:
+		return "the order changed: " + value(r.Old, Options{}) + " → " + value(r.New, Options{})
+	case r.Note == added && r.short() && !r.Redacted:
+		return name + " is new: " + value(r.New, Options{})
+	case r.Note == added:
+		return name + " is new"
+	case r.Note == removed:
+		return name + " is gone"
+	case r.By != "" && r.Code == buildcache.BaseChange:
+		return "layer " + quoted(r.By) + " was rebuilt to other content"
+	case r.By != "":
+		return name + " changed: layer " + quoted(r.By) + " was rebuilt to other content"
+	case r.Redacted && len(r.Diff) == 0:
+		return name + " changed, a secret"
+	case r.short():
+		return name + " changed: " + change(r.Old, r.New, Options{})
+	case r.single():
+		return name + " changed: " + r.changeText(&r.Changes[0], Options{})
+	case len(r.Changes) > 0:
+		return name + " changed in " + plural(len(r.Changes)+r.More, "place")
+	}
+	return name + " changed"
+}
+
+// keyless is the text of a reason that no input gives.
+func (r *Reason) keyless() (text string, ok bool) {
+	what := escape(r.Name)
+	switch r.Code {
+	case buildcache.First:
+		return "it has not been built here before", true
+	case buildcache.NoCache:
+		return "--no-cache was given", true
+	case buildcache.Failed:
+		return "it failed the last time", true
+	case buildcache.Untracked:
+		return "bind " + escape(r.label()) + " may have changed (`track: true` watches it)", true
+	case buildcache.Evicted:
+		return "its " + what + " was removed " + escape(r.Note), true
+	case buildcache.Missing:
+		return "its " + what + " is gone", true
+	case buildcache.Corrupt:
+		return "its " + what + " was damaged and has been put aside", true
+	case buildcache.Format:
+		return "its record is of a former release and could not be carried over", r.Name == "record"
+	}
+	return "", false
+}
+
+// short reports whether the values themselves are worth showing.
+func (r *Reason) short() bool {
+	return len(r.Diff) == 0 && len(r.Old)+len(r.New) > 0 && !isTree(r.Code)
+}
+
+// single reports whether one change is all there is to tell, so that it fits the
+// reason's line.
+func (r *Reason) single() bool { return len(r.Changes) == 1 && r.More == 0 }
+
+// change shows what became of a value. A reference that stays is not said twice.
+func change(old, new string, o Options) string {
+	before, was, ok1 := strings.Cut(old, " sha256:")
+	after, is, ok2 := strings.Cut(new, " sha256:")
+	if ok1 && ok2 && before == after {
+		return escape(before) + " was " + short(was, o) + ", is " + short(is, o)
+	}
+	return value(old, o) + " → " + value(new, o)
+}
 
 // What the Note of a changed input can be.
 const (
-	added   = "added"
-	removed = "removed"
+	added     = "added"
+	removed   = "removed"
+	reordered = "reordered"
 )
-
-// Presence returns the Note of an input that only one side has, or "".
-func Presence(before, now bool) string {
-	switch {
-	case !before:
-		return added
-	case !now:
-		return removed
-	}
-	return ""
-}
-
-// numbered matches the names of inputs whose order counts.
-var numbered = regexp.MustCompile(`^(copy|overlay) \d+ (.*)$`)
 
 // label is how people call the input.
 func (r *Reason) label() string {
-	if r.Called != "" {
+	p := newPlaced(buildcache.Input{Name: r.Name})
+	switch {
+	case p.order > 0 && r.Called != "":
+		return r.Called + " at " + p.place
+	case r.Called != "":
 		return r.Called
-	}
-	if parts := numbered.FindStringSubmatch(r.Name); parts != nil {
-		return map[string]string{"copy": "import", "overlay": "overlay dir"}[parts[1]] + " at " + parts[2]
-	}
-	for _, prefix := range []string{"env ", "bind ", "secret "} {
-		if rest, ok := strings.CutPrefix(r.Name, prefix); ok {
-			return rest
-		}
+	case p.kind == "copy":
+		return "import at " + p.place
+	case p.kind == "overlay":
+		return "overlay dir at " + p.place
+	case p.kind == "import" && p.place != "":
+		return "import " + p.place
+	case slices.Contains([]string{"env", "bind", "secret"}, p.kind) && p.place != "":
+		return p.place
 	}
 	return r.Name
 }
 
 // details are what changed, below the reason's head.
 func (r *Reason) details(o Options) (lines []string) {
-	if r.Code == Base && r.By == "" && r.Note == "" && r.Old != "" {
-		lines = append(lines, "  - "+value(r.Old, o), "  + "+value(r.New, o))
+	if o.All && r.Code == buildcache.BaseChange && r.By == "" && r.Note == "" && r.Old != "" {
+		lines = append(lines, "  "+change(r.Old, r.New, o))
 	}
 	for _, text := range r.Diff {
 		lines = append(lines, "  "+escape(text))
 	}
-	for _, c := range r.Changes {
-		lines = append(lines, "  "+c.text(o))
+	if !r.single() || o.All {
+		for i := range r.Changes {
+			lines = append(lines, "  "+escape(r.Changes[i].Op)+" "+r.changeText(&r.Changes[i], o))
+		}
 	}
 	more := r.More
 	if n := len(lines) - shortDetails; n > 1 && !o.All {
@@ -273,23 +295,97 @@ func (r *Reason) details(o Options) (lines []string) {
 	return lines
 }
 
-func (c *Change) text(o Options) string {
-	path := c.Path
-	if path == "." {
-		path = "(itself)"
-	}
-	text := escape(c.Op) + " " + escape(path)
+// changeText says of one path in what it differs.
+func (r *Reason) changeText(c *Change, o Options) string {
+	path := below(r.root(), c.Path)
+	var words []string
 	for _, a := range c.Attributes {
-		switch {
-		case a.Name == "size":
-			text += fmt.Sprintf(" %s→%s B", escape(a.Old), escape(a.New))
-		case a.Old == "":
-			text += fmt.Sprintf(" %s %s", escape(a.Name), value(a.New, o))
-		default:
-			text += fmt.Sprintf(" %s %s→%s", escape(a.Name), value(a.Old, o), value(a.New, o))
+		if text := a.text(c, o); text != "" {
+			words = append(words, text)
+		}
+	}
+	switch {
+	case len(words) > 0:
+		return escape(path) + ": " + strings.Join(words, ", ")
+	case r.single() && c.Op == "+":
+		return escape(path) + " is new"
+	case r.single() && c.Op == "-":
+		return escape(path) + " is gone"
+	}
+	return escape(path)
+}
+
+// root is what paths below an import are shown below: its source or, if nobody
+// knows that, where it lies.
+func (r *Reason) root() string {
+	root := cmp.Or(r.Called, newPlaced(buildcache.Input{Name: r.Name}).place)
+	return strings.TrimRight(root, "/")
+}
+
+// below returns a path as it is below root. One that is not UTF-8 is quoted as a whole.
+func below(root, path string) string {
+	if root == "" {
+		return path
+	}
+	if raw, err := strconv.Unquote(path); err == nil && !utf8.ValidString(raw) {
+		return strconv.Quote(root + "/" + raw)
+	}
+	return strings.TrimSuffix(root+"/"+path, "/.")
+}
+
+// text says what became of an attribute, in words.
+func (a *Attribute) text(c *Change, o Options) string {
+	old, new := given(a.Old, o), given(a.New, o)
+	switch a.Name {
+	case "sha256":
+		return "content" + contentText(a, c, o)
+	case "size":
+		return "" // beside the content
+	case "place":
+		return "moved from " + old + " to " + new
+	case "content":
+		if a.New == "true" {
+			return "copied is what is in the folder, and no longer the folder"
+		}
+		return "copied is the folder, and no longer what is in it"
+	case "type":
+		return typeName(a.Old) + " → " + typeName(a.New)
+	}
+	return escape(a.Name) + " " + old + " → " + new
+}
+
+// contentText shows in what a file's content differs: its digests if all is asked
+// for, and its size.
+func contentText(a *Attribute, c *Change, o Options) (text string) {
+	if o.All {
+		text = " " + value(a.Old, o) + " → " + value(a.New, o)
+	}
+	for _, size := range c.Attributes {
+		if size.Name == "size" {
+			return text + " (" + escape(size.Old) + " → " + escape(size.New) + " bytes)"
 		}
 	}
 	return text
+}
+
+func given(s string, o Options) string {
+	if s == "" {
+		return "(none)"
+	}
+	return value(s, o)
+}
+
+// typeName calls a type of imports.Entry as people do.
+func typeName(name string) string {
+	switch name {
+	case "dir":
+		return "folder"
+	case "link":
+		return "symlink"
+	case "char", "block":
+		return name + " device"
+	}
+	return escape(name)
 }
 
 // value shows a value: a digest short, unless all is asked for, and text quoted
@@ -400,15 +496,11 @@ func names(all []string) string {
 	return strings.Join(out, ", ")
 }
 
-// String is the hit rate, by count and by time.
+// String says how many layers the cache had, and the time that saved.
 func (c Cache) String() string {
-	text := fmt.Sprintf("%d of %s from the cache", c.Hits, plural(c.Layers, "layer"))
-	if c.Hits == 0 {
-		return text
-	}
-	text += fmt.Sprintf(", %d %%", 100*c.Hits/c.Layers)
-	if part := c.ByTime(); part >= 0 {
-		text += fmt.Sprintf("; %d %% of the time, %s of %s saved", int(100*part), seconds(c.Saved), seconds(c.Saved+c.Spent))
+	text := fmt.Sprintf("%d/%s cached", c.Hits, plural(c.Layers, "layer"))
+	if c.Saved > 0 {
+		text += ", saved " + seconds(c.Saved)
 	}
 	return text
 }
@@ -420,12 +512,16 @@ func plural(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
+// seconds shows a time as people write it: 322 ms, 12.5 s, 3m20s.
 func seconds(s float64) string {
 	d := time.Duration(s * float64(time.Second))
-	if d < time.Second {
-		return d.Round(time.Millisecond).String()
+	switch {
+	case d < time.Second:
+		return fmt.Sprintf("%d ms", d.Round(time.Millisecond).Milliseconds())
+	case d < time.Minute:
+		return strconv.FormatFloat(d.Round(10*time.Millisecond).Seconds(), 'f', -1, 64) + " s"
 	}
-	return d.Round(10 * time.Millisecond).String()
+	return d.Round(time.Second).String()
 }
 
 func age(t, now time.Time) string {

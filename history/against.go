@@ -20,8 +20,11 @@ type side struct {
 	title  string
 	report *explain.Report // nil for a single record
 	record func(layer string) *buildcache.Record
-	tree   func(digest.Digest) ([]imports.Entry, error)
+	tree   treeReader
 }
+
+// A treeReader returns the entries of a tree.
+type treeReader = func(digest.Digest) ([]imports.Entry, error)
 
 // side returns a build of this state folder as a side.
 func (p *Past) side(title string, r *explain.Report) *side {
@@ -126,7 +129,6 @@ func compareSides(here, there *side) *explain.Report {
 	out := *here.report
 	out.Against = there.title
 	out.Layers = nil
-	d := Differ{Old: portable(there.tree), New: portable(here.tree)}
 	for _, l := range here.report.Layers {
 		told := explain.Layer{Name: l.Name, Needs: l.Needs, Key: l.Key, Result: l.Result, Seconds: l.Seconds, Outcome: explain.Absent}
 		told.There = outcomeIn(there.report, l.Name)
@@ -136,7 +138,7 @@ func compareSides(here, there *side) *explain.Report {
 			told.Outcome = explain.NotReached
 		case was == nil:
 		default:
-			compareRecords(&told, d, was, is)
+			compareRecords(&told, was, is, portable(there.tree), portable(here.tree))
 		}
 		out.Layers = append(out.Layers, told)
 	}
@@ -144,18 +146,17 @@ func compareSides(here, there *side) *explain.Report {
 }
 
 // compareRecords adds to told how the inputs of a step differ from those of another one.
-func compareRecords(told *explain.Layer, d Differ, was, is *buildcache.Record) {
-	told.Baseline = BaselineOf(was, explain.BaselineAgainst)
+func compareRecords(told *explain.Layer, was, is *buildcache.Record, there, here treeReader) {
+	told.Baseline = explain.BaselineOf(was, explain.BaselineAgainst)
 	told.Outcome = explain.Same
 	if was.Key == is.Key {
 		return
 	}
 	told.Outcome = explain.Differs
-	diff := buildcache.Diff(was.Inputs, is.Inputs)
-	for _, r := range diff {
-		told.Reasons = append(told.Reasons, d.Reason(r, was.Origin, is.Origin))
-	}
-	told.Hint = explain.HintFor(told.Reasons, false)
+	told.Reasons = explain.Compare(
+		explain.Side{Inputs: was.Inputs, Origin: was.Origin, Tree: there},
+		explain.Side{Inputs: is.Inputs, Origin: is.Origin, Tree: here}, 0)
+	told.Hint = explain.HintFor(told.Reasons)
 }
 
 // outcomeIn returns the outcome of a layer in a build, and the codes of its reasons.
@@ -169,7 +170,7 @@ func outcomeIn(r *explain.Report, layer string) string {
 		}
 		words := []string{l.Outcome}
 		for _, reason := range l.Reasons {
-			words = append(words, reason.Code)
+			words = append(words, string(reason.Code))
 		}
 		return strings.Join(words, " ")
 	}
@@ -178,10 +179,12 @@ func outcomeIn(r *explain.Report, layer string) string {
 
 // portable makes the entries of this machine comparable with those of a bundle, which holds
 // digests of extended attributes instead of their values.
-func portable(tree func(digest.Digest) ([]imports.Entry, error)) func(digest.Digest) ([]imports.Entry, error) {
+func portable(tree treeReader) treeReader {
 	return func(d digest.Digest) ([]imports.Entry, error) {
-		entries, err := tree(d)
+		shared, err := tree(d)
+		entries := slices.Clone(shared)
 		for i := range entries {
+			entries[i].Xattrs = slices.Clone(entries[i].Xattrs)
 			for j, x := range entries[i].Xattrs {
 				if !strings.HasPrefix(x.Value, string(digest.SHA256)+":") {
 					entries[i].Xattrs[j].Value = string(digest.FromString(x.Value))

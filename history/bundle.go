@@ -28,9 +28,9 @@ func (p *Past) Export(r *explain.Report) *explain.Bundle {
 			Base: record.Origin.Base, Manifest: record.Origin.Manifest,
 		}
 		for _, in := range record.Inputs {
-			step.Inputs = append(step.Inputs, explain.Input{Code: string(in.Code), Name: in.Name, Value: in.Value, Redacted: in.Redacted})
-			d, _ := treeOf(in.Value)
-			if !isTree(in.Code) || b.Trees[string(d)] != nil {
+			step.Inputs = append(step.Inputs, explain.Input{Code: in.Code, Name: in.Name, Value: in.Value, Redacted: in.Redacted})
+			d, ok := explain.TreeOf(in)
+			if !ok || b.Trees[string(d)] != nil {
 				continue
 			}
 			if entries, err := tree(d); err == nil {
@@ -40,11 +40,6 @@ func (p *Past) Export(r *explain.Report) *explain.Bundle {
 		b.Steps = append(b.Steps, step)
 	}
 	return b
-}
-
-// isTree reports whether inputs with this code name trees.
-func isTree(code buildcache.Code) bool {
-	return code == buildcache.Import || code == buildcache.Overlay || code == buildcache.Bind
 }
 
 // exported returns the entries of a tree as bundles hold them, see entriesOf.
@@ -112,7 +107,7 @@ func stepRecord(b *explain.Bundle, step explain.Step) (*buildcache.Record, error
 		Origin: buildcache.Origin{Layer: step.Layer, Stackerfile: b.Report.Build.Stackerfile, Base: step.Base, Manifest: step.Manifest},
 	}
 	for _, in := range step.Inputs {
-		r.Inputs = append(r.Inputs, buildcache.Input{Code: buildcache.Code(in.Code), Name: in.Name, Value: in.Value, Redacted: in.Redacted})
+		r.Inputs = append(r.Inputs, buildcache.Input{Code: in.Code, Name: in.Name, Value: in.Value, Redacted: in.Redacted})
 	}
 	return r, nil
 }

@@ -150,9 +150,9 @@ func (p *Past) Hits(r *explain.Report) {
 		if err != nil {
 			continue // pruned since
 		}
-		l.Baseline = BaselineOf(record, explain.BaselineHere)
+		l.Baseline = explain.BaselineOf(record, explain.BaselineHere)
 		for _, in := range record.Inputs {
-			l.Inputs = append(l.Inputs, explain.Input{Code: string(in.Code), Name: in.Name, Value: in.Value, Redacted: in.Redacted})
+			l.Inputs = append(l.Inputs, explain.Input{Code: in.Code, Name: in.Name, Value: in.Value, Redacted: in.Redacted})
 		}
 	}
 }
@@ -170,17 +170,17 @@ func (p *Past) Whole(r *explain.Report) {
 		if err1 != nil || err2 != nil {
 			continue
 		}
-		d := Differ{Old: p.sources.Entries, New: p.sources.Entries}
-		for _, difference := range buildcache.Diff(was.Inputs, is.Inputs) {
-			for j, reason := range l.Reasons {
-				if reason.Name != difference.Name || reason.More == 0 {
-					continue
-				}
-				if whole := d.Reason(difference, was.Origin, is.Origin); len(whole.Changes)+len(whole.Diff) > 0 {
-					whole.Called, whole.By = reason.Called, reason.By
-					l.Reasons[j] = whole
-				}
+		whole := explain.Compare(p.sideOf(was), p.sideOf(is), 0)
+		for j, reason := range l.Reasons {
+			at := slices.IndexFunc(whole, func(w explain.Reason) bool { return w.Code == reason.Code && w.Name == reason.Name })
+			if at >= 0 && reason.More > 0 && len(whole[at].Changes)+len(whole[at].Diff) > 0 {
+				l.Reasons[j].Changes, l.Reasons[j].Diff, l.Reasons[j].More = whole[at].Changes, whole[at].Diff, 0
 			}
 		}
 	}
+}
+
+// sideOf returns a record and its trees as one side of a comparison.
+func (p *Past) sideOf(r *buildcache.Record) explain.Side {
+	return explain.Side{Inputs: r.Inputs, Origin: r.Origin, Tree: p.sources.Entries}
 }

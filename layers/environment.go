@@ -58,6 +58,21 @@ func (l *Layer) BuildEnvironment(environ, base []string) []EnvVar {
 	return sorted
 }
 
+// Lets names the directive that lets a variable into the build environment; "" is
+// none, of those that are there anyway.
+func (l *Layer) Lets(name string) string {
+	_, own := l.BuildEnv[name]
+	switch {
+	case name == LayerNameVariable:
+		return ""
+	case own:
+		return "build_env"
+	case len(l.BuildEnvPassthrough) > 0:
+		return "build_env_passthrough"
+	}
+	return ""
+}
+
 // passes returns what tells whether a variable of that name is let through.
 func (l *Layer) passes() func(name string) bool {
 	if len(l.BuildEnvPassthrough) == 0 {

@@ -313,3 +313,9 @@ func (s *Store) PutAside(id digest.Digest) (string, error) {
 	s.Release(id)
 	return to, nil
 }
+
+// IsAside reports whether a snapshot was put aside at any time.
+func (s *Store) IsAside(id digest.Digest) bool {
+	aside, err := filepath.Glob(s.dir.Path("corrupt", id.Encoded()+"*"))
+	return err == nil && len(aside) > 0
+}

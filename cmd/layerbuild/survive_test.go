@@ -724,7 +724,7 @@ func TestQuota(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 	p.write("word", "one\n")
-	if out := p.must("build"); !strings.Contains(out, "3 of 3 layers from the cache") || !maps.Equal(p.images(), before) {
+	if out := p.must("build"); !strings.Contains(out, "3/3 layers cached") || !maps.Equal(p.images(), before) {
 		t.Errorf("what was there is not found:\n%s", out)
 	}
 	mustRun(t, exec.Command("btrfs", "quota", "disable", disk))
