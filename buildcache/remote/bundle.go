@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"time"
 
@@ -22,12 +23,12 @@ const maxBundle = 64 << 20
 
 // A Bundle is records that are looked up together.
 type Bundle struct {
-	Version   int                  `json:"version"`
-	Tag       string               `json:"tag"`     // the only one it may be found under
-	Created   time.Time            `json:"created"` // for people
-	Recipes   []buildcache.Key     `json:"recipes"` // of the layers whose records are complete
-	Records   []*buildcache.Record `json:"records"`
-	Documents []Document           `json:"documents"`
+	Version   int                       `json:"version"`
+	Tag       string                    `json:"tag"`     // the only one it may be found under
+	Created   time.Time                 `json:"created"` // for people
+	Recipes   map[string]buildcache.Key `json:"recipes"` // of the layers whose records are complete
+	Records   []*buildcache.Record      `json:"records"`
+	Documents []Document                `json:"documents"`
 }
 
 // A Document is a manifest or config of a base image. Its digest is its name.
@@ -36,8 +37,11 @@ type Document struct {
 	Data      []byte `json:"data"`
 }
 
-// Covers reports whether the bundle has all records of the layer with that recipe.
-func (b *Bundle) Covers(recipe buildcache.Key) bool { return slices.Contains(b.Recipes, recipe) }
+// Covers reports whether the bundle has all records of the layers with these recipes.
+func (b *Bundle) Covers(recipes []buildcache.Key) bool {
+	known := slices.Collect(maps.Values(b.Recipes))
+	return !slices.ContainsFunc(recipes, func(recipe buildcache.Key) bool { return !slices.Contains(known, recipe) })
+}
 
 // marshal returns the bundle as compressed JSON, the same for equal bundles.
 func (b *Bundle) marshal() ([]byte, error) {

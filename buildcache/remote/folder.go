@@ -38,16 +38,18 @@ func (f *Folder) Manifest(_ context.Context, tag string) ([]byte, error) {
 }
 
 // Blob is a method of Repository.
-func (f *Folder) Blob(_ context.Context, d ispec.Descriptor) (io.ReadCloser, error) {
+func (f *Folder) Blob(_ context.Context, d ispec.Descriptor, to Sink) error {
 	layout, err := oci.OpenLayout(f.path)
 	if err != nil {
-		return nil, missing(err)
+		return missing(err)
 	}
 	file, err := layout.Open(d)
 	if err != nil {
-		return nil, missing(err)
+		return missing(err)
 	}
-	return file, nil
+	defer file.Close()
+	_, err = io.Copy(to, io.NewSectionReader(file, to.Size(), d.Size))
+	return err
 }
 
 // PutBlob is a method of Repository.

@@ -21,6 +21,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/layerbuild/layerbuild/buildcache"
@@ -51,8 +52,18 @@ var (
 // tagPrefix begins all tags; rules of registries for the lifecycle of tags go by it.
 const tagPrefix = "lb1-"
 
-// RecipeTag returns the tag of a layer's bundle.
-func RecipeTag(recipe buildcache.Key) string { return tagPrefix + string(recipe) }
+// RecipeTag returns the tag of the bundle of one or several layers that a build is to
+// make, whatever their order.
+func RecipeTag(recipes ...buildcache.Key) string {
+	if len(recipes) == 1 {
+		return tagPrefix + string(recipes[0])
+	}
+	var all buildcache.Inputs
+	for _, recipe := range slices.Compact(slices.Sorted(slices.Values(recipes))) {
+		all.Add(buildcache.Definition, string(recipe), "")
+	}
+	return tagPrefix + string(all.Key("recipes"))
+}
 
 // ScopeTag returns the tag of a scope: of a project, which its repository or path
 // names, and a branch.

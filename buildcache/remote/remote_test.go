@@ -56,7 +56,7 @@ func sample(tag string) *Bundle {
 		Version: FormatVersion,
 		Tag:     tag,
 		Created: noon,
-		Recipes: []buildcache.Key{buildcache.Key(strings.Repeat("ab", 32))},
+		Recipes: map[string]buildcache.Key{"app": buildcache.Key(strings.Repeat("ab", 32))},
 		Records: []*buildcache.Record{
 			record(buildcache.Rootfs, "make", `{"layers":[{"diff_id":"`+hello+`","by":"run"}]}`),
 			record(buildcache.Pack, "tar", `{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"`+hello+`","size":5}`),
@@ -292,15 +292,10 @@ func TestFolder(t *testing.T) {
 			}
 		}
 	}
-	from, err := folder.Blob(t.Context(), blob)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer from.Close()
-	if data, err := io.ReadAll(from); err != nil || string(data) != "hello" {
+	if data, err := readBlob(t.Context(), folder, blob); err != nil || string(data) != "hello" {
 		t.Errorf("the blob holds %q, %v", data, err)
 	}
-	if _, err := folder.Blob(t.Context(), ispec.Descriptor{Digest: digest.FromString("x"), Size: 1}); !errors.Is(err, ErrNotFound) {
+	if _, err := readBlob(t.Context(), folder, ispec.Descriptor{Digest: digest.FromString("x"), Size: 1}); !errors.Is(err, ErrNotFound) {
 		t.Errorf("a blob that is not there: %v, want ErrNotFound", err)
 	}
 }

@@ -1,10 +1,12 @@
 package remote
 
 import (
+	"bytes"
 	"context"
-	"fmt"
+	"errors"
 	"io"
 
+	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -15,15 +17,27 @@ type Repository interface {
 	// where there is none.
 	Manifest(ctx context.Context, tag string) ([]byte, error)
 
-	// Blob opens a blob. The caller compares what it reads with the digest. The error is
-	// ErrNotFound where there is none.
-	Blob(ctx context.Context, d ispec.Descriptor) (io.ReadCloser, error)
+	// Blob appends to a sink what it lacks of a blob. The caller compares what has come
+	// with the digest. The error is ErrNotFound where there is none.
+	Blob(ctx context.Context, d ispec.Descriptor, to Sink) error
 
 	// PutBlob brings a blob there, and opens it only if it is not there.
 	PutBlob(ctx context.Context, d ispec.Descriptor, open func() (io.ReadCloser, error)) error
 
-	// Tag makes a tag stand for an artifact whose blobs, the config excepted, are there.
+	// Tag makes a tag stand for an artifact whose blobs, the config excepted, are there. The
+	// error is ErrRefused where configs must be of images.
 	Tag(ctx context.Context, tag string, a *Artifact) error
+}
+
+// ErrRefused reports that a registry does not take an artifact's type of config.
+var ErrRefused = errors.New("the registry takes images only")
+
+// A Sink takes in a blob. Size and Digest are of what it has of it.
+type Sink interface {
+	io.Writer
+	Size() int64
+	Digest() digest.Digest
+	Reset() error
 }
 
 // Read returns the envelope that a repository has under a tag, and the blobs that are
@@ -47,15 +61,16 @@ func Read(ctx context.Context, r Repository, tag string) (envelope []byte, blobs
 	return envelope, stored.Blobs, err
 }
 
+// readBlob returns a small blob. It is not yet compared with its digest.
 func readBlob(ctx context.Context, r Repository, d ispec.Descriptor) ([]byte, error) {
-	from, err := r.Blob(ctx, d)
-	if err != nil {
-		return nil, err
-	}
-	defer from.Close()
-	data, err := io.ReadAll(io.LimitReader(from, d.Size+1))
-	if err == nil && int64(len(data)) != d.Size {
-		err = fmt.Errorf("%w: its config is not as long as its manifest says", ErrDamaged)
-	}
-	return data, err
+	var to memory
+	err := r.Blob(ctx, d, &to)
+	return to.Bytes(), err
 }
+
+// memory is a Sink for what is small.
+type memory struct{ bytes.Buffer }
+
+func (m *memory) Size() int64           { return int64(m.Len()) }
+func (m *memory) Digest() digest.Digest { return digest.FromBytes(m.Bytes()) }
+func (m *memory) Reset() error          { m.Buffer.Reset(); return nil }
