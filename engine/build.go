@@ -335,6 +335,7 @@ func open(ctx context.Context, o Options, graph *layers.Graph) (*Builder, error)
 		return nil, err
 	}
 	b.Blobs.Bounds = o.Bounds
+	b.Blobs.ByUmoci = os.Getenv("LAYERBUILD_UNPACK") == "umoci"
 	b.numbered = sync.OnceValues(b.Cache.NextBuild)
 	b.before = spaceOf(b.Folders()...)
 	for _, l := range graph.Layers {

@@ -44,7 +44,7 @@ func FuzzExtract(f *testing.F) {
 			t.Fatal(err)
 		}
 		count := &tally{Bounds: Bounds{Bytes: 1 << 20, Files: 100}}
-		err := extract(t.Context(), bytes.NewReader(data), root, nil, count)
+		err := new(Store).extract(t.Context(), bytes.NewReader(data), root, nil, count)
 		if entries, _ := os.ReadDir(outside); len(entries) != 1 {
 			t.Errorf("outside is %v", entries)
 		}

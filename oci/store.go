@@ -46,6 +46,10 @@ type Store struct {
 	// Bounds hold for layers that are taken in or unpacked. Set it before.
 	Bounds Bounds
 
+	// ByUmoci has umoci write the files of layers that are unpacked, all of them. Set it
+	// before.
+	ByUmoci bool
+
 	held statedir.Held
 	mu   sync.Mutex
 	made map[digest.Digest]bool // written by this Store

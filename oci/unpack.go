@@ -14,6 +14,7 @@ import (
 	apexlog "github.com/apex/log"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/umoci/oci/layer"
+	"golang.org/x/sys/unix"
 )
 
 // umoci logs to a logger of its own that writes to the terminal. What it says
@@ -92,7 +93,7 @@ func (s *Store) unpack(ctx context.Context, l Layer, root string, changes Change
 		p.CloseWrite(inflateLayer(p, f, l.MediaType, count, progress))
 	}()
 
-	if err := extract(ctx, p, root, changes, count); err != nil {
+	if err := s.extract(ctx, p, root, changes, count); err != nil {
 		return err
 	}
 	// What follows the tar's end belongs to the DiffID too.
@@ -156,14 +157,24 @@ func (m *meteredReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// extract applies the entries of a tar stream to root through umoci. changes is nil
-// where all layers below are there.
-func extract(ctx context.Context, r io.Reader, root string, changes Changes, count *tally) error {
+// extract applies the entries of a tar stream to root. changes is nil where all layers
+// below are there.
+func (s *Store) extract(ctx context.Context, r io.Reader, root string, changes Changes, count *tally) error {
 	ids, err := newIDsHere()
 	if err != nil {
 		return err
 	}
-	ex := layer.NewTarExtractor(&layer.UnpackOptions{OnDiskFormat: layer.DirRootfs{}})
+	to, err := s.applierTo(root)
+	if err != nil {
+		return err
+	}
+	defer to.close()
+	apart := func(err error) error {
+		if err != nil && changes != nil {
+			return fmt.Errorf("%w: %w", ErrApart, err)
+		}
+		return err
+	}
 	tr := tar.NewReader(r)
 	for {
 		if err := context.Cause(ctx); err != nil {
@@ -171,7 +182,7 @@ func extract(ctx context.Context, r io.Reader, root string, changes Changes, cou
 		}
 		hdr, err := tr.Next()
 		if err == io.EOF {
-			return nil
+			return apart(to.finish())
 		}
 		if err != nil {
 			return fmt.Errorf("reading its tar: %w", err)
@@ -203,16 +214,47 @@ func extract(ctx context.Context, r io.Reader, root string, changes Changes, cou
 				continue
 			}
 		}
-		name := hdr.Name // umoci changes it
-		err = ex.UnpackEntry(root, hdr, ctxReader{ctx, tr})
-		if err != nil && changes != nil {
-			err = fmt.Errorf("%w: %w", ErrApart, err)
-		}
-		if err != nil {
-			return fmt.Errorf("%.200q: %w", name, err)
+		if err := apart(to.entry(hdr, ctxReader{ctx, tr})); err != nil {
+			return err
 		}
 	}
 }
+
+// An applier applies the entries of one layer to a folder. Paths are resolved within it.
+type applier interface {
+	entry(hdr *tar.Header, content io.Reader) error
+	finish() error // once, after the last
+	close()
+}
+
+// applierTo returns an extractor, or umoci where the Store or the kernel wants that.
+func (s *Store) applierTo(root string) (applier, error) {
+	if s.ByUmoci {
+		return &umociApplier{newUmociExtractor(), root}, nil
+	}
+	x, err := newExtractor(root)
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
+		return &umociApplier{newUmociExtractor(), root}, nil
+	}
+	return x, err
+}
+
+// A umociApplier is umoci's own.
+type umociApplier struct {
+	*layer.TarExtractor
+	root string
+}
+
+func (u *umociApplier) entry(hdr *tar.Header, r io.Reader) error {
+	name := hdr.Name // umoci changes it
+	if err := u.UnpackEntry(u.root, hdr, r); err != nil {
+		return fmt.Errorf("%.200q: %w", name, err)
+	}
+	return nil
+}
+
+func (u *umociApplier) finish() error { return nil }
+func (u *umociApplier) close()        {}
 
 // tell tells changes what an entry does, in the words that umoci understands it, and
 // whether that is to remove something.
