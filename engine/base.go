@@ -15,6 +15,7 @@ import (
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/oci"
 	"github.com/layerbuild/layerbuild/progress"
+	"github.com/layerbuild/layerbuild/registry"
 )
 
 // A base is what a layer starts from, whatever its type.
@@ -101,7 +102,7 @@ func (b *Builder) layoutBase(ctx context.Context, l *layers.Layer) (*oci.Base, e
 // registryBase asks the registry what the reference stands for now. When that
 // cannot be known, what it stood for the last time serves, and is said.
 func (b *Builder) registryBase(ctx context.Context, l *layers.Layer) (*oci.Base, error) {
-	ref := oci.ImageRef{Name: l.From.URL, Insecure: l.From.Insecure}
+	ref := registry.Ref{Name: l.From.URL, Insecure: l.From.Insecure}
 	name := l.From.URL + " " + l.OS + "/" + l.Arch
 	manifest, err := b.resolve(ctx, l, ref, name)
 	if err != nil {
@@ -123,7 +124,7 @@ func (b *Builder) registryBase(ctx context.Context, l *layers.Layer) (*oci.Base,
 }
 
 // pull takes in an image that is not here, once for all layers that start from it.
-func (b *Builder) pull(ctx context.Context, l *layers.Layer, ref oci.ImageRef, manifest digest.Digest) (*oci.Base, error) {
+func (b *Builder) pull(ctx context.Context, l *layers.Layer, ref registry.Ref, manifest digest.Digest) (*oci.Base, error) {
 	lock, err := b.Cache.Lock(ctx, buildcache.Key(manifest.Encoded()), "has been pulling "+l.From.URL)
 	if err != nil {
 		return nil, err
@@ -145,7 +146,7 @@ func (b *Builder) pull(ctx context.Context, l *layers.Layer, ref oci.ImageRef, m
 
 // resolve returns the manifest that a reference stands for, by the pull policy. What
 // it stood for the last time is known, though its blobs may be gone.
-func (b *Builder) resolve(ctx context.Context, l *layers.Layer, ref oci.ImageRef, name string) (digest.Digest, error) {
+func (b *Builder) resolve(ctx context.Context, l *layers.Layer, ref registry.Ref, name string) (digest.Digest, error) {
 	if b.Pull != PullAlways {
 		if known, ok := b.pinned(l, ref, name); ok {
 			return known, nil
@@ -163,13 +164,13 @@ func (b *Builder) resolve(ctx context.Context, l *layers.Layer, ref oci.ImageRef
 		}
 	}
 	manifest, err := b.inquiry.ask(fmt.Sprint(name, ref.Insecure), func() (digest.Digest, error) {
-		manifest, err := b.registry().Resolve(ctx, ref, platform(l))
+		manifest, err := oci.Resolve(ctx, b.registry(), ref, platform(l))
 		return manifest.Digest, err
 	})
 	if err == nil {
 		return manifest, b.remember(name, manifest)
 	}
-	if !errors.Is(err, oci.ErrUnreachable) || unknown != nil || b.Pull == PullAlways {
+	if !errors.Is(err, registry.ErrUnreachable) || unknown != nil || b.Pull == PullAlways {
 		return "", err
 	}
 	b.notice(l, progress.Warning, "%s; using %s as it was on %s (%s)", err, l.From.URL, known.Time.Format(time.DateOnly), known.Answer)
@@ -189,7 +190,7 @@ func (b *Builder) notHere(l *layers.Layer) error {
 
 // pinned returns the manifest of a reference that names a digest, when that is
 // known: no registry can make it stand for something else.
-func (b *Builder) pinned(l *layers.Layer, ref oci.ImageRef, name string) (digest.Digest, bool) {
+func (b *Builder) pinned(l *layers.Layer, ref registry.Ref, name string) (digest.Digest, bool) {
 	pin := ref.Pinned()
 	if pin == "" {
 		return "", false
@@ -236,7 +237,7 @@ func (b *Builder) tarBase(ctx context.Context, l *layers.Layer) (*oci.Base, erro
 	if err := b.mounts(); err != nil {
 		return nil, err
 	}
-	lock, err := b.Cache.Lock(ctx, in.Key(buildcache.Resolve), "has been taking in "+imports.Redact(l.From.URL))
+	lock, err := b.Cache.Lock(ctx, in.Key(buildcache.Resolve), "has been taking in "+registry.Redact(l.From.URL))
 	if err != nil {
 		return nil, err
 	}

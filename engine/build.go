@@ -32,6 +32,7 @@ import (
 	"github.com/layerbuild/layerbuild/oci"
 	"github.com/layerbuild/layerbuild/overlay"
 	"github.com/layerbuild/layerbuild/progress"
+	"github.com/layerbuild/layerbuild/registry"
 	"github.com/layerbuild/layerbuild/sandbox"
 	"github.com/layerbuild/layerbuild/stores"
 )
@@ -133,7 +134,7 @@ type Builder struct {
 	runner    Runner
 	runtime   *lazyRuntime // which is the runner, but in tests
 	rights    func() string
-	registry  func() *oci.Registry
+	registry  func() *registry.Client
 	inquiry   *inquiry // of registries
 	downloads *downloader
 	git       *gitFolders
@@ -315,7 +316,7 @@ func open(ctx context.Context, o Options, graph *layers.Graph) (*Builder, error)
 		graph:    graph,
 		mayMount: namespace.Entered(),
 		environ:  o.environWithoutSecrets(),
-		registry: sync.OnceValue(oci.NewRegistry),
+		registry: sync.OnceValue(func() *registry.Client { return registry.New(registry.Options{}) }),
 		inquiry:  inquiry,
 		layers:   map[*layers.Layer]*outcome{},
 		needed:   map[*layers.Layer]bool{},

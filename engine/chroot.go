@@ -12,9 +12,9 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/term"
 
-	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/progress"
+	"github.com/layerbuild/layerbuild/registry"
 	"github.com/layerbuild/layerbuild/sandbox"
 )
 
@@ -92,7 +92,7 @@ func (b *Builder) chroot(ctx context.Context, l *layers.Layer, id digest.Digest,
 			continue // a run does not see it
 		}
 		if err := b.showImport(ctx, s, imp); err != nil {
-			b.notice(l, progress.Warning, "import %s is not there: %s", imports.Redact(imp.Source.Raw), err)
+			b.notice(l, progress.Warning, "import %s is not there: %s", registry.Redact(imp.Source.Raw), err)
 		}
 	}
 	mirrors, release, err := b.mirrors(ctx, s)

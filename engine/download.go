@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"os"
 	"sync"
 
 	"github.com/docker/go-units"
@@ -10,13 +9,14 @@ import (
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/progress"
+	"github.com/layerbuild/layerbuild/registry"
 )
 
 // A downloader fetches each URL once in a build, so that all layers of it see the
 // same file.
 type downloader struct {
 	b           *Builder
-	credentials func() (*imports.Credentials, error)
+	credentials registry.Credentials
 
 	mu    sync.Mutex
 	files map[string]func() (imports.Download, error) // by URL and hash
@@ -25,7 +25,7 @@ type downloader struct {
 func newDownloader(b *Builder) *downloader {
 	return &downloader{
 		b:           b,
-		credentials: sync.OnceValues(func() (*imports.Credentials, error) { return imports.DefaultCredentials(os.Getenv) }),
+		credentials: registry.DefaultCredentials(),
 		files:       map[string]func() (imports.Download, error){},
 	}
 }
@@ -44,22 +44,18 @@ func (d *downloader) fetch(ctx context.Context, l *layers.Layer, url, hash strin
 }
 
 func (d *downloader) ask(ctx context.Context, l *layers.Layer, url, hash string) (imports.Download, error) {
-	credentials, err := d.credentials()
-	if err != nil {
-		return imports.Download{}, err
-	}
 	release, err := d.b.limits.connections.acquire(ctx, 0)
 	if err != nil {
 		return imports.Download{}, err
 	}
 	defer release()
-	what := "downloading " + imports.Redact(url)
+	what := "downloading " + registry.Redact(url)
 	done := func() {}
 	file, err := d.b.Sources.Fetch(ctx, url, imports.FetchOptions{
 		Hash:        hash,
 		Offline:     d.b.Offline,
 		MaxSize:     d.b.MaxDownload,
-		Credentials: credentials,
+		Credentials: d.credentials,
 		Progress:    d.b.meter(l, what),
 		Begin: func(total int64) error {
 			if err := d.begin(l, url, total); err != nil {
@@ -80,7 +76,7 @@ func (d *downloader) ask(ctx context.Context, l *layers.Layer, url, hash string)
 func (d *downloader) begin(l *layers.Layer, url string, total int64) error {
 	if err := d.b.mounts(); err != nil {
 		if d.b.Plan {
-			d.b.notice(l, progress.Miss, "%s has changed, or is not here: it would be downloaded", imports.Redact(url))
+			d.b.notice(l, progress.Miss, "%s has changed, or is not here: it would be downloaded", registry.Redact(url))
 		}
 		return err
 	}
@@ -88,6 +84,6 @@ func (d *downloader) begin(l *layers.Layer, url string, total int64) error {
 	if total >= 0 {
 		size = ", " + units.HumanSize(float64(total))
 	}
-	d.b.notice(l, progress.Notice, "downloading %s%s", imports.Redact(url), size)
+	d.b.notice(l, progress.Notice, "downloading %s%s", registry.Redact(url), size)
 	return nil
 }

@@ -13,9 +13,9 @@ import (
 
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/explain"
-	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/progress"
+	"github.com/layerbuild/layerbuild/registry"
 )
 
 // A goneError says that a record is there, but that a snapshot of its result is
@@ -74,7 +74,7 @@ func (b *Builder) tellPull(l *layers.Layer, manifest digest.Digest) {
 	told := &b.layers[l].told
 	is := explain.Side{
 		Inputs: buildcache.Inputs{{Code: buildcache.BaseChange, Name: "base"}},
-		Origin: buildcache.Origin{Base: imports.Redact(l.From.URL), Manifest: string(manifest)},
+		Origin: buildcache.Origin{Base: registry.Redact(l.From.URL), Manifest: string(manifest)},
 	}
 	var was explain.Side
 	live := false
@@ -282,7 +282,7 @@ func (b *Builder) origin(s *rootfsStep) buildcache.Origin {
 	case layers.BaseOCI:
 		o.Base = from.URL + ":" + from.Tag
 	default:
-		o.Base = imports.Redact(from.URL)
+		o.Base = registry.Redact(from.URL)
 	}
 	if s.l.From.Type != layers.BaseBuilt && s.base.image != nil {
 		o.Manifest = string(s.base.image.Manifest)

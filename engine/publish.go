@@ -13,6 +13,7 @@ import (
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/oci"
 	"github.com/layerbuild/layerbuild/progress"
+	"github.com/layerbuild/layerbuild/registry"
 )
 
 // PublishOptions say what of an OCI layout goes where. Of the Options, they use
@@ -232,7 +233,8 @@ func (o PublishOptions) target() (target, error) {
 	case (o.Username == "") != (o.Password == ""):
 		return nil, errors.New("give both --username and --password, or none")
 	case strings.HasPrefix(o.URL, "docker://"):
-		return &registryTarget{strings.TrimRight(o.URL, "/"), oci.NewPublisher(o.Username, o.Password, o.SkipTLS)}, nil
+		client := registry.New(registry.Options{Username: o.Username, Password: o.Password, Allow: "--skip-tls"})
+		return &registryTarget{strings.TrimRight(o.URL, "/"), client, o.SkipTLS}, nil
 	case strings.HasPrefix(o.URL, "oci:"):
 		path, err := filepath.Abs(strings.TrimPrefix(o.URL, "oci:"))
 		return &layoutTarget{url: o.URL, path: path}, err
@@ -241,15 +243,24 @@ func (o PublishOptions) target() (target, error) {
 }
 
 type registryTarget struct {
-	url       string
-	publisher *oci.Publisher
+	url      string
+	client   *registry.Client
+	insecure bool
 }
 
 func (t *registryTarget) name(layer, tag string) string { return t.url + "/" + layer + ":" + tag }
-func (t *registryTarget) check(name string) error       { return t.publisher.Check(name) }
+
+func (t *registryTarget) check(name string) error {
+	_, _, err := t.client.Repository(t.ref(name), registry.Push)
+	return err
+}
+
+func (t *registryTarget) ref(name string) registry.Ref {
+	return registry.Ref{Name: name, Insecure: t.insecure}
+}
 
 func (t *registryTarget) push(ctx context.Context, from *oci.Layout, manifest oci.Descriptor, name string, bases []string) (bool, error) {
-	return t.publisher.Push(ctx, from, manifest, name, bases...)
+	return from.Push(ctx, t.client, manifest, t.ref(name), bases...)
 }
 
 type layoutTarget struct{ url, path string }

@@ -14,6 +14,7 @@ import (
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
+	"github.com/layerbuild/layerbuild/registry"
 )
 
 // A source is a file or folder that a layer reads: on this machine, downloaded,
@@ -62,7 +63,7 @@ func (b *Builder) source(ctx context.Context, l *layers.Layer, from layers.Sourc
 
 // lingering tells of work on the source that takes some time.
 func (s *source) lingering(doing string) (done func()) {
-	return s.b.lingering(s.l.Name, doing+" "+imports.Redact(s.from.Raw))
+	return s.b.lingering(s.l.Name, doing+" "+registry.Redact(s.from.Raw))
 }
 
 // check compares the source with the hash that the stackerfile demands.
@@ -72,7 +73,7 @@ func (s *source) check(ctx context.Context, hash string) error {
 		return err
 	}
 	if sum.Encoded() != hash {
-		return fmt.Errorf("the hash %s of %s is different than the actual hash %s: correct the stackerfile if the file is the right one", hash, imports.Redact(s.from.Raw), sum.Encoded())
+		return fmt.Errorf("the hash %s of %s is different than the actual hash %s: correct the stackerfile if the file is the right one", hash, registry.Redact(s.from.Raw), sum.Encoded())
 	}
 	return nil
 }

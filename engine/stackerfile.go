@@ -2,11 +2,11 @@ package engine
 
 import (
 	"context"
-	"os"
 
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/namespace"
+	"github.com/layerbuild/layerbuild/registry"
 	"github.com/layerbuild/layerbuild/stores"
 )
 
@@ -21,7 +21,7 @@ type Stackerfiles struct {
 }
 
 // Name is a method of layers.Fetcher.
-func (s *Stackerfiles) Name(url string) string { return imports.Redact(url) }
+func (s *Stackerfiles) Name(url string) string { return registry.Redact(url) }
 
 // Fetch is a method of layers.Fetcher.
 func (s *Stackerfiles) Fetch(url string) (string, error) {
@@ -30,11 +30,7 @@ func (s *Stackerfiles) Fetch(url string) (string, error) {
 		return "", err
 	}
 	defer set.Close()
-	credentials, err := imports.DefaultCredentials(os.Getenv)
-	if err != nil {
-		return "", err
-	}
-	file, err := set.Sources.Fetch(s.Context, url, imports.FetchOptions{Offline: s.Offline, MaxSize: layers.MaxSize, Credentials: credentials})
+	file, err := set.Sources.Fetch(s.Context, url, imports.FetchOptions{Offline: s.Offline, MaxSize: layers.MaxSize, Credentials: registry.DefaultCredentials()})
 	if file.Notice != "" && !namespace.InLastLife() { // in which a build does again what it did
 		s.Notice(file.Notice)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/progress"
+	"github.com/layerbuild/layerbuild/registry"
 )
 
 // compatibility pins whatever decides the content of snapshots: what a step
@@ -147,7 +148,7 @@ func (b *Builder) addImports(ctx context.Context, s *rootfsStep) error {
 			s.shown = append(s.shown, in)
 			s.inputs.Add(buildcache.Import, name, string(tree.Digest))
 		}
-		s.said[name] = explain.Said{Source: imports.Redact(imp.Source.Raw), Normalized: imp.Normalize != ""}
+		s.said[name] = explain.Said{Source: registry.Redact(imp.Source.Raw), Normalized: imp.Normalize != ""}
 		if imp.Source.Scheme == layers.SchemeStacker {
 			s.by[name] = b.graph.Layer(imp.Source.Layer)
 		}

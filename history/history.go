@@ -18,6 +18,7 @@ import (
 	"github.com/layerbuild/layerbuild/explain"
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
+	"github.com/layerbuild/layerbuild/registry"
 )
 
 // A Past is the builds that a state folder remembers. It reads only.
@@ -112,7 +113,7 @@ func (p *Past) Last(stackerfile string) (*explain.Report, error) {
 // passwords.
 func Place(stackerfile string) (string, error) {
 	if layers.IsURL(stackerfile) {
-		return imports.Redact(stackerfile), nil
+		return registry.Redact(stackerfile), nil
 	}
 	return filepath.Abs(stackerfile)
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/layerbuild/layerbuild/locks"
+	"github.com/layerbuild/layerbuild/registry"
 	"github.com/layerbuild/layerbuild/statedir"
 )
 
@@ -40,8 +41,7 @@ type FetchOptions struct {
 	// of it is that of Fetch, and nothing is taken.
 	Begin func(total int64) error
 
-	// Credentials for servers that ask for some; those in the URL come first.
-	Credentials *Credentials
+	Credentials registry.Credentials // for servers that ask for some; those in the URL come first
 
 	// Stall is for how long a server may send nothing; a minute by default.
 	Stall time.Duration
@@ -90,9 +90,9 @@ func (s *Store) Fetch(ctx context.Context, rawURL string, o FetchOptions) (Downl
 	}
 	o.Hash = strings.ToLower(o.Hash)
 	if o.Hash != "" && !isHash(o.Hash) {
-		return Download{}, fmt.Errorf("%s: its hash %q is not 64 hexadecimal digits", Redact(rawURL), o.Hash)
+		return Download{}, fmt.Errorf("%s: its hash %q is not 64 hexadecimal digits", registry.Redact(rawURL), o.Hash)
 	}
-	f := &fetch{Store: s, FetchOptions: o, url: u, name: Redact(rawURL)}
+	f := &fetch{Store: s, FetchOptions: o, url: u, name: registry.Redact(rawURL)}
 	if f.Stall == 0 {
 		f.Stall = time.Minute
 	}
@@ -107,10 +107,10 @@ func (s *Store) Fetch(ctx context.Context, rawURL string, o FetchOptions) (Downl
 func parseURL(rawURL string) (*url.URL, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
-		return nil, fmt.Errorf("%s is not a URL", Redact(rawURL))
+		return nil, fmt.Errorf("%s is not a URL", registry.Redact(rawURL))
 	}
 	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, fmt.Errorf("%s is not an http or https URL", Redact(rawURL))
+		return nil, fmt.Errorf("%s is not an http or https URL", registry.Redact(rawURL))
 	}
 	u.Fragment = ""
 	return u, nil
@@ -168,11 +168,15 @@ func (f *fetch) mismatch(got string) error {
 
 // get asks the server, again after failures that may pass.
 func (f *fetch) get(ctx context.Context, v validators, known Download, has bool) (_ Download, err error) {
+	login, err := f.Credentials.ForURL(ctx, f.url, false)
+	if err != nil {
+		return Download{}, err
+	}
 	part, err := f.openPart()
 	if err != nil {
 		return Download{}, err
 	}
-	t := &transfer{fetch: f, part: part, sum: sha256.New(), total: -1}
+	t := &transfer{fetch: f, login: login, part: part, sum: sha256.New(), total: -1}
 	defer func() { err = errors.Join(err, t.leave()) }()
 	if err := t.takeUp(ctx); err != nil {
 		return Download{}, err
@@ -237,6 +241,7 @@ func (e *passingError) Unwrap() error { return e.err }
 // one is cut.
 type transfer struct {
 	*fetch
+	login *url.Userinfo
 	ask   validators // of what is here, if the server is to compare
 	part  *os.File
 	sum   hash.Hash
@@ -302,8 +307,9 @@ func (t *transfer) send(ctx context.Context) (*http.Response, error) {
 	// The file as it is: no transfer with an encoding of Go's choice.
 	req.Header.Set("Accept-Encoding", "identity")
 	req.Header.Set("User-Agent", "layerbuild")
-	if l, ok := t.Credentials.find(t.url); ok {
-		req.SetBasicAuth(l.user, l.password)
+	if t.login != nil {
+		password, _ := t.login.Password()
+		req.SetBasicAuth(t.login.Username(), password)
 	}
 	switch {
 	case t.resumable():
@@ -349,7 +355,7 @@ func (t *transfer) redirect(req *http.Request, via []*http.Request) error {
 	}
 	req.Header.Del("Referer") // the first URL may have a secret parameter
 	if via[len(via)-1].URL.Scheme == "https" && req.URL.Scheme == "http" && t.Hash == "" {
-		return &redirectError{fmt.Sprintf("it leads from https to %s, which anyone on the way can change: give its hash", Redact(req.URL.String()))}
+		return &redirectError{fmt.Sprintf("it leads from https to %s, which anyone on the way can change: give its hash", registry.Redact(req.URL.String()))}
 	}
 	return nil
 }
@@ -380,7 +386,7 @@ func requestError(err error) error {
 }
 
 func oneLine(err error) string {
-	return Redact(strings.Join(strings.Fields(err.Error()), " "))
+	return registry.Redact(strings.Join(strings.Fields(err.Error()), " "))
 }
 
 // begin looks at the head of a response: done if there is nothing to receive.

@@ -2,10 +2,7 @@ package imports
 
 import (
 	"bytes"
-	"encoding/base64"
-	"encoding/json"
 	"net/http"
-	"net/url"
 	"reflect"
 	"slices"
 	"strconv"
@@ -123,73 +120,6 @@ func FuzzHeaders(f *testing.F) {
 			t.Errorf("a file that was changed at %q, when it was sent, counts as old", date)
 		}
 	})
-}
-
-func FuzzNetrc(f *testing.F) {
-	f.Add("machine h login \"a b\" password p # x\ndefault login d")
-	f.Add("machine a login b\nmacdef m\nmachine evil login x\n\nmachine c password \"d\\\"e\"")
-	f.Add("machine")
-	f.Add("default default machine machine login")
-	f.Fuzz(func(t *testing.T, text string) {
-		machines, _ := parseNetrc(text)
-		if _, has := machines[""]; has {
-			t.Error("a machine without a name")
-		}
-	})
-}
-
-func FuzzParseAuths(f *testing.F) {
-	f.Add([]byte(`{"auths": {"https://h:5000/v1/": {"auth": "YTpi"}, "h/p": {"username": "u", "password": "p"}}}`))
-	f.Add([]byte(`{"auths": {"": {"auth": "%"}}, "credHelpers": {}}`))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		auths, err := parseAuths(b)
-		if err != nil && strings.ContainsAny(err.Error(), "{}") {
-			t.Errorf("the error quotes the file: %v", err)
-		}
-		c := &Credentials{auths: auths}
-		for where := range auths {
-			if u, err := url.Parse("https://" + where + "/x"); err == nil {
-				c.find(u)
-			}
-		}
-	})
-}
-
-func FuzzRedact(f *testing.F) {
-	f.Add("host", "user", "pass")
-	f.Add("host:80", "a@b", "c:d/e")
-	f.Fuzz(func(t *testing.T, host, user, password string) {
-		u := &url.URL{Scheme: "https", Host: host, User: url.UserPassword(user, password), Path: "/f"}
-		if _, err := url.Parse(u.String()); err != nil || strings.ContainsAny(host, "@/?# ") {
-			return
-		}
-		want := "https://" + hidden + "@" + strings.TrimPrefix((&url.URL{Scheme: "https", Host: host, Path: "/f"}).String(), "https://")
-		if got := Redact(u.String()); got != want {
-			t.Errorf("%q: %q, want %q", u, got, want)
-		}
-	})
-}
-
-func TestNetrc(t *testing.T) {
-	machines, others := parseNetrc("machine One login l password \"p w\\\"\" account a\n# machine no login x\ndefault login d password e\nmachine one login second")
-	if want := map[string]login{"one": {"l", `p w"`}}; !reflect.DeepEqual(machines, want) || others == nil || *others != (login{"d", "e"}) {
-		t.Errorf("%v, %v", machines, others)
-	}
-}
-
-func TestAuths(t *testing.T) {
-	auth := base64.StdEncoding.EncodeToString([]byte("u:p:w"))
-	file := must(json.Marshal(map[string]any{"auths": map[string]any{
-		"https://Host:5000/v1/": map[string]string{"auth": auth}, "h/p": map[string]string{"username": "a", "password": "b"},
-		"token": map[string]string{"identitytoken": "x"}, "bad": map[string]string{"auth": "%"},
-	}}))(t)
-	got := must(parseAuths(file))(t)
-	if want := map[string]login{"host:5000/v1": {"u", "p:w"}, "h/p": {"a", "b"}}; !reflect.DeepEqual(got, want) {
-		t.Errorf("%v", got)
-	}
-	if _, err := parseAuths([]byte("secret")); err == nil || strings.Contains(err.Error(), "secret") {
-		t.Error(err)
-	}
 }
 
 // drawTree draws a small tree with awkward names.

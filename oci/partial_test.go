@@ -15,6 +15,9 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/random"
+
+	"github.com/layerbuild/layerbuild/registry"
+	"github.com/layerbuild/layerbuild/registry/registrytest"
 )
 
 // parts are what is in a store's folder of blobs of which a part has come.
@@ -27,14 +30,14 @@ func parts(t *testing.T, s *Store) []string {
 
 // cutImage is an image of which a build has got a part of one layer or two, and the
 // state folder of that build.
-func cutImage(t *testing.T) (*served, ImageRef, string) {
+func cutImage(t *testing.T) (*registrytest.Server, registry.Ref, string) {
 	t.Helper()
-	server, s := serve(t, httptest.NewServer), newStore(t)
-	ref := server.push("app", image(t, 300_000))
+	server, s := registrytest.Serve(t, httptest.NewServer), newStore(t)
+	ref := registry.Ref{Name: server.Push("app", registrytest.Image(t, 300_000))}
 	var times atomic.Int64
 	times.Store(1000)
-	server.stand(cutAfter(100_000, false, &times))
-	if _, err := take(t, s, impatient(), ref); !errors.Is(err, ErrUnreachable) {
+	server.Stand(registrytest.CutAfter(100_000, false, &times))
+	if _, err := take(t, s, impatient(t), ref); !errors.Is(err, registry.ErrUnreachable) {
 		t.Fatal(err)
 	}
 	must(t, s.Close())
@@ -79,7 +82,7 @@ func TestBlobIsResumedByTheNextBuild(t *testing.T) {
 			}
 			var mu sync.Mutex
 			ranges := map[string]string{} // by path: a request of the first build may come late
-			server.stand(func(next http.Handler) http.Handler {
+			server.Stand(func(next http.Handler) http.Handler {
 				return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 					if asked := req.Header.Get("Range"); asked != "" {
 						mu.Lock()
@@ -89,7 +92,7 @@ func TestBlobIsResumedByTheNextBuild(t *testing.T) {
 					next.ServeHTTP(w, req)
 				})
 			})
-			base, err := take(t, s, impatient(), ref)
+			base, err := take(t, s, impatient(t), ref)
 			must(t, err)
 			for _, l := range base.Layers {
 				must(t, s.inspect(l.Descriptor))
@@ -106,34 +109,35 @@ func TestBlobIsResumedByTheNextBuild(t *testing.T) {
 
 // A blob that a build had as a whole, but for its name, is not asked for again.
 func TestWholePart(t *testing.T) {
-	server, s := serve(t, httptest.NewServer), newStore(t)
-	ref := server.push("app", image(t, 300_000))
-	base, err := take(t, s, impatient(), ref)
+	server, s := registrytest.Serve(t, httptest.NewServer), newStore(t)
+	ref := registry.Ref{Name: server.Push("app", registrytest.Image(t, 300_000))}
+	base, err := take(t, s, impatient(t), ref)
 	must(t, err)
 	must(t, s.Close())
 	for _, l := range base.Layers {
 		must(t, os.Rename(s.Path(l.Digest), s.partPath(l.Digest)))
 	}
-	server.stand(nil)
-	_, err = take(t, s, impatient(), ref)
+	server.Stand(nil)
+	_, err = take(t, s, impatient(t), ref)
 	must(t, err)
-	if n := server.count("GET /v2/app/"); n != 0 {
+	if n := server.Count("GET /v2/app/"); n != 0 {
 		t.Errorf("%d blobs and manifests were asked for", n)
 	}
 }
 
 // Builds that need one blob fetch it once, and the others wait.
 func TestBlobIsFetchedOnce(t *testing.T) {
-	server, state := serve(t, httptest.NewServer), t.TempDir()
-	img := image(t, 300_000)
-	server.stand(nil)
+	server, state := registrytest.Serve(t, httptest.NewServer), t.TempDir()
+	img := registrytest.Image(t, 300_000)
+	server.Stand(nil)
+	client := impatient(t)
 	var group sync.WaitGroup
 	for i := range 4 {
-		ref := server.push(fmt.Sprint("app", i), img)
+		ref := registry.Ref{Name: server.Push(fmt.Sprint("app", i), img)}
 		s, err := OpenStore(state) // its locks are of another open file, as another process's
 		must(t, err)
 		group.Go(func() {
-			if _, err := take(t, s, impatient(), ref); err != nil {
+			if _, err := take(t, s, client, ref); err != nil {
 				t.Error(err)
 			}
 		})
@@ -144,7 +148,7 @@ func TestBlobIsFetchedOnce(t *testing.T) {
 	for _, l := range layers {
 		n := 0
 		for i := range 4 {
-			n += server.count(fmt.Sprintf("GET /v2/app%d/blobs/%s", i, digestOf(t, l)))
+			n += server.Count(fmt.Sprintf("GET /v2/app%d/blobs/%s", i, registrytest.Digest(t, l)))
 		}
 		if n != 1 {
 			t.Errorf("a layer was fetched %d times", n)
@@ -155,17 +159,17 @@ func TestBlobIsFetchedOnce(t *testing.T) {
 // A registry that is restarted in the middle of a blob is waited for.
 func TestRegistryIsRestarted(t *testing.T) {
 	var web *httptest.Server
-	server := serve(t, func(h http.Handler) *httptest.Server {
+	server := registrytest.Serve(t, func(h http.Handler) *httptest.Server {
 		web = httptest.NewServer(h)
 		return web
 	})
 	img, err := random.Image(300_000, 1)
 	must(t, err)
-	ref := server.push("app", img)
+	ref := registry.Ref{Name: server.Push("app", img)}
 	restart := sync.OnceFunc(func() {
 		web.Listener.Close()
 		time.AfterFunc(50*time.Millisecond, func() {
-			again, err := net.Listen("tcp", server.host)
+			again, err := net.Listen("tcp", server.Host)
 			if err != nil {
 				t.Error(err)
 				return
@@ -174,23 +178,22 @@ func TestRegistryIsRestarted(t *testing.T) {
 			_ = http.Serve(again, web.Config.Handler)
 		})
 	})
-	server.stand(func(next http.Handler) http.Handler {
+	var times atomic.Int64
+	times.Store(1)
+	cut := registrytest.CutAfter(100_000, true, &times)
+	server.Stand(func(next http.Handler) http.Handler {
+		next = cut(next)
 		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-			if strings.Contains(req.URL.Path, "/blobs/") && req.Header.Get("Range") == "" {
-				w = &cutWriter{w, 100_000}
-				defer func() {
-					if cut := recover(); cut != nil {
-						restart()
-						panic(cut)
-					}
-				}()
-			}
+			defer func() {
+				if cut := recover(); cut != nil {
+					restart()
+					panic(cut)
+				}
+			}()
 			next.ServeHTTP(w, req)
 		})
 	})
-	r := impatient()
-	r.pause = 40 * time.Millisecond
-	_, err = take(t, newStore(t), r, ref)
+	_, err = take(t, newStore(t), registry.New(registry.Options{Pause: 40 * time.Millisecond}), ref)
 	must(t, err)
 }
 

@@ -331,6 +331,9 @@ func (w *Writer) send() {
 // cut goes on.
 func (w *Writer) Size() int64 { return w.size }
 
+// Digest returns the digest of what was written so far.
+func (w *Writer) Digest() digest.Digest { return sumDigest(w.sum) }
+
 // Reset starts the blob again from nothing.
 func (w *Writer) Reset() error {
 	if err := w.f.Truncate(0); err != nil {

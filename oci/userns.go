@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -81,13 +80,4 @@ func checkOpaque(dir string) error {
 		}
 		return err
 	})
-}
-
-// outsideUID is the id of the user who started the program, which is 0 only in here.
-func outsideUID() int {
-	ids, err := newIDsHere()
-	if ids == nil || err != nil || len(ids.uids) == 0 {
-		return os.Getuid()
-	}
-	return int(ids.uids[0].ParentID)
 }

@@ -1,4 +1,4 @@
-package oci
+package registry
 
 import (
 	"cmp"
@@ -185,7 +185,7 @@ type endpoint struct {
 
 // endpoints are the places to look for an image, in order: the mirrors, then where
 // it really is.
-func (c registriesConf) endpoints(image ImageRef) ([]endpoint, error) {
+func (c registriesConf) endpoints(image Ref) ([]endpoint, error) {
 	ref, err := image.parse()
 	if err != nil {
 		return nil, err
@@ -219,7 +219,7 @@ func (c registriesConf) endpoints(image ImageRef) ([]endpoint, error) {
 }
 
 func (r *registryConf) at(text string, insecure bool) (endpoint, error) {
-	ref, err := ImageRef{Name: text, Insecure: insecure}.parse()
+	ref, err := Ref{Name: text, Insecure: insecure}.parse()
 	host, _, _ := strings.Cut(text, "/")
 	if err == nil && !slices.Contains(plainHostNames(ref.Context().RegistryStr()), host) {
 		err = fmt.Errorf("%q, in which %q is no host: write its port or domain", text, host)
@@ -230,6 +230,6 @@ func (r *registryConf) at(text string, insecure bool) (endpoint, error) {
 	return endpoint{ref, insecure}, nil
 }
 
-func (r *registryConf) blocked(image ImageRef, ref name.Reference) error {
+func (r *registryConf) blocked(image Ref, ref name.Reference) error {
 	return fmt.Errorf("%s: registry %s is blocked by %s", image.Name, ref.Context().RegistryStr(), r.file)
 }

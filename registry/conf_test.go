@@ -1,4 +1,4 @@
-package oci
+package registry
 
 import (
 	"os"
@@ -73,7 +73,7 @@ func TestEndpoints(t *testing.T) {
 		"docker.io/group/app:1":        "hub.example/group/app:1 index.docker.io/group/app:1",
 		"other.example/example.com/fo": "other.example/example.com/fo:latest",
 	} {
-		all, err := conf.endpoints(ImageRef{Name: "docker://" + text})
+		all, err := conf.endpoints(Ref{Name: "docker://" + text})
 		var got []string
 		for _, at := range all {
 			name := at.ref.Name()
@@ -116,7 +116,7 @@ func TestFaultsOfRegistriesConf(t *testing.T) {
 	} {
 		var conf registriesConf
 		must(t, conf.add("f", "[[registry]]\nprefix = 'x.example'\nlocation = '"+location+"'"))
-		if _, err := conf.endpoints(ImageRef{Name: "docker://x.example/app"}); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := conf.endpoints(Ref{Name: "docker://x.example/app"}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Error(err)
 		}
 	}
@@ -178,7 +178,7 @@ func FuzzRegistriesConf(f *testing.F) {
 		if err := conf.add("f", text); err != nil {
 			return
 		}
-		all, err := conf.endpoints(ImageRef{Name: image})
+		all, err := conf.endpoints(Ref{Name: image})
 		if err == nil && len(all) == 0 {
 			t.Error("an image is nowhere")
 		}

@@ -1,0 +1,247 @@
+package registry
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// maxWait is the longest time that a server may ask us to wait.
+const maxWait = time.Minute
+
+// parallel is how many connections to one host are kept open.
+const parallel = 4
+
+// newTransport returns a transport that repeats what fails for the moment and gives up
+// what stands still. What is insecure needs no certificate.
+func newTransport(certs *tls.Config, insecure bool, o Options) http.RoundTripper {
+	certs.InsecureSkipVerify = insecure
+	t := &http.Transport{
+		Proxy:               http.ProxyFromEnvironment,
+		DialContext:         (&net.Dialer{Timeout: 30 * time.Second}).DialContext,
+		ForceAttemptHTTP2:   true,
+		MaxIdleConnsPerHost: parallel,
+		IdleConnTimeout:     30 * time.Second,
+		TLSHandshakeTimeout: 10 * time.Second,
+		// A length and a range must be those of the blob.
+		DisableCompression: true,
+		TLSClientConfig:    certs,
+	}
+	return &patient{next: &watchful{t, o.FirstByte, o.Stall}, insecure: insecure, options: o}
+}
+
+// patient repeats requests that fail for the moment, and refuses plain http where
+// that is not allowed, also for redirects and token services.
+type patient struct {
+	next     http.RoundTripper
+	insecure bool
+	options  Options
+}
+
+func (t *patient) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL.Scheme != "https" && !t.insecure && !loopback(req.URL.Hostname()) {
+		return nil, fmt.Errorf("%w for %s", errPlain, req.URL.Host)
+	}
+	for attempt := 1; ; attempt++ {
+		resp, err := t.next.RoundTrip(req)
+		wait, again := retry(resp, err, t.options.Pause, attempt)
+		if !again || attempt >= t.options.Attempts || !repeatable(req, resp) {
+			return resp, err
+		}
+		if resp != nil {
+			_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) // so that the connection is used again
+			resp.Body.Close()
+		}
+		if err := sleep(req.Context(), wait); err != nil {
+			return nil, err
+		}
+		if req.GetBody != nil {
+			req = req.Clone(req.Context())
+			if req.Body, err = req.GetBody(); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+// repeatable reports whether a request may be sent again. A part of a blob may not,
+// unless it was turned away at once: the registry may have taken it all the same.
+func repeatable(req *http.Request, resp *http.Response) bool {
+	if req.Body == nil || req.GetBody == nil {
+		return req.Body == nil
+	}
+	return req.Method == http.MethodPut || resp != nil && resp.StatusCode == http.StatusTooManyRequests
+}
+
+var errPlain = errors.New("plain http is refused")
+
+// loopback reports whether host is this machine, where no one else can listen on the
+// way, as docker does.
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// retry reports whether another attempt may go better, and how long to wait before it.
+func retry(resp *http.Response, err error, pause time.Duration, attempt int) (time.Duration, bool) {
+	if err != nil {
+		return backoff(pause, attempt), cut(err)
+	}
+	if !passing(resp.StatusCode) {
+		return 0, false
+	}
+	wait := retryAfter(resp.Header, time.Now())
+	if wait > maxWait {
+		return 0, false
+	}
+	return max(wait, backoff(pause, attempt)), true
+}
+
+// passing reports whether a status stands for a failure of the moment.
+func passing(status int) bool {
+	switch status {
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests, http.StatusInternalServerError,
+		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
+}
+
+func backoff(pause time.Duration, attempt int) time.Duration {
+	for range attempt - 1 {
+		pause *= 3
+	}
+	return pause
+}
+
+// retryAfter returns the time that a server asks to be left alone, given in seconds or
+// as a date (RFC 9110, 10.2.3); 0 if it asks for none.
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	v := h.Get("Retry-After")
+	if seconds, err := strconv.Atoi(v); err == nil {
+		return time.Duration(max(0, min(seconds, 1e6))) * time.Second
+	}
+	if at, err := http.ParseTime(v); err == nil {
+		return max(0, at.Sub(now))
+	}
+	return 0
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// A cutError wraps the error of a body that ended too early.
+type cutError struct{ error }
+
+func (e cutError) Unwrap() error { return e.error }
+
+var errStalled = errors.New("nothing came for too long")
+
+// cut reports whether a connection was there and has gone, or stood still.
+func cut(err error) bool {
+	var dial *net.OpError
+	if errors.As(err, &dial) && dial.Op == "dial" {
+		return false
+	}
+	for _, e := range []error{errStalled, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	var n net.Error
+	return errors.As(err, &n) && n.Timeout() && !errors.Is(err, context.DeadlineExceeded)
+}
+
+// watchful gives up a request whose answer does not begin in time, or of which nothing
+// more comes or goes for too long.
+type watchful struct {
+	next      http.RoundTripper
+	firstByte time.Duration
+	stall     time.Duration
+}
+
+func (t *watchful) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(req.Context())
+	limit := t.firstByte
+	if req.Body != nil || req.Method == http.MethodPut { // the server may first check what was sent
+		limit = max(limit, t.stall)
+	}
+	timer := time.AfterFunc(limit, func() { cancel(errStalled) })
+	req = req.WithContext(ctx)
+	if req.Body != nil {
+		sent := &sentBody{ReadCloser: req.Body, timer: timer, limit: limit}
+		defer sent.answered.Store(true)
+		req.Body = sent
+	}
+	resp, err := t.next.RoundTrip(req)
+	timer.Stop()
+	if err == nil {
+		resp.Body = &watchedBody{resp.Body, ctx, cancel, t.stall, timer}
+		return resp, nil
+	}
+	if context.Cause(ctx) == errStalled {
+		err = errStalled
+	}
+	cancel(nil)
+	return nil, err
+}
+
+// A sentBody puts the limit off whenever the server takes something.
+type sentBody struct {
+	io.ReadCloser
+	timer    *time.Timer
+	limit    time.Duration
+	answered atomic.Bool
+}
+
+func (b *sentBody) Read(p []byte) (int, error) {
+	if !b.answered.Load() {
+		b.timer.Reset(b.limit)
+	}
+	return b.ReadCloser.Read(p)
+}
+
+// A watchedBody gives up a body that brings nothing for too long. Its errors of
+// reading are cutErrors.
+type watchedBody struct {
+	body   io.ReadCloser
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	stall  time.Duration
+	timer  *time.Timer
+}
+
+func (b *watchedBody) Read(p []byte) (int, error) {
+	b.timer.Reset(b.stall)
+	n, err := b.body.Read(p)
+	b.timer.Stop() // what the reader does with it may take longer
+	if err == nil || err == io.EOF {
+		return n, err
+	}
+	if context.Cause(b.ctx) == errStalled {
+		err = errStalled
+	}
+	return n, cutError{err}
+}
+
+func (b *watchedBody) Close() error {
+	b.timer.Stop()
+	b.cancel(nil)
+	return b.body.Close()
+}

@@ -1,0 +1,125 @@
+package registry
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// An Image is what a name stands for, at all places it may be read from: the mirrors
+// of registries.conf first. What one place does not give the next is asked for. It is
+// safe for concurrent use.
+type Image struct {
+	places []endpoint
+	client *Client
+
+	mu   sync.Mutex
+	from int // those before it could not be reached
+}
+
+// Image returns the image that ref names. It asks no registry yet.
+func (c *Client) Image(ref Ref) (*Image, error) {
+	conf, err := c.conf()
+	if err != nil {
+		return nil, err
+	}
+	places, err := conf.endpoints(ref)
+	return &Image{client: c, places: places}, err
+}
+
+// try does something at one place after the other until it succeeds. The error is
+// that of the last, which is no mirror.
+func (i *Image) try(ctx context.Context, do func(r *Repository, identifier string) error) error {
+	i.mu.Lock()
+	from := i.from
+	i.mu.Unlock()
+	var mirrors string
+	for n, at := range i.places[from:] {
+		err := do(i.client.at(place{at.ref.Context(), at.insecure, Pull}), at.ref.Identifier())
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		if from+n == len(i.places)-1 {
+			if mirrors != "" {
+				err = fmt.Errorf("%w; before that%s", err, mirrors)
+			}
+			return err
+		}
+		mirrors += fmt.Sprintf(", the mirror %s: %s", at.ref.Context(), err)
+		if errors.Is(err, ErrUnreachable) {
+			i.mu.Lock()
+			i.from = max(i.from, from+n+1)
+			i.mu.Unlock()
+		}
+	}
+	return nil
+}
+
+// Head describes the manifest or index that the name stands for now.
+func (i *Image) Head(ctx context.Context) (d ispec.Descriptor, err error) {
+	err = i.try(ctx, func(r *Repository, identifier string) (err error) {
+		d, err = r.Head(ctx, identifier)
+		return err
+	})
+	return d, err
+}
+
+// Document returns a manifest, an index or a config of the image, checked. d.Size may
+// be 0 where it is not known.
+func (i *Image) Document(ctx context.Context, d ispec.Descriptor) (data []byte, err error) {
+	err = i.try(ctx, func(r *Repository, _ string) (err error) {
+		data, err = r.Document(ctx, d)
+		return err
+	})
+	return data, err
+}
+
+// Blob brings what sink lacks of a blob. Where one place has cut it the next goes on.
+// The error is ErrCorrupt, and sink is empty, when the content is another one.
+func (i *Image) Blob(ctx context.Context, d ispec.Descriptor, sink Sink) error {
+	return i.try(ctx, func(r *Repository, _ string) error { return r.Blob(ctx, d, sink) })
+}
+
+// A Sink takes a blob, part by part.
+type Sink interface {
+	Write(p []byte) (int, error)
+	Size() int64           // of what it has
+	Digest() digest.Digest // of what it has
+	Reset() error          // forgets what it has
+}
+
+// Blob brings what sink lacks of a blob: if sink has a part, that is continued, and
+// fetched once more from the beginning should the whole turn out to be wrong. The error
+// is ErrCorrupt, and sink is empty, when the content is not what d says. On other
+// errors what has come stays in sink for another attempt.
+func (r *Repository) Blob(ctx context.Context, d ispec.Descriptor, sink Sink) error {
+	for {
+		begun := sink.Size()
+		err := r.fetch(ctx, d, sink)
+		if err == nil {
+			err = compare(d, sink.Digest(), sink.Size())
+		}
+		if !errors.Is(err, ErrCorrupt) {
+			return err
+		}
+		if failed := sink.Reset(); failed != nil || begun == 0 {
+			return cmp.Or(failed, err)
+		}
+	}
+}
+
+// compare returns an ErrCorrupt when content is not what a descriptor says.
+func compare(want ispec.Descriptor, got digest.Digest, size int64) error {
+	switch {
+	case size != want.Size:
+		return fmt.Errorf("the registry gives %d bytes for %s, its descriptor says %d: %w", size, want.Digest, want.Size, ErrCorrupt)
+	case got != want.Digest:
+		return fmt.Errorf("the registry gives %s for %s: %w", got, want.Digest, ErrCorrupt)
+	}
+	return nil
+}

@@ -1,0 +1,42 @@
+package registry
+
+import (
+	"net/url"
+	"strings"
+	"testing"
+)
+
+func TestRedact(t *testing.T) {
+	for in, want := range map[string]string{
+		"https://host/path?v=1":                      "https://host/path?v=1",
+		"https://user:pw@host/path@x":                "https://xxxxx@host/path@x",
+		"https://token@host":                         "https://xxxxx@host",
+		"https://a:b@c@host/x":                       "https://xxxxx@host/x",
+		"get https://a:b@h/ and http://c:d@i/":       "get https://xxxxx@h/ and http://xxxxx@i/",
+		"http://h/f?token=s&x=1":                     "http://h/f?token=xxxxx&x=1",
+		"http://h/f?x=1&X-Amz-Signature=ab%20c#frag": "http://h/f?x=1&X-Amz-Signature=xxxxx#frag",
+		"http://h/f?sig=abc&design=1":                "http://h/f?sig=xxxxx&design=1",
+		"http://h/path:with@at":                      "http://h/path:with@at",
+		"http://u:p@h":                               "http://xxxxx@h",
+		"%zz://u:p@h/":                               "%zz://xxxxx@h/",
+	} {
+		if got := Redact(in); got != want {
+			t.Errorf("%s: %s, want %s", in, got, want)
+		}
+	}
+}
+
+func FuzzRedact(f *testing.F) {
+	f.Add("host", "user", "pass")
+	f.Add("host:80", "a@b", "c:d/e")
+	f.Fuzz(func(t *testing.T, host, user, password string) {
+		u := &url.URL{Scheme: "https", Host: host, User: url.UserPassword(user, password), Path: "/f"}
+		if _, err := url.Parse(u.String()); err != nil || strings.ContainsAny(host, "@/?# ") {
+			return
+		}
+		want := "https://" + hidden + "@" + strings.TrimPrefix((&url.URL{Scheme: "https", Host: host, Path: "/f"}).String(), "https://")
+		if got := Redact(u.String()); got != want {
+			t.Errorf("%q: %q, want %q", u, got, want)
+		}
+	})
+}
