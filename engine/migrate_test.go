@@ -2,12 +2,31 @@ package engine
 
 import (
 	"encoding/json"
+	"flag"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
 )
+
+var freeze = flag.String("engine.freeze", "", "a folder of testdata with a stacker.yaml, to which TestFreeze writes what a build of it leaves")
+
+// TestFreeze makes a frozen state, for the code after this to migrate.
+func TestFreeze(t *testing.T) {
+	if *freeze == "" {
+		t.Skip("no -engine.freeze")
+	}
+	state := t.TempDir()
+	images, err := json.MarshalIndent(buildProject(t, *freeze, state).manifests, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(*freeze, "manifests.json"), append(images, '\n'), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	runTar(t, "-czf", filepath.Join(*freeze, "state.tar.gz"), "-C", state, "--exclude=./tmp", "--exclude=./in-use", ".")
+}
 
 // TestMigrateState builds with a state folder that older code wrote: nothing may
 // run, and the images must be those that the older code made. Where its compressor
@@ -19,21 +38,7 @@ func TestMigrateState(t *testing.T) {
 	}
 	for _, frozen := range states {
 		t.Run(filepath.Base(frozen), func(t *testing.T) {
-			dir, state := t.TempDir(), t.TempDir()
-			if err := os.CopyFS(dir, os.DirFS(frozen)); err != nil {
-				t.Fatal(err)
-			}
-			if out, err := exec.Command("tar", "-xzf", filepath.Join(frozen, "state.tar.gz"), "-C", state).CombinedOutput(); err != nil {
-				t.Fatal(string(out))
-			}
-			raw, err := os.ReadFile(filepath.Join(frozen, "manifests.json"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			var want map[string]string
-			if err := json.Unmarshal(raw, &want); err != nil {
-				t.Fatal(err)
-			}
+			dir, state, want := thaw(t, frozen)
 			for range 2 {
 				got := buildProject(t, dir, state)
 				if len(got.ran) > 0 {
@@ -44,5 +49,30 @@ func TestMigrateState(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// thaw copies a frozen state and its project, and returns the images that were made.
+func thaw(t *testing.T, frozen string) (dir, state string, manifests map[string]string) {
+	t.Helper()
+	dir, state = t.TempDir(), t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(frozen)); err != nil {
+		t.Fatal(err)
+	}
+	runTar(t, "-xzf", filepath.Join(frozen, "state.tar.gz"), "-C", state)
+	raw, err := os.ReadFile(filepath.Join(frozen, "manifests.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(raw, &manifests); err != nil {
+		t.Fatal(err)
+	}
+	return dir, state, manifests
+}
+
+func runTar(t *testing.T, args ...string) {
+	t.Helper()
+	if out, err := exec.Command("tar", append([]string{"--xattrs", "--xattrs-include=*"}, args...)...).CombinedOutput(); err != nil {
+		t.Fatal(string(out))
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"flag"
 	"fmt"
 	"io/fs"
@@ -199,6 +200,9 @@ func (f *fakeRunner) do(words []string, root, seen string) error {
 		return os.WriteFile(filepath.Join(root, words[1]), []byte(words[2]), 0o644)
 	case "label":
 		return os.WriteFile(filepath.Join(root, labelsDir, words[1]), []byte(words[2]), 0o644)
+	case "replace": // a folder by another of one file, which overlayfs makes opaque
+		dir := filepath.Join(root, words[1])
+		return errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o755), os.WriteFile(filepath.Join(dir, words[2]), nil, 0o644))
 	case "remove":
 		return os.RemoveAll(filepath.Join(root, words[1]))
 	}
