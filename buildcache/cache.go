@@ -37,7 +37,7 @@ import (
 )
 
 // StateVersion is the version of the state folder. Older ones are migrated.
-const StateVersion = 3
+const StateVersion = 4
 
 var (
 	// ErrNotFound says that there is no record under a key.

@@ -12,7 +12,7 @@ import (
 
 // FormatVersion is the version of the records and of the encoding of keys. It is
 // part of every key.
-const FormatVersion = 3
+const FormatVersion = 4
 
 // A Kind names a step whose result is remembered.
 type Kind string

@@ -14,7 +14,7 @@ import (
 // makes every record stale, and needs a new FormatVersion.
 func TestKeyEncoding(t *testing.T) {
 	var text bytes.Buffer
-	for _, part := range []string{"layerbuild", "3", "rootfs", "BASE", "base", "sha256:x", "DEFINITION", "run", ""} {
+	for _, part := range []string{"layerbuild", "4", "rootfs", "BASE", "base", "sha256:x", "DEFINITION", "run", ""} {
 		text.WriteString("\x00\x00\x00\x00\x00\x00\x00" + string(rune(len(part))) + part)
 	}
 	sum := sha256.Sum256(text.Bytes())

@@ -13,24 +13,27 @@ import (
 	"github.com/layerbuild/layerbuild/statedir"
 )
 
-// migrations lead a state folder from one version to the next: the first from 1
-// to 2, and so on. Each says what becomes of a record; there is no going back.
-var migrations = []func(*Record){
+// migrations lead a state folder from one version to the next: the first from 1 to 2,
+// and so on. Each changes a record, and reports whether the record is carried over;
+// there is no going back.
+var migrations = []func(*Cache, *Record) (keep bool, err error){
 	networkAsInput,
 	secretsRedacted,
+	twoTrees,
 }
 
 // networkAsInput makes the network an input of steps that run something, since
 // it can be chosen now. All steps had the host's.
-func networkAsInput(r *Record) {
+func networkAsInput(_ *Cache, r *Record) (keep bool, err error) {
 	if r.Kind == Rootfs && has(r.Inputs, "run") || r.Kind == Labels {
 		r.Inputs.Add(Definition, "network", "host")
 	}
+	return true, nil
 }
 
 // secretsRedacted changes nothing itself: from version 3 on each record is
 // redacted as it is written, see migrateRecords.
-func secretsRedacted(*Record) {}
+func secretsRedacted(*Cache, *Record) (keep bool, err error) { return true, nil }
 
 func has(in Inputs, name string) bool {
 	for _, input := range in {
@@ -160,7 +163,9 @@ func (c *Cache) migrateRecords(to *Cache, version int) (map[Key]Key, error) {
 		if r.Version != version-1 || r.Inputs.key(r.Kind, r.Version) != r.Key {
 			return nil
 		}
-		migrations[version-2](&r)
+		if keep, err := migrations[version-2](c, &r); !keep {
+			return err
+		}
 		old := r.Key
 		r.Version, r.Key = version, r.Inputs.key(r.Kind, version)
 		keys[old] = r.Key

@@ -1,6 +1,7 @@
 package buildcache
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -99,8 +100,8 @@ func TestRedactedRecords(t *testing.T) {
 	}
 }
 
-// TestMigrateRedacts leaves no secret in records of version 2, and gives them the
-// keys that their real values have.
+// TestMigrateRedacts leaves no secret of a record of version 2. Once it is redacted,
+// nobody can tell its next key: it is left out, and its step done again.
 func TestMigrateRedacts(t *testing.T) {
 	state := t.TempDir()
 	c := open(t, state)
@@ -113,9 +114,13 @@ func TestMigrateRedacts(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = c.Close()
-	r, err := open(t, state).Get(Rootfs, in.Key(Rootfs))
-	if err != nil || !r.Inputs[0].Redacted || strings.Contains(r.Inputs[0].Value, "hunter2") {
-		t.Fatal(r, err)
+	if r, err := open(t, state).Get(Rootfs, in.Key(Rootfs)); !errors.Is(err, ErrNotFound) {
+		t.Error(r, err)
+	}
+	for name, content := range files(t, state) {
+		if strings.Contains(content, "hunter2") {
+			t.Errorf("the secret is in %s", name)
+		}
 	}
 }
 

@@ -52,6 +52,19 @@ func TestMigrateState(t *testing.T) {
 	}
 }
 
+// TestMigrateOpaque builds with an older state of which a layer has an opaque folder: that
+// layer is built again, and told why, and what was built on it if it comes out otherwise.
+func TestMigrateOpaque(t *testing.T) {
+	frozen, state, was := thaw(t, "testdata/opaque-2")
+	got := buildProject(t, frozen, state)
+	if len(got.ran) != 2 || got.manifests["old"] != was["old"] || got.manifests["new"] == was["new"] {
+		t.Errorf("%d steps ran, the images are %v, and were %v", len(got.ran), got.manifests, was)
+	}
+	if !maps.Equal(got.manifests, buildProject(t, frozen, t.TempDir()).manifests) {
+		t.Error("the images are not those of a build without cache")
+	}
+}
+
 // thaw copies a frozen state and its project, and returns the images that were made.
 func thaw(t *testing.T, frozen string) (dir, state string, manifests map[string]string) {
 	t.Helper()

@@ -22,7 +22,7 @@ import (
 // compatibility pins whatever decides the content of snapshots: what a step
 // finds around it, the clamping of times, the form of tars. It changes when a
 // release makes other DiffIDs of the same inputs, and only then.
-const compatibility = "1"
+const compatibility = "2"
 
 // A rootfsStep is what makes a layer's rootfs from its base: its overlay dirs,
 // its imports and its run, with all that they read.

@@ -1,14 +1,10 @@
 package overlay
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"maps"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -25,28 +21,26 @@ type Diff struct {
 	Sockets []string // sockets, which no image can hold and which were left out: paths from the root, sorted
 }
 
-// Normalize makes the difference a function of what was done, not of when or how
-// often. It is called between Unmount and Commit, and may be called again. What
-// it leaves:
+// Normalize makes the difference a function of two trees, the parents' and the
+// result's, whatever happened in between. Call it between Unmount and Commit; it may
+// be called again. What it leaves:
 //
-//   - Every mtime is a whole second, and not later than the epoch unless that is
-//     zero. So a snapshot says what the blob says that is packed from it, and a
-//     later step sees the same whether its base was built or pulled. That of a
-//     whiteout is zero.
-//   - No leftovers: no mountpoints that were made for Mount and nothing was put
-//     in, no sockets, no whiteouts or opaque marks with nothing of the parents
-//     to hide, no attributes of overlayfs's own but that mark.
-//   - No folder that equals the parents': of the same owner, mode and extended
-//     attributes, and with no difference inside. Its mtime does not count: that
-//     changes with every file that comes and goes.
-//   - No file, symlink, device or fifo that equals the parents': of the same
-//     owner, mode, extended attributes, content and mtime. overlayfs copies a
-//     file up when it is opened for writing or its attributes are set, whether
-//     anything changes or not. Content is only compared if all else is equal,
-//     which is rare, so it costs next to nothing. A touch is a change if the
-//     epoch is not the mtime that the file had. A hardlinked file stays.
+//   - No folder, file, symlink, device or fifo that equals the parents': of the same
+//     owner, mode, extended attributes and content, and if it is no folder of the same
+//     mtime. A file with several names is equal if they are names of one file in the
+//     parents too. Content is compared last.
+//   - A whiteout for each name of the parents that is gone, also where overlayfs marked
+//     a folder as opaque because it was removed and made again. Only a folder that had
+//     over manyNames names, none of which is left, is opaque. The whiteouts of a folder
+//     are links to one file, with the mtime zero.
+//   - Whole seconds as mtimes, not later than the epoch unless that is zero. A folder
+//     that is there only for what is in it has the parents' mtime if they have the same
+//     names in it, and otherwise the epoch.
+//   - No leftovers: no mountpoints that were made for Mount and nothing was put in, no
+//     sockets, no attributes of overlayfs's own.
 //
-// It reads each folder once, and works on several at a time.
+// So a difference that was packed and unpacked again is the same, file by file. Folders
+// are read once, several at a time.
 func (m *Mutable) Normalize(ctx context.Context, epoch time.Time) (Diff, error) {
 	diff, err := m.normalize(ctx, &normalizer{epoch: epoch})
 	if err != nil {
@@ -55,11 +49,15 @@ func (m *Mutable) Normalize(ctx context.Context, epoch time.Time) (Diff, error) 
 	return diff, nil
 }
 
+// manyNames is how many names a folder has at most whose removal is told by whiteouts.
+// (A whiteout a name of 100,000 takes seconds to make and to list.)
+const manyNames = 1000
+
 func (m *Mutable) normalize(ctx context.Context, n *normalizer) (Diff, error) {
 	if m.committed || m.point != "" || m.dir == "" {
 		return Diff{}, errors.New("it is mounted, committed or dropped")
 	}
-	n.made, n.slots = m.made, make(chan struct{}, runtime.GOMAXPROCS(0)-1)
+	n.made, n.dir, n.slots = m.made, m.dir, make(chan struct{}, runtime.GOMAXPROCS(0)-1)
 	n.ctx, n.fail = context.WithCancelCause(ctx)
 	defer n.fail(nil)
 	up, err := openFolder(unix.AT_FDCWD, m.Upper())
@@ -77,6 +75,7 @@ func (m *Mutable) normalize(ctx context.Context, n *normalizer) (Diff, error) {
 		return Diff{}, err
 	}
 	defer low.Close()
+	n.links.scan = func() (map[inode]*link, error) { return scanLinks(n.ctx, up, low) }
 	empty, err := n.root(up, low)
 	if cause := context.Cause(n.ctx); cause != nil {
 		err = cause
@@ -95,8 +94,13 @@ type normalizer struct {
 	fail  context.CancelCauseFunc
 	slots chan struct{} // one for each goroutine beside the first
 	epoch time.Time
-	exact bool // leave all content as it is: take out only what Mount and overlayfs have put in
+	exact bool // leave all files and times as they are
 	made  map[string]bool
+	dir   string // beside the upper folder
+
+	whiteouts atomic.Int64 // that were made
+
+	links links
 
 	mu      sync.Mutex
 	usage   usage
@@ -110,6 +114,7 @@ type entry struct {
 	rel     string // path from the root
 	st      unix.Stat_t
 	below   *unix.Stat_t // what the parents have under this name; nil for nothing
+	hides   bool         // it is in an opaque folder: nothing of the parents is seen through it
 }
 
 func (e *entry) path() string    { return at(e.up, e.name) }
@@ -129,13 +134,65 @@ func openFolder(dir int, name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// root normalizes the whole, and says whether it is empty.
+func (e *entry) isFolder() bool { return isFolder(&e.st) }
+
+func (e *entry) isWhiteout() bool { return isWhiteout(&e.st) }
+
+func isFolder(st *unix.Stat_t) bool { return st != nil && st.Mode&unix.S_IFMT == unix.S_IFDIR }
+
+func isWhiteout(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0 }
+
+func (e *entry) stat() error {
+	if err := unix.Fstatat(int(e.up.Fd()), e.name, &e.st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	var err error
+	e.below, err = statIn(e.low, e.name)
+	return err
+}
+
+// statIn returns what is in a folder under a name: nil for nothing, also if there is no
+// such folder.
+func statIn(dir *os.File, name string) (*unix.Stat_t, error) {
+	if dir == nil {
+		return nil, nil
+	}
+	st := new(unix.Stat_t)
+	err := unix.Fstatat(int(dir.Fd()), name, st, unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil
+	}
+	return st, err
+}
+
+// remains are what is left in a folder.
+type remains struct {
+	mu        sync.Mutex
+	names     int
+	new       bool // one of them is not the parents'
+	whiteouts []*entry
+}
+
+// renamed reports whether the folder has other names than the parents have in it.
+func (r *remains) renamed() bool { return r.new || len(r.whiteouts) > 0 }
+
+func (r *remains) add(e *entry) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.names++
+	if e.isWhiteout() {
+		r.whiteouts = append(r.whiteouts, e)
+	}
+	r.new = r.new || e.below == nil
+}
+
+// root normalizes the whole, and reports whether it is empty.
 func (n *normalizer) root(up, low *os.File) (empty bool, err error) {
 	e := &entry{up: up, low: low, name: "."}
 	if err := e.stat(); err != nil {
 		return false, err
 	}
-	left, err := n.folder(up, low, "")
+	left, err := n.folder(e, up, low)
 	if err != nil {
 		return false, err
 	}
@@ -143,29 +200,25 @@ func (n *normalizer) root(up, low *os.File) (empty bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	return same && left == 0, n.keep(e)
+	return same && left.names == 0, n.keepFolder(e, up, left, same)
 }
 
-// folder normalizes what is in the folder up, and returns how many names are
-// left in it. low is the same folder of the parents, or nil.
-func (n *normalizer) folder(up, low *os.File, rel string) (left int64, err error) {
-	names, err := up.Readdirnames(-1)
+// folder normalizes what is in the folder up, which is e. low is the same folder of the
+// parents, or nil.
+func (n *normalizer) folder(e *entry, up, low *os.File) (*remains, error) {
+	left := &remains{}
+	entries, err := n.entries(e, up, low)
 	if err != nil {
-		return 0, err
+		return left, n.check(e, err)
 	}
-	var kept atomic.Int64
 	var others errgroup.Group
-	for _, name := range names {
-		e := &entry{up: up, low: low, name: name, rel: filepath.Join(rel, name)}
+	for _, e := range entries {
 		one := func() error {
 			keep, err := n.one(e)
 			if keep {
-				kept.Add(1)
+				left.add(e)
 			}
 			return n.check(e, err)
-		}
-		if err = n.check(e, e.stat()); err != nil {
-			break
 		}
 		if e.isFolder() && n.begin(&others, one) {
 			continue
@@ -177,7 +230,7 @@ func (n *normalizer) folder(up, low *os.File, rel string) (left int64, err error
 	if oerr := others.Wait(); err == nil {
 		err = oerr
 	}
-	return kept.Load(), err
+	return left, err
 }
 
 // check stops the walk if there is an error. Only the first one counts, which
@@ -203,65 +256,34 @@ func (n *normalizer) begin(group *errgroup.Group, f func() error) bool {
 	}
 }
 
-// one normalizes one entry, and says whether it is left.
+// one normalizes one entry, and reports whether it is left.
 func (n *normalizer) one(e *entry) (keep bool, err error) {
 	if e.isFolder() {
-		keep, err = n.subfolder(e)
-	} else {
-		keep, err = n.file(e)
+		return n.subfolder(e)
 	}
-	if err == nil && keep {
-		err = n.keep(e)
+	if keep, err = n.file(e); err != nil || !keep || e.isWhiteout() {
+		return keep, err
 	}
-	return keep, err
+	return true, n.keep(e, n.clamp(e.st.Mtim))
 }
-
-func (e *entry) isFolder() bool { return isFolder(&e.st) }
-
-func (e *entry) isWhiteout() bool { return e.st.Mode&unix.S_IFMT == unix.S_IFCHR && e.st.Rdev == 0 }
-
-func (e *entry) stat() error {
-	if err := unix.Fstatat(int(e.up.Fd()), e.name, &e.st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return err
-	}
-	var err error
-	e.below, err = statIn(e.low, e.name)
-	return err
-}
-
-// statIn tells what is in a folder under a name: nil for nothing, also if there is no
-// such folder.
-func statIn(dir *os.File, name string) (*unix.Stat_t, error) {
-	if dir == nil {
-		return nil, nil
-	}
-	st := new(unix.Stat_t)
-	err := unix.Fstatat(int(dir.Fd()), name, st, unix.AT_SYMLINK_NOFOLLOW)
-	if errors.Is(err, unix.ENOENT) {
-		return nil, nil
-	}
-	return st, err
-}
-
-func isFolder(st *unix.Stat_t) bool { return st != nil && st.Mode&unix.S_IFMT == unix.S_IFDIR }
 
 // file normalizes anything but a folder.
 func (n *normalizer) file(e *entry) (keep bool, err error) {
 	switch kind := e.st.Mode & unix.S_IFMT; {
 	case kind == unix.S_IFREG && e.st.Size == 0 && n.made[e.rel]:
-		return e.remove(0)
-	case n.exact:
-		return true, nil
+		return n.remove(e, 0)
 	case e.isWhiteout():
 		if e.below == nil {
-			return e.remove(0)
+			return n.remove(e, 0)
 		}
+		return true, nil
+	case n.exact:
 		return true, nil
 	case kind == unix.S_IFSOCK:
 		n.mu.Lock()
 		n.sockets = append(n.sockets, "/"+e.rel)
 		n.mu.Unlock()
-		return e.remove(0)
+		return n.remove(e, 0)
 	}
 	same, err := n.equal(e)
 	if err != nil || !same {
@@ -277,76 +299,72 @@ func (n *normalizer) subfolder(e *entry) (keep bool, err error) {
 		return false, err
 	}
 	defer up.Close()
-	low, err := n.lowFolder(e)
-	if err != nil {
-		return false, err
-	}
-	defer low.Close()
-	left, err := n.folder(up, low, e.rel)
-	if err != nil || left > 0 {
-		return true, err
-	}
-	if n.made[e.rel] {
-		return e.remove(unix.AT_REMOVEDIR)
-	}
-	if n.exact || low == nil {
-		return true, nil
-	}
-	same, err := e.sameAttributes()
-	if err != nil || !same {
-		return true, err
-	}
-	return false, unix.Unlinkat(int(e.up.Fd()), e.name, unix.AT_REMOVEDIR)
-}
-
-// lowFolder opens what is to be seen of the parents in a folder: nil if there is
-// no such folder, or if it is hidden. overlayfs marks many a folder as opaque that
-// has nothing to hide, only because it is new; that mark is removed.
-func (n *normalizer) lowFolder(e *entry) (*os.File, error) {
-	hides, err := isOpaque(e.path())
-	if err != nil {
-		return nil, err
-	}
 	var low *os.File
 	if isFolder(e.below) {
 		if low, err = openFolder(int(e.low.Fd()), e.name); err != nil {
-			return nil, err
+			return false, err
+		}
+		defer low.Close()
+	}
+	left, err := n.folder(e, up, low)
+	if err != nil {
+		return true, err
+	}
+	if n.made[e.rel] && left.names == len(left.whiteouts) {
+		for _, e := range left.whiteouts { // of what was removed with the folder that was here before
+			if err := unix.Unlinkat(int(up.Fd()), e.name, 0); err != nil {
+				return true, err
+			}
+		}
+		return n.remove(e, unix.AT_REMOVEDIR)
+	}
+	same := false
+	if !n.exact && low != nil {
+		if same, err = e.sameAttributes(); err != nil {
+			return true, err
 		}
 	}
-	if !hides {
-		return low, nil
+	if same && left.names == 0 {
+		return false, unix.Unlinkat(int(e.up.Fd()), e.name, unix.AT_REMOVEDIR)
 	}
-	if low != nil {
-		switch _, err := low.Readdirnames(1); {
-		case err == nil:
-			return nil, low.Close()
-		case !errors.Is(err, io.EOF):
-			low.Close()
-			return nil, err
-		}
+	return true, n.keepFolder(e, up, left, same)
+}
+
+// keepFolder gives a folder and the whiteouts in it their final attributes.
+func (n *normalizer) keepFolder(e *entry, up *os.File, left *remains, same bool) error {
+	if err := n.linkWhiteouts(up, left.whiteouts); err != nil {
+		return err
 	}
-	if err := unix.Lremovexattr(e.path(), opaque); err != nil {
-		low.Close()
-		return nil, err
-	}
-	return low, nil
+	return n.keep(e, n.folderTime(e, left, same))
 }
 
 // remove removes what has come into the upper folder and is no content. If the
 // parents have something of that name, it was removed before this came, and it
-// stays removed: keep tells of the whiteout. It then is like any other new one.
-func (e *entry) remove(flags int) (keep bool, err error) {
+// stays removed: keep reports the whiteout. It then is like any other new one.
+func (n *normalizer) remove(e *entry, flags int) (keep bool, err error) {
 	if err := unix.Unlinkat(int(e.up.Fd()), e.name, flags); err != nil || e.below == nil {
 		return false, err
 	}
-	if err := unix.Mknodat(int(e.up.Fd()), e.name, unix.S_IFCHR, 0); err != nil {
+	if err := n.whiteout(e.up, e.name, ""); err != nil {
 		return false, err
 	}
 	return true, e.stat()
 }
 
+// folderTime is the mtime of a folder whose owner, mode and attributes are, if same, the
+// parents'.
+func (n *normalizer) folderTime(e *entry, left *remains, same bool) unix.Timespec {
+	switch {
+	case n.exact || !same || left.renamed() && n.epoch.IsZero():
+		return n.clamp(e.st.Mtim)
+	case left.renamed():
+		return unix.Timespec{Sec: n.epoch.Unix()}
+	}
+	return n.clamp(e.below.Mtim)
+}
+
 // keep gives what is left its final attributes, and counts it.
-func (n *normalizer) keep(e *entry) error {
+func (n *normalizer) keep(e *entry, mtime unix.Timespec) error {
 	names, err := listXattrs(e.path())
 	if err != nil {
 		return err
@@ -361,19 +379,22 @@ func (n *normalizer) keep(e *entry) error {
 		}
 	}
 	// A folder's mtime changes when something is taken out of it.
-	mtime := n.clamp(e.st.Mtim)
-	if e.isWhiteout() {
-		mtime = unix.Timespec{} // no tar says it; a filesystem made of the folder does
-	}
 	if mtime != e.st.Mtim || e.isFolder() {
-		times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, mtime}
-		if err := unix.UtimesNanoAt(int(e.up.Fd()), e.name, times, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return fmt.Errorf("set mtime: %w", err)
+		if err := e.setTime(mtime); err != nil {
+			return err
 		}
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.usage.add(&e.st)
+	return nil
+}
+
+func (e *entry) setTime(mtime unix.Timespec) error {
+	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, mtime}
+	if err := unix.UtimesNanoAt(int(e.up.Fd()), e.name, times, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return fmt.Errorf("set mtime: %w", err)
+	}
 	return nil
 }
 
@@ -386,78 +407,4 @@ func (n *normalizer) clamp(t unix.Timespec) unix.Timespec {
 		t.Sec = min(t.Sec, n.epoch.Unix())
 	}
 	return unix.Timespec{Sec: t.Sec}
-}
-
-// sameAttributes says whether type, mode, owner and extended attributes are those
-// of what the parents have.
-func (e *entry) sameAttributes() (bool, error) {
-	a, b := &e.st, e.below
-	if a.Mode != b.Mode || a.Uid != b.Uid || a.Gid != b.Gid {
-		return false, nil
-	}
-	of, err := xattrs(e.path())
-	if err != nil {
-		return false, err
-	}
-	other, err := xattrs(e.lowPath())
-	return maps.Equal(of, other), err
-}
-
-// equal says whether an entry that is no folder is what the parents have there.
-func (n *normalizer) equal(e *entry) (bool, error) {
-	a, b := &e.st, e.below
-	if b == nil || a.Nlink > 1 || a.Size != b.Size || a.Mtim != b.Mtim && n.clamp(a.Mtim) != b.Mtim {
-		return false, nil
-	}
-	same, err := e.sameAttributes()
-	if err != nil || !same {
-		return false, err
-	}
-	switch a.Mode & unix.S_IFMT {
-	case unix.S_IFREG:
-		return n.sameContent(e)
-	case unix.S_IFLNK:
-		to, err := os.Readlink(e.path())
-		if err != nil {
-			return false, err
-		}
-		other, err := os.Readlink(e.lowPath())
-		return to == other, err
-	default:
-		return a.Rdev == b.Rdev, nil
-	}
-}
-
-// sameContent compares two files of one size.
-func (n *normalizer) sameContent(e *entry) (bool, error) {
-	a, err := os.Open(e.path())
-	if err != nil {
-		return false, err
-	}
-	defer a.Close()
-	b, err := os.Open(e.lowPath())
-	if err != nil {
-		return false, err
-	}
-	defer b.Close()
-	x, y := make([]byte, 128<<10), make([]byte, 128<<10)
-	for {
-		if err := n.ctx.Err(); err != nil {
-			return false, err
-		}
-		k, err := io.ReadFull(a, x)
-		l, lerr := io.ReadFull(b, y)
-		if !bytes.Equal(x[:k], y[:l]) {
-			return false, nil
-		}
-		if err == nil && lerr == nil {
-			continue
-		}
-		for _, err := range []error{err, lerr} {
-			if err != io.EOF && err != io.ErrUnexpectedEOF {
-				return false, err
-			}
-		}
-		return true, nil
-	}
 }
