@@ -58,31 +58,62 @@ func (c *Cache) Redacted(in Inputs) (Inputs, error) { return c.redact(in) }
 // secret of the state folder: that it changed is still seen, and what it is
 // cannot be guessed from a record that left the machine.
 func (c *Cache) redact(in Inputs) (Inputs, error) {
+	var key []byte
+	var err error
+	out := in.replaceSecrets(func(name, secret string) string {
+		if key == nil && err == nil {
+			key, err = c.redaction()
+		}
+		return redacted(key, name, secret)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("redacting a secret: %w", err)
+	}
+	return out, nil
+}
+
+// WithoutSecrets returns the inputs without anything that looks like a secret.
+func (in Inputs) WithoutSecrets() Inputs {
+	return in.replaceSecrets(func(_, _ string) string { return "[redacted]" })
+}
+
+// replaceSecrets returns the inputs with what hide makes of each text in them that looks
+// like a secret, and marks those inputs. Inputs without any are returned as they are.
+func (in Inputs) replaceSecrets(hide func(name, secret string) string) Inputs {
 	var out Inputs
 	for i, input := range in {
 		whole := input.Code == Env && input.Value != "" && secretName(strings.TrimPrefix(input.Name, "env "))
 		if input.Redacted || !whole && !credential.MatchString(input.Value) {
 			continue
 		}
-		key, err := c.redaction()
-		if err != nil {
-			return nil, fmt.Errorf("redacting a secret: %w", err)
-		}
 		if out == nil {
 			out = slices.Clone(in)
 		}
-		hide := func(secret string) string { return redacted(key, input.Name, secret) }
 		out[i].Redacted = true
 		if whole {
-			out[i].Value = hide(input.Value)
+			out[i].Value = hide(input.Name, input.Value)
 		} else {
-			out[i].Value = credential.ReplaceAllStringFunc(input.Value, hide)
+			out[i].Value = credential.ReplaceAllStringFunc(input.Value, func(secret string) string { return hide(input.Name, secret) })
 		}
 	}
 	if out == nil {
-		return in, nil
+		return in
 	}
-	return out, nil
+	return out
+}
+
+// MayLeave reports whether others may have a record: none of its inputs stands for a
+// secret, but for those whose digests are keyed with a key that they have, too.
+func (c *Cache) MayLeave(r *Record) bool {
+	return !slices.ContainsFunc(r.Inputs, func(in Input) bool { return in.Redacted && !c.sharedSecret(in) })
+}
+
+// sharedSecret reports whether an input is the digest of a secret that is not keyed with
+// the state folder's own key.
+func (c *Cache) sharedSecret(in Input) bool {
+	key, err := c.redaction()
+	by := redactor(in.Value)
+	return err == nil && in.Code == Secret && by != "" && by != keyID(key)
 }
 
 // SecretInput returns the input that a secret is: a digest of its value that is keyed
@@ -101,11 +132,16 @@ func (c *Cache) SecretInput(key []byte, id string, value []byte) (Input, error) 
 
 // redacted is what stands for a secret: which key redacted it, and its keyed digest.
 func redacted(key []byte, name, secret string) string {
-	id := sha256.Sum256(key)
 	mac := hmac.New(sha256.New, key)
 	part(mac, name)
 	part(mac, secret)
-	return fmt.Sprintf("[redacted %x:%x]", id[:4], mac.Sum(nil)[:16])
+	return fmt.Sprintf("[redacted %s:%x]", keyID(key), mac.Sum(nil)[:16])
+}
+
+// keyID names a key that redacts, and tells nothing of it.
+func keyID(key []byte) string {
+	id := sha256.Sum256(key)
+	return hex.EncodeToString(id[:4])
 }
 
 var redaction = regexp.MustCompile(`\[redacted ([0-9a-f]{8}):[0-9a-f]{32}\]`)
