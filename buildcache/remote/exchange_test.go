@@ -118,7 +118,7 @@ func (b *build) write(reader *Reader) error {
 		w.Made(b.t.Context(), r)
 	}
 	d := ispec.Descriptor{MediaType: ispec.MediaTypeImageLayerGzip, Digest: digest.FromString(b.layer), Size: int64(len(b.layer))}
-	w.Blob(b.t.Context(), d, func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(b.layer)), nil })
+	w.Blob(b.t.Context(), d, content([]byte(b.layer)))
 	return w.Finish(b.t.Context(), Result{
 		Scope:   ScopeTag("project", "main"),
 		Targets: []buildcache.Key{b.recipe()},
@@ -328,7 +328,7 @@ func TestFailedUpload(t *testing.T) {
 			w.Made(t.Context(), r)
 		}
 		for _, text := range []string{"a", "b", "c"} {
-			w.Blob(t.Context(), ispec.Descriptor{Digest: digest.FromString(text), Size: 1}, func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(text)), nil })
+			w.Blob(t.Context(), ispec.Descriptor{Digest: digest.FromString(text), Size: 1}, content([]byte(text)))
 		}
 		err := w.Finish(t.Context(), Result{Scope: ScopeTag("project", "main")})
 		if ignore != (err == nil) || ignore != (len(app.warns) == 1) {

@@ -8,6 +8,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/layerbuild/layerbuild/registry"
 )
 
 // A Repository keeps bundles under tags, and blobs under digests. It may be used by
@@ -32,13 +34,8 @@ type Repository interface {
 // ErrRefused reports that a registry does not take an artifact's type of config.
 var ErrRefused = errors.New("the registry takes images only")
 
-// A Sink takes in a blob. Size and Digest are of what it has of it.
-type Sink interface {
-	io.Writer
-	Size() int64
-	Digest() digest.Digest
-	Reset() error
-}
+// A Sink takes in a blob.
+type Sink = registry.Sink
 
 // Read returns the envelope that a repository has under a tag, and the blobs that are
 // kept with it.
@@ -74,3 +71,8 @@ type memory struct{ bytes.Buffer }
 func (m *memory) Size() int64           { return int64(m.Len()) }
 func (m *memory) Digest() digest.Digest { return digest.FromBytes(m.Bytes()) }
 func (m *memory) Reset() error          { m.Buffer.Reset(); return nil }
+
+// content opens what is in memory.
+func content(data []byte) func() (io.ReadCloser, error) {
+	return func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
+}
