@@ -24,6 +24,11 @@ var (
 	secretParts = [...]string{"key", "auth", "pwd", "pat", "cookie", "session"}
 )
 
+// LooksSecret reports whether a variable of that name and value is likely to hold a secret.
+func LooksSecret(name, value string) bool {
+	return secretName(name) || credential.MatchString(value)
+}
+
 // secretName tells whether a variable of that name is likely to hold a secret.
 func secretName(name string) bool {
 	name = strings.ToLower(name)

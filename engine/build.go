@@ -100,6 +100,9 @@ type Options struct {
 	// time to look.
 	Policy []gc.Rule
 
+	// Again spells out a command of the program about a stackerfile, as hints name it.
+	Again func(stackerfile string, args ...string) string
+
 	Debug bool // explain misses in full
 	Sink  progress.Sink
 }

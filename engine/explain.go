@@ -266,7 +266,7 @@ func (b *Builder) tellResult(s *rootfsStep, told *explain.Layer, c *chain) {
 	told.SameResult = latest.Result == told.Result
 	sameInputs := string(latest.Keys[buildcache.Rootfs]) == told.Key
 	if sameInputs && !told.SameResult && len(s.untracked) == 0 {
-		told.Hint = "the same inputs gave another result: it is not reproducible, `layerbuild verify " + s.l.Name + "` says in what"
+		told.Hint = "the same inputs gave another result: it is not reproducible, " + b.command(s.l, "verify", s.l.Name) + " says in what"
 		b.notice(s.l, progress.Notice, "hint: %s", told.Hint)
 	}
 }

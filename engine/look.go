@@ -69,7 +69,7 @@ func (o Options) unread(layer string) (*layers.Layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &layers.Layer{Name: layer, File: &layers.Stackerfile{Path: file}, Network: layers.NetworkHost, OS: runtime.GOOS, Arch: runtime.GOARCH}, nil
+	return &layers.Layer{Name: layer, File: &layers.Stackerfile{Name: o.Stackerfile, Path: file}, Network: layers.NetworkHost, OS: runtime.GOOS, Arch: runtime.GOARCH}, nil
 }
 
 // openMounting opens the rooms in a process that has mounts of its own.
@@ -92,8 +92,8 @@ func openMounting(ctx context.Context, o Options, graph *layers.Graph) (*Builder
 // stackerfile or else of any, and makes sure of its snapshot.
 func (b *Builder) lastBuilt(ctx context.Context, l *layers.Layer) (digest.Digest, error) {
 	latest, err := b.Cache.Latest(l.File.Path, l.Name)
-	if errors.Is(err, buildcache.ErrNotFound) {
-		latest, err = b.latestOf(l.Name)
+	if errors.Is(err, buildcache.ErrNotFound) || err == nil && !latest.Built() {
+		latest, err = b.latestOf(l)
 	}
 	if err != nil {
 		return "", err
@@ -104,14 +104,15 @@ func (b *Builder) lastBuilt(ctx context.Context, l *layers.Layer) (digest.Digest
 	// Its snapshot has made room for others. The image has its layers, too.
 	image, err := b.Blobs.BaseFromLayout(ctx, b.OCIDir, l.Name, platform(l))
 	if err != nil {
-		return "", fmt.Errorf("the files of layer %q are no longer here: `layerbuild build --no-cache=%s` brings them back", l.Name, l.Name)
+		return "", fmt.Errorf("the files of layer %q are no longer here: %s brings them back", l.Name, b.command(l, "build", "--no-cache="+l.Name))
 	}
 	c := newBase(image).chain
 	return c.ID(), b.ensure(ctx, l, c)
 }
 
-func (b *Builder) latestOf(layer string) (*buildcache.Latest, error) {
-	all, err := b.Cache.LatestOf(layer)
+// latestOf returns the last build of a layer of that name, of any stackerfile.
+func (b *Builder) latestOf(l *layers.Layer) (*buildcache.Latest, error) {
+	all, err := b.Cache.LatestOf(l.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +121,7 @@ func (b *Builder) latestOf(layer string) (*buildcache.Latest, error) {
 			return &latest, nil
 		}
 	}
-	return nil, fmt.Errorf("layer %q has not been built here: build it first", layer)
+	return nil, fmt.Errorf("layer %q has not been built here: %s builds it", l.Name, b.command(l, "build", l.Name))
 }
 
 // rootfsOf returns the ChainID of what a build gave: its base's, and what the

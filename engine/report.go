@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,6 +18,14 @@ func (b *Builder) report(e progress.Event) {
 		e.Text = namespace.Space{}.Inside(e.Text)
 	}
 	b.Sink.Report(e)
+}
+
+// command is a command of the program about a layer, as hints name it.
+func (o *Options) command(l *layers.Layer, args ...string) string {
+	if o.Again == nil {
+		return "`layerbuild " + strings.Join(args, " ") + "`"
+	}
+	return "`" + o.Again(l.File.Name, args...) + "`"
 }
 
 // inside makes an error name the files of root filesystems as people know them.

@@ -279,7 +279,7 @@ func (r *stepRun) limited(ctx context.Context) (context.Context, context.CancelF
 func (r *stepRun) failed(ctx context.Context, exit *sandbox.ExitError) error {
 	advice := "nothing of it is kept; --keep-failed keeps it, --shell-fail opens a shell where it failed"
 	if r.b.KeepFailed {
-		advice = fmt.Sprintf("`layerbuild shell %s` shows what it left", r.l.Name)
+		advice = r.b.command(r.l, "shell", r.l.Name) + " shows what it left"
 	}
 	if command := r.b.OnRunFailure; command != "" {
 		if !r.b.KeepFailed {

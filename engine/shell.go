@@ -36,7 +36,7 @@ func (b *Builder) keep(l *layers.Layer, upper *overlay.Mutable) {
 		b.notice(l, progress.Warning, "what the failed run left cannot be kept: %s", err)
 		return
 	}
-	b.notice(l, progress.Notice, "what the failed run left is kept: `layerbuild shell %s` shows it", l.Name)
+	b.notice(l, progress.Notice, "what the failed run left is kept: %s shows it", b.command(l, "shell", l.Name))
 }
 
 // dropKept removes what an earlier failure of a layer left, now that it went well.
@@ -54,7 +54,7 @@ func (b *Builder) shell(ctx context.Context, l *layers.Layer) error {
 	}
 	upper, err := b.Snapshots.Find(ctx, keptName(l))
 	if errors.Is(err, overlay.ErrNotFound) {
-		err = errors.New("no failed run of it is kept: build it with --keep-failed; `layerbuild chroot` shows what is built")
+		err = errors.New("no failed run of it is kept: build it with --keep-failed; " + b.command(l, "chroot", l.Name) + " shows what is built")
 	}
 	if err != nil {
 		return fail(l, l.Pos, err)

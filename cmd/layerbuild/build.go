@@ -254,9 +254,12 @@ func withStatus(err error) error {
 
 // addStackerfileFlags adds the flags of all commands that read a stackerfile.
 func addStackerfileFlags(cmd *cobra.Command, file *string, load *layers.Options) {
-	cmd.Flags().StringVarP(file, "stacker-file", "f", "stacker.yaml", "the stackerfile, a `FILE` or URL")
+	cmd.Flags().StringVarP(file, "stacker-file", "f", defaultStackerfile, "the stackerfile, a `FILE` or URL")
 	addSubstituteFlags(cmd, load)
 }
+
+// defaultStackerfile is stacker's.
+const defaultStackerfile = "stacker.yaml"
 
 // addManifestFlags adds the flags of all commands that make manifests.
 func addManifestFlags(cmd *cobra.Command, o *engine.Options) {

@@ -35,6 +35,6 @@ permission for all and extended attributes are left out; devices are refused.`,
 			return engine.Grab(cmd.Context(), o, layer, path, dest)
 		},
 	}
-	cmd.Flags().StringVarP(&o.Stackerfile, "stacker-file", "f", "stacker.yaml", "the stackerfile, a `FILE` or URL")
+	cmd.Flags().StringVarP(&o.Stackerfile, "stacker-file", "f", defaultStackerfile, "the stackerfile, a `FILE` or URL")
 	return cmd
 }

@@ -81,6 +81,8 @@ type settings struct {
 	logFile      string
 	logTimestamp bool
 
+	command func(stackerfile string, args ...string) string // see again
+
 	stacker bool     // the program was called by stacker's name: see stacker.go
 	plain   bool     // --no-progress, a flag of stacker's
 	log     *os.File // what is shown of a build goes there
@@ -136,7 +138,10 @@ builds of a user share.`,
 	cmd.SetFlagErrorFunc(flagError)
 	cmd.SetUsageFunc(printUsage)
 	cmd.SetGlobalNormalizationFunc(stackerFlags)
-	cmd.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return s.settle(cmd) }
+	cmd.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		s.command = s.again(cmd)
+		return s.settle(cmd)
+	}
 	addGroup(cmd, "Build", newBuildCommand(s), newPlanCommand(s), newVerifyCommand(s), newRecursiveBuildCommand(s), newPublishCommand(s))
 	addGroup(cmd, "Look at builds", newExplainCommand(s), newHistoryCommand(s), newLogsCommand(s), newInspectCommand(s),
 		newGrabCommand(s), newChrootCommand(s), newShellCommand(s))
@@ -211,7 +216,7 @@ func (s *settings) reading(ctx context.Context, load *layers.Options, offline bo
 
 // place has a command work on the folders that the flags say.
 func (s *settings) place(o *engine.Options) {
-	o.StateDir, o.RootsDir, o.OCIDir = s.stateDir, s.rootsDir, s.ociDir
+	o.StateDir, o.RootsDir, o.OCIDir, o.Again = s.stateDir, s.rootsDir, s.ociDir, s.command
 }
 
 // builtins are the substitutions that every stackerfile may use.
