@@ -295,7 +295,7 @@ func (b *Builder) tell(ctx context.Context, start time.Time, failure error) erro
 	report := &explain.Report{
 		Version: explain.Version,
 		Build: explain.Build{
-			Command:     "build",
+			Command:     explain.CommandBuild,
 			Stackerfile: b.graph.Files[len(b.graph.Files)-1].Path,
 			Started:     start.UTC(),
 			Seconds:     time.Since(start).Seconds(),
@@ -303,7 +303,7 @@ func (b *Builder) tell(ctx context.Context, start time.Time, failure error) erro
 		},
 	}
 	if len(b.Verify) > 0 {
-		report.Build.Command = "verify"
+		report.Build.Command = explain.CommandVerify
 	}
 	switch {
 	case ctx.Err() != nil:

@@ -33,10 +33,16 @@ const (
 	Interrupted = "interrupted"
 )
 
+// Commands of a Build.
+const (
+	CommandBuild  = "build"
+	CommandVerify = "verify"
+)
+
 // A Build is what a Report is about.
 type Build struct {
 	Number      int       `json:"number,omitempty"`
-	Command     string    `json:"command"` // build or verify
+	Command     string    `json:"command"` // CommandBuild or CommandVerify
 	Stackerfile string    `json:"stackerfile"`
 	Started     time.Time `json:"started"`
 	Seconds     float64   `json:"seconds"`

@@ -65,9 +65,9 @@ func heading(r *Report, o Options) string {
 	text := fmt.Sprintf("build %d of %s, %s ago", b.Number, escape(b.Stackerfile), age(b.Started, o.Now))
 	switch b.Result {
 	case OK:
-		text += fmt.Sprintf(", took %s", seconds(b.Seconds))
+		text += fmt.Sprintf(", took %s", Seconds(b.Seconds))
 	default:
-		text += fmt.Sprintf(", %s after %s", escape(b.Result), seconds(b.Seconds))
+		text += fmt.Sprintf(", %s after %s", escape(b.Result), Seconds(b.Seconds))
 	}
 	if r.Against != "" {
 		text += ", compared with " + escape(r.Against)
@@ -90,11 +90,11 @@ func outcome(l *Layer) string {
 	case text == "":
 		text = escape(l.Outcome)
 	case l.Outcome == Hit && l.Seconds > 0:
-		text += ", saved " + seconds(l.Seconds)
+		text += ", saved " + Seconds(l.Seconds)
 	case l.Outcome == Built:
-		text += " in " + seconds(l.Seconds)
+		text += " in " + Seconds(l.Seconds)
 	case l.Outcome == WouldBuild && l.Seconds > 0:
-		text += ", took " + seconds(l.Seconds) + " the last time"
+		text += ", took " + Seconds(l.Seconds) + " the last time"
 	}
 	if l.SameResult {
 		text += ", with the same result"
@@ -500,7 +500,7 @@ func names(all []string) string {
 func (c Cache) String() string {
 	text := fmt.Sprintf("%d/%s cached", c.Hits, plural(c.Layers, "layer"))
 	if c.Saved > 0 {
-		text += ", saved " + seconds(c.Saved)
+		text += ", saved " + Seconds(c.Saved)
 	}
 	return text
 }
@@ -512,8 +512,8 @@ func plural(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
-// seconds shows a time as people write it: 322 ms, 12.5 s, 3m20s.
-func seconds(s float64) string {
+// Seconds shows a time as people write it: 322 ms, 12.5 s, 3m20s.
+func Seconds(s float64) string {
 	d := time.Duration(s * float64(time.Second))
 	switch {
 	case d < time.Second:

@@ -57,7 +57,7 @@ func (p *Past) Builds() ([]*explain.Report, error) {
 		return nil, err
 	}
 	slices.Reverse(numbers)
-	var all []*explain.Report
+	all := []*explain.Report{}
 	for _, n := range numbers {
 		if r, err := p.Build(n); err == nil {
 			all = append(all, r)
@@ -107,6 +107,47 @@ func (p *Past) Last(stackerfile string) (*explain.Report, error) {
 		return nil, fmt.Errorf("no build is remembered in %s: `layerbuild build` comes first", p.dir)
 	}
 	return last, nil
+}
+
+// Building returns the last builds of a stackerfile that built these layers, the newest first: each
+// with the layers that it was the last to build, or that it failed to, or whose labels it generated. A layer that no remembered
+// build has built is in the last build that found it.
+func (p *Past) Building(stackerfile string, layers ...string) ([]*explain.Report, error) {
+	last, err := p.Last(stackerfile)
+	if err != nil {
+		return nil, err
+	}
+	if err := Only(last, layers); err != nil {
+		return nil, err
+	}
+	builds, err := p.Builds()
+	if err != nil {
+		return nil, err
+	}
+	var reports []*explain.Report
+	take := func(r *explain.Report, wanted func(explain.Layer) bool) {
+		var kept []explain.Layer
+		for _, l := range r.Layers {
+			if at := slices.Index(layers, l.Name); at >= 0 && wanted(l) {
+				layers = slices.Delete(slices.Clone(layers), at, at+1)
+				l.Because = nil // the layers that caused it are not shown, its reasons are
+				kept = append(kept, l)
+			}
+		}
+		if len(kept) > 0 {
+			r.Layers = kept
+			reports = append(reports, r)
+		}
+	}
+	for _, r := range builds {
+		if r.Build.Stackerfile == last.Build.Stackerfile && r.Build.Command == explain.CommandBuild {
+			take(r, func(l explain.Layer) bool {
+				return l.Outcome == explain.Built || l.Outcome == explain.Broken || len(l.Labels) > 0
+			})
+		}
+	}
+	take(last, func(explain.Layer) bool { return true })
+	return reports, nil
 }
 
 // Place returns what journals and records call a stackerfile: its absolute path, or its URL without

@@ -36,7 +36,8 @@ func newExplainCommand(s *settings) *cobra.Command {
 		Long: `Say of the last build of the stackerfile (or, if it was not built yet, of the
 last build at all) which layers were built and why: all reasons at once, down to
 the files, attributes and lines that changed. Layers that were built only since
-others were stand below these.
+others were stand below these. Of a LAYER it says why it was built the last time that
+it was, which may be some builds ago.
 
 --against compares the inputs of that build with those of another one: of the
 same state folder by its number or by a record's key, of another state folder,
@@ -79,6 +80,9 @@ func (s *settings) explain(ctx context.Context, w io.Writer, f *explainFlags, na
 		return err
 	}
 	defer past.Close()
+	if len(names) > 0 && f.export == "" && f.against == "" && !f.hits {
+		return s.explainBuilding(w, past, f, names)
+	}
 	report, err := past.Last(f.file)
 	if err != nil {
 		return err
@@ -97,6 +101,20 @@ func (s *settings) explain(ctx context.Context, w io.Writer, f *explainFlags, na
 		past.Hits(report)
 	}
 	return s.show(w, past, report, f.format)
+}
+
+// explainBuilding shows the last builds that built layers.
+func (s *settings) explainBuilding(w io.Writer, past *history.Past, f *explainFlags, names []string) error {
+	reports, err := past.Building(f.file, names...)
+	if err != nil {
+		return err
+	}
+	for _, report := range reports {
+		if err := s.show(w, past, report, f.format); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // show writes a report in a format.
