@@ -2,10 +2,7 @@ package engine
 
 import (
 	"context"
-	"errors"
-	"io/fs"
 	"net/url"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -40,22 +37,6 @@ func projectOf(ctx context.Context, file *layers.Stackerfile) buildcache.Project
 	}
 	remotes, _ := git(ctx, top, "config", "--get-regexp", `^remote\..*\.url$`) // it fails where there is none
 	return buildcache.Project{Name: remoteName(remotes, top), Path: path}
-}
-
-// workTree returns the working tree of git that a folder is in, or "".
-func workTree(dir string) string {
-	for {
-		if _, err := os.Lstat(filepath.Join(dir, ".git")); err == nil {
-			return dir
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return ""
-		}
-		above := filepath.Dir(dir)
-		if above == dir {
-			return ""
-		}
-		dir = above
-	}
 }
 
 // remoteName names the repository that a working tree was cloned from: of origin

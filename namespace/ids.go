@@ -2,10 +2,10 @@ package namespace
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	osuser "os/user"
 	"strconv"
 	"strings"
@@ -13,6 +13,8 @@ import (
 	"github.com/moby/sys/user"
 	"github.com/moby/sys/userns"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/program"
 )
 
 // Files that give users their subordinate ids, and the programs that map them.
@@ -67,9 +69,9 @@ func ownIDs() (ids, error) {
 // NoHelper says which of the programs that map subordinate ids is not installed, and
 // what helps; nothing when both are.
 func NoHelper() string {
-	for _, program := range []string{newuidmap, newgidmap} {
-		if path, _ := exec.LookPath(program); path == "" {
-			return program + " is not installed: `apt-get install uidmap`"
+	for _, name := range []string{newuidmap, newgidmap} {
+		if _, err := program.Find(name); err != nil {
+			return name + " is not installed: `apt-get install uidmap`"
 		}
 	}
 	return ""
@@ -184,24 +186,24 @@ func lines(maps []user.IDMap) []byte {
 	return b.Bytes()
 }
 
-func mapBy(program string, pid int, maps []user.IDMap) error {
-	said, err := exec.Command(program, append([]string{strconv.Itoa(pid)}, strings.Fields(string(lines(maps)))...)...).CombinedOutput()
+func mapBy(name string, pid int, maps []user.IDMap) error {
+	said, err := program.Command(context.Background(), name, append([]string{strconv.Itoa(pid)}, strings.Fields(string(lines(maps)))...)...).CombinedOutput()
 	if err == nil {
 		return nil
 	}
 	what := err.Error()
-	if text := strings.TrimPrefix(strings.TrimSpace(string(said)), program+": "); text != "" {
+	if text := strings.TrimPrefix(strings.TrimSpace(string(said)), name+": "); text != "" {
 		what, _, _ = strings.Cut(text, "\n")
 	}
 	advice := "its ranges must be those of /etc/subuid and /etc/subgid"
-	path, _ := exec.LookPath(program)
+	path, _ := program.Find(name)
 	switch fi, err := os.Stat(path); {
 	case noNewPrivileges():
 		advice = "this process was started with no_new_privs, as in a container with allowPrivilegeEscalation: false"
 	case err == nil && fi.Mode()&os.ModeSetuid == 0 && !hasFileCapabilities(path):
 		advice = "it has lost its set-user-id bit: `sudo chmod u+s " + path + "`"
 	}
-	return fmt.Errorf("%s: %s: %s", program, what, advice)
+	return fmt.Errorf("%s: %s: %s", name, what, advice)
 }
 
 func noNewPrivileges() bool {

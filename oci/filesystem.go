@@ -8,10 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"regexp"
 	"strings"
+
+	"github.com/layerbuild/layerbuild/program"
 )
 
 // A Filesystem is a type of layer that can be mounted as it is.
@@ -75,7 +76,7 @@ func (f Filesystem) Version(ctx context.Context) (string, error) {
 		return "", err
 	}
 	// mkfs.erofs of some versions says it only when it is called wrongly.
-	out, err := m.command(ctx, m.version).CombinedOutput()
+	out, err := program.Command(ctx, m.program, m.version...).CombinedOutput()
 	if errors.Is(err, exec.ErrNotFound) {
 		return "", fmt.Errorf("%s layers need %s: run `apt-get install %s`", f, m.program, m.pkg)
 	}
@@ -83,14 +84,6 @@ func (f Filesystem) Version(ctx context.Context) (string, error) {
 		return string(found[1]), nil
 	}
 	return "", fmt.Errorf("%s does not say its version: install it anew", m.program)
-}
-
-// command does not pass SOURCE_DATE_EPOCH on, which mksquashfs refuses beside
-// times that it is given.
-func (m maker) command(ctx context.Context, args []string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, m.program, args...)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C"}
-	return cmd
 }
 
 // PackFilesystem makes a layer of dir, the upper folder of an overlay, that can be
@@ -143,7 +136,7 @@ func (s *Store) packFilesystem(ctx context.Context, dir string, f Filesystem, wi
 // run makes a filesystem of dir in file, which exists and keeps its inode.
 func (m maker) run(ctx context.Context, dir, file string) (warnings []string, err error) {
 	var said bytes.Buffer
-	cmd := m.command(ctx, m.args(dir, file))
+	cmd := program.Command(ctx, m.program, m.args(dir, file)...) // without SOURCE_DATE_EPOCH, which mksquashfs refuses beside times
 	cmd.Stderr = &said
 	err = cmd.Run()
 	if ctx.Err() != nil {

@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -20,6 +19,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/moby/sys/user"
 	"github.com/moby/sys/userns"
+
+	"github.com/layerbuild/layerbuild/program"
 )
 
 // Credentials are the files that hold logins. No error about them quotes what is in one.
@@ -240,8 +241,9 @@ func (f *authFile) entry(host, path string) (*authn.AuthConfig, error) {
 // ask runs a credential helper, by docker's protocol. It returns nil when the helper
 // has no login for the server.
 func ask(ctx context.Context, helper, server string) (*authn.AuthConfig, error) {
-	program := "docker-credential-" + helper
-	cmd := exec.CommandContext(ctx, program, "get")
+	helper = "docker-credential-" + helper
+	cmd := program.Command(ctx, helper, "get")
+	program.Environment(cmd, func(string) bool { return true }) // its settings are the user's
 	cmd.Stdin = strings.NewReader(server)
 	cmd.WaitDelay = 100 * time.Millisecond // for what it has started, once it is killed
 	var out bytes.Buffer
@@ -253,11 +255,11 @@ func ask(ctx context.Context, helper, server string) (*authn.AuthConfig, error) 
 		if strings.Contains(out.String(), "credentials not found") {
 			return nil, nil
 		}
-		return nil, fmt.Errorf("credential helper %s: %w%s", program, err, quoted(strings.TrimSpace(out.String())))
+		return nil, fmt.Errorf("credential helper %s: %w%s", helper, err, quoted(strings.TrimSpace(out.String())))
 	}
 	var found struct{ Username, Secret string }
 	if err := json.Unmarshal(out.Bytes(), &found); err != nil {
-		return nil, fmt.Errorf("credential helper %s: its answer is not JSON", program)
+		return nil, fmt.Errorf("credential helper %s: its answer is not JSON", helper)
 	}
 	if found.Username == "<token>" {
 		return &authn.AuthConfig{IdentityToken: found.Secret}, nil

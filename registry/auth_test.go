@@ -38,7 +38,7 @@ esac
 		"reg.example/a/b":{"auth":"`+"YWI6eA"+`"},
 		"empty.example":{},
 		"bad.example":{"auth":"!"}},
-		"credHelpers":{"helped.example":"test","token.example":"test","broken.example":"test","slow.example":"test","gone.example":"gone","unknown.example":"test"}}`)
+		"credHelpers":{"helped.example":"test","token.example":"test","broken.example":"test","slow.example":"test","gone.example":"gone","path.example":"x/../../bin/docker-credential-test","unknown.example":"test"}}`)
 	write(t, second, `{"auths":{"https://old.example/v1/":{"auth":"b2xkOng="}, "empty.example":{"auth":"ZW1wdHk6eA=="}},"credsStore":"test"}`)
 	files := Credentials{Files: []string{filepath.Join(dir, "missing.json"), first, second}}
 	for repo, want := range map[string]string{
@@ -59,6 +59,7 @@ esac
 		"bad.example/x":      "error: credentials: " + first + ": the entry of bad.example has no login that can be read",
 		"broken.example/x":   "error: credentials: " + first + ": credential helper docker-credential-test: exit status 1 (the keychain is locked)",
 		"gone.example/x":     "error: credentials: " + first + `: credential helper docker-credential-gone: exec: "docker-credential-gone": executable file not found in $PATH`,
+		"path.example/x":     "error: credentials: " + first + `: credential helper docker-credential-x/../../bin/docker-credential-test: "docker-credential-x/../../bin/docker-credential-test" is not the name of a program`,
 	} {
 		r, err := name.NewRepository(repo)
 		must(t, err)

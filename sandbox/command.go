@@ -124,14 +124,14 @@ func loader(f io.ReaderAt) (string, error) {
 	return "", nil
 }
 
-// program is what the kernel looks at to start a program. The segments of a 32-bit
+// executable is what the kernel looks at to start a program. The segments of a 32-bit
 // one are widened.
-type program struct {
+type executable struct {
 	machine  elf.Machine
 	segments []elf.Prog64
 }
 
-func programHeaders(f io.ReaderAt) (*program, error) {
+func programHeaders(f io.ReaderAt) (*executable, error) {
 	ident := make([]byte, elf.EI_NIDENT)
 	if _, err := f.ReadAt(ident, 0); err != nil {
 		return nil, err
@@ -148,7 +148,7 @@ func programHeaders(f io.ReaderAt) (*program, error) {
 		}
 		segments := make([]elf.Prog64, h.Phnum)
 		err := binary.Read(at(int64(h.Phoff), int64(h.Phnum)*56), order, segments)
-		return &program{elf.Machine(h.Machine), segments}, err
+		return &executable{elf.Machine(h.Machine), segments}, err
 	}
 	var h elf.Header32
 	if err := binary.Read(at(0, 52), order, &h); err != nil {
@@ -158,7 +158,7 @@ func programHeaders(f io.ReaderAt) (*program, error) {
 	if err := binary.Read(at(int64(h.Phoff), int64(h.Phnum)*32), order, narrow); err != nil {
 		return nil, err
 	}
-	p := &program{machine: elf.Machine(h.Machine)}
+	p := &executable{machine: elf.Machine(h.Machine)}
 	for _, s := range narrow {
 		p.segments = append(p.segments, elf.Prog64{Type: s.Type, Off: uint64(s.Off), Filesz: uint64(s.Filesz)})
 	}

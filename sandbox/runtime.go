@@ -12,6 +12,8 @@ import (
 
 	"github.com/moby/sys/userns"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/program"
 )
 
 // A Runtime is an OCI runtime that has started a container on this machine.
@@ -124,7 +126,7 @@ func try(ctx context.Context, name, tmp string) (*Runtime, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	r := &Runtime{Name: filepath.Base(path), Path: path, tmp: tmp}
-	out, err := exec.CommandContext(ctx, path, "--version").Output()
+	out, err := program.Command(ctx, path, "--version").Output()
 	if err != nil {
 		return nil, fmt.Errorf("%s --version: %w", path, err)
 	}
@@ -138,19 +140,18 @@ func try(ctx context.Context, name, tmp string) (*Runtime, error) {
 
 // lookPath finds a runtime also where administrators' programs are.
 func lookPath(name string) (string, error) {
-	path, err := exec.LookPath(name)
-	if err == nil {
+	if strings.ContainsRune(name, '/') { // the user's own, which may be relative
+		path, err := exec.LookPath(name)
+		if err != nil {
+			return "", err
+		}
 		return filepath.Abs(path)
 	}
-	if !strings.ContainsRune(name, '/') {
-		for _, dir := range filepath.SplitList(DefaultPath) {
-			if p, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
-				return p, nil
-			}
-		}
-		return "", errors.New("not installed")
+	path, err := program.Find(name, filepath.SplitList(DefaultPath)...)
+	if errors.Is(err, exec.ErrNotFound) {
+		err = errors.New("not installed")
 	}
-	return "", err
+	return path, err
 }
 
 // probe creates a container with the configuration of a step. The container ends
