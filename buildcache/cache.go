@@ -30,8 +30,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/layerbuild/layerbuild/locks"
 	"github.com/layerbuild/layerbuild/statedir"
 )
@@ -73,6 +71,9 @@ const attempts = 10
 func openNow(ctx context.Context, state string) (*Cache, error) {
 	c := &Cache{dir: statedir.Dir(state)}
 	c.redaction = sync.OnceValues(c.redactionKey)
+	if err := c.dir.Check(); err != nil {
+		return nil, fmt.Errorf("state folder: %w", err)
+	}
 	if version, err := c.written(); err == nil && version > StateVersion {
 		return nil, fmt.Errorf("state folder %s was written by a newer layerbuild (version %d, this one knows %d): upgrade layerbuild, or name another folder with --state-dir", state, version, StateVersion)
 	}
@@ -98,7 +99,10 @@ func openNow(ctx context.Context, state string) (*Cache, error) {
 // written reads the version that the state folder says it has. The error is
 // ErrCorrupt for what is no version.
 func (c *Cache) written() (int, error) {
-	raw, err := os.ReadFile(c.path("version"))
+	raw, err := statedir.ReadFile(c.path("version"))
+	if statedir.Irregular(err) {
+		return 0, ErrCorrupt
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -271,42 +275,15 @@ func (c *Cache) Get(kind Kind, key Key) (*Record, error) {
 
 // read decodes a sealed file; a damaged one is put aside.
 func (c *Cache) read(name string, v any) error {
-	data, err := c.data(name)
+	data, err := statedir.ReadFile(c.path(name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return ErrNotFound
 	}
-	if errors.Is(err, ErrCorrupt) || err == nil && unseal(data, v) != nil {
+	if statedir.Irregular(err) || err == nil && unseal(data, v) != nil {
 		c.putAside(name)
 		return ErrCorrupt
 	}
 	return err
-}
-
-// maxFile bounds what is read of a file, which may be anybody's, in bytes. The
-// text of a stackerfile is at most 4 MiB.
-const maxFile = 64 << 20
-
-// data returns the content of a file. The error is ErrCorrupt for what cannot be
-// a file of ours: a folder, a fifo, something huge.
-func (c *Cache) data(name string) ([]byte, error) {
-	file, err := os.OpenFile(c.path(name), os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
-	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) { // a symlink, a socket
-		return nil, ErrCorrupt
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() || info.Size() > maxFile {
-		return nil, ErrCorrupt
-	}
-	data := make([]byte, info.Size())
-	_, err = io.ReadFull(file, data)
-	return data, err
 }
 
 // Put remembers the result of a step with these inputs. Everything that the

@@ -7,10 +7,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // keptJournals is how many builds are remembered.
@@ -101,7 +102,10 @@ func (c *Cache) Builds() ([]int, error) {
 // Build returns the report of a build, or ErrNotFound, or ErrCorrupt if it is
 // damaged or the build has not ended.
 func (c *Cache) Build(number int) (json.RawMessage, error) {
-	data, err := os.ReadFile(c.journalPath(number))
+	data, err := statedir.ReadFile(c.journalPath(number))
+	if statedir.Irregular(err) {
+		return nil, ErrCorrupt
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrNotFound
 	}
@@ -121,18 +125,5 @@ func (c *Cache) jot(name string, v any) error {
 	if err != nil {
 		return err
 	}
-	path := c.path(name)
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	file, err := os.CreateTemp(c.path("tmp"), "jot-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(file.Name())
-	_, err = file.Write(data)
-	if err = errors.Join(err, file.Close()); err != nil {
-		return err
-	}
-	return os.Rename(file.Name(), path)
+	return c.dir.Jot(c.path(name), data)
 }

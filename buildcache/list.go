@@ -14,6 +14,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // A Folder is one of those that records, or last builds, are spread over.
@@ -87,8 +89,8 @@ func (c *Cache) Files(f Folder) ([]Entry, error) {
 // each looks at all that is in a folder, in the order of the names. One that is not
 // there is empty.
 func (c *Cache) each(folder string, do func(name string, st *unix.Stat_t)) error {
-	dir, err := os.Open(c.path(folder))
-	if errors.Is(err, fs.ErrNotExist) {
+	dir, err := os.OpenFile(c.path(folder), os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if errors.Is(err, fs.ErrNotExist) || statedir.Irregular(err) {
 		return nil
 	}
 	if err != nil {
@@ -138,7 +140,7 @@ func read[T any](ctx context.Context, c *Cache, list []Entry, do func(Entry, *T)
 		group.Go(func() error {
 			for i := w; i < len(list) && ctx.Err() == nil; i += workers {
 				var file struct{ Record T }
-				if data, err := os.ReadFile(c.path(list[i].Folder, list[i].Name)); err == nil && json.Unmarshal(data, &file) == nil {
+				if data, err := statedir.ReadFile(c.path(list[i].Folder, list[i].Name)); err == nil && json.Unmarshal(data, &file) == nil {
 					do(list[i], &file.Record)
 				}
 			}
@@ -166,7 +168,7 @@ func (c *Cache) CheckFiles(ctx context.Context, bad func(name string, err error)
 				return ctx.Err()
 			}
 			read++
-			data, err := os.ReadFile(c.path(name))
+			data, err := statedir.ReadFile(c.path(name))
 			var any json.RawMessage
 			if err == nil {
 				err = unseal(data, &any)

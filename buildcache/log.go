@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // keptLogs is how many builds' logs are kept.
@@ -49,8 +51,8 @@ func (c *Cache) Logs() ([]int, error) {
 
 // OpenLog opens the log of a build. The error is ErrNotFound where it is not kept.
 func (c *Cache) OpenLog(number int) (*os.File, error) {
-	file, err := os.Open(c.path(logName(number)))
-	if errors.Is(err, fs.ErrNotExist) {
+	file, err := statedir.Open(c.path(logName(number)))
+	if errors.Is(err, fs.ErrNotExist) || statedir.Irregular(err) {
 		return nil, ErrNotFound
 	}
 	return file, err

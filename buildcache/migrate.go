@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/layerbuild/layerbuild/locks"
 	"github.com/layerbuild/layerbuild/statedir"
@@ -220,19 +221,24 @@ func (c *Cache) reseal(name string, v any) error {
 	return c.write(name, data)
 }
 
-// walk calls do with the name of each file below a folder of the state folder.
+// walk calls do with the name of each file below a folder of the state folder, also of what stands
+// in the place of one.
 func (c *Cache) walk(folder string, do func(name string) error) error {
 	return filepath.WalkDir(c.path(folder), func(path string, entry fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		if err != nil || !entry.Type().IsRegular() {
+		isFile := !entry.IsDir() || strings.HasSuffix(path, ".json")
+		if err != nil || !isFile {
 			return err
 		}
 		name, err := filepath.Rel(c.path(), path)
-		if err != nil {
-			return err
+		if err == nil {
+			err = do(name)
 		}
-		return do(name)
+		if err == nil && entry.IsDir() {
+			return fs.SkipDir
+		}
+		return err
 	})
 }

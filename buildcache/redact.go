@@ -172,8 +172,8 @@ func Incomparable(a, b Input) bool {
 func (c *Cache) redactionKey() ([]byte, error) {
 	const name, size = "redaction-key", 32
 	for {
-		text, err := os.ReadFile(c.path(name))
-		if err == nil {
+		text, err := statedir.ReadFile(c.path(name))
+		if err == nil || statedir.Irregular(err) {
 			if key, err := hex.DecodeString(strings.TrimSpace(string(text))); err == nil && len(key) == size {
 				return key, nil
 			}

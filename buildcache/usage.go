@@ -4,16 +4,18 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
 
 	"github.com/layerbuild/layerbuild/locks"
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // How often things of the state folder are used is counted in two files of
@@ -63,7 +65,7 @@ func (c *Cache) Used(now time.Time, ids []string) error {
 // lockUsage opens the log: shared to append, exclusive to empty it.
 func (c *Cache) lockUsage(how int) (*os.File, error) {
 	path := c.path(usageLog)
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := c.dir.MakeWay(path); err != nil {
 		return nil, err
 	}
 	return locks.Open(context.Background(), path, os.O_CREATE|os.O_RDWR|os.O_APPEND, how, "has been counting uses")
@@ -138,8 +140,8 @@ func (c *Cache) Usage() (map[string]Usage, error) {
 
 // usageLines calls do with the words of each line of a file that has any.
 func (c *Cache) usageLines(name string, do func(words [][]byte)) error {
-	file, err := os.Open(c.path(name))
-	if os.IsNotExist(err) {
+	file, err := statedir.Open(c.path(name))
+	if errors.Is(err, fs.ErrNotExist) || statedir.Irregular(err) {
 		return nil
 	}
 	if err != nil {

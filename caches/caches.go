@@ -77,7 +77,7 @@ func (s *Store) Take(ctx context.Context, id, sharing string) (*Cache, error) {
 		case errors.Is(err, locks.ErrHeld):
 			n++
 		case err == nil && locks.Current(dir, dir.Name()):
-			sign(dir.Name(), locks.Me(ctx))
+			s.sign(dir.Name(), locks.Me(ctx))
 			return &Cache{name, filepath.Join(dir.Name(), "data"), dir}, nil
 		}
 		dir.Close()
@@ -98,17 +98,41 @@ func (s *Store) path(name string) string { return filepath.Join(s.state, "caches
 // open opens the folder of a copy, and makes it if need be.
 func (s *Store) open(name, id string) (*os.File, error) {
 	for {
-		dir, err := os.Open(s.path(name))
-		if !errors.Is(err, fs.ErrNotExist) {
-			return dir, err
+		dir, err := os.OpenFile(s.path(name), os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+		switch {
+		case statedir.Irregular(err):
+			err = statedir.Dir(s.state).PutOddAside(s.path(name))
+		case errors.Is(err, fs.ErrNotExist):
+			err = s.create(name, id)
+		case err == nil:
+			if err = s.mend(name); err == nil {
+				return dir, nil
+			}
+			dir.Close()
 		}
-		if err := s.create(name, id); err != nil {
+		if err != nil {
 			return nil, err
 		}
 	}
 }
 
-// cacheFile says of what id a cache is.
+// mend makes the folder of a cache's content if something else, or nothing, is in its place.
+func (s *Store) mend(name string) error {
+	data := filepath.Join(s.path(name), "data")
+	if info, err := os.Lstat(data); err == nil && info.IsDir() {
+		return nil
+	} else if err == nil {
+		if err := statedir.Dir(s.state).PutOddAside(data); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(data, 0o755); err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// cacheFile is the content of cache.json.
 type cacheFile struct {
 	ID string `json:"id"`
 }
@@ -146,15 +170,15 @@ func (s *Store) create(name, id string) error {
 func holderFile(dir string) string { return filepath.Join(dir, "holder.json") }
 
 // sign notes who has a cache. Those who wait do without, if it fails.
-func sign(dir string, h locks.Holder) {
+func (s *Store) sign(dir string, h locks.Holder) {
 	if text, err := json.Marshal(h); err == nil {
-		_ = os.WriteFile(holderFile(dir), append(text, '\n'), 0o600)
+		_ = statedir.Dir(s.state).Jot(holderFile(dir), append(text, '\n'))
 	}
 }
 
 // holder reads who took a cache last; the zero Holder has not signed yet.
 func holder(dir *os.File) (h locks.Holder, say bool) {
-	if text, err := os.ReadFile(holderFile(dir.Name())); err == nil {
+	if text, err := statedir.ReadFile(holderFile(dir.Name())); err == nil {
 		_ = json.Unmarshal(text, &h)
 	}
 	return h, true
@@ -221,7 +245,7 @@ func (s *Store) look(name string) Stored {
 
 // parse reads the id of a cache, and which copy it is.
 func (s *Store) parse(name string) (id string, n int, err error) {
-	text, err := os.ReadFile(filepath.Join(s.path(name), "cache.json"))
+	text, err := statedir.ReadFile(filepath.Join(s.path(name), "cache.json"))
 	if err != nil {
 		return "", 0, err
 	}

@@ -4,13 +4,13 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 	"iter"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
 	"unsafe"
 
 	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // facts are what was read of the many small files of a state folder, so that who
@@ -65,7 +65,7 @@ const (
 
 func openFacts(state string) *facts {
 	f := &facts{state: state, begun: time.Now(), now: map[string]known{}}
-	data, _ := os.ReadFile(filepath.Join(state, factsName))
+	data, _ := statedir.ReadFile(filepath.Join(state, factsName))
 	f.old = decodeFacts(data)
 	return f
 }
@@ -164,15 +164,8 @@ func (f *facts) store() {
 	if f.others == 0 || f.others*50 < all {
 		return
 	}
-	tmp, err := os.CreateTemp(filepath.Join(f.state, "tmp"), "facts-")
-	if err != nil {
-		return
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(encodeFacts(f.now))
-	if closed := tmp.Close(); err == nil && closed == nil {
-		_ = os.Rename(tmp.Name(), filepath.Join(f.state, factsName))
-	}
+	state := statedir.Dir(f.state)
+	_ = state.Jot(state.Path(factsName), encodeFacts(f.now))
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

@@ -533,10 +533,7 @@ func (t *transfer) check(d digest.Digest) error {
 func (t *transfer) finish(d digest.Digest) (*Download, error) {
 	t.spent = true
 	path := t.downloadPath(d)
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, err
-	}
-	if err := statedir.Publish(t.part, path, 0o644); err != nil {
+	if err := t.dir().Publish(t.part, path, 0o644); err != nil {
 		return nil, err
 	}
 	// Since part is locked, nobody removes it.
@@ -569,7 +566,7 @@ func (f *fetch) urlHash() string {
 
 // readValidators returns false for a file that is missing or damaged.
 func readValidators(path string) (v validators, ok bool) {
-	b, err := os.ReadFile(path)
+	b, err := statedir.ReadFile(path)
 	return v, err == nil && json.Unmarshal(b, &v) == nil && v.Version == 1 && v.Digest.Validate() == nil
 }
 

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // A handover is what a process measured before it started itself anew by
@@ -38,7 +40,7 @@ func (s *Store) HandOver() {
 
 // takeOver returns what this process measured in its life before.
 func (s *Store) takeOver() map[string]Tree {
-	text, err := os.ReadFile(s.handoverPath())
+	text, err := statedir.ReadFile(s.handoverPath())
 	if err != nil {
 		return nil
 	}

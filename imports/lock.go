@@ -40,23 +40,25 @@ func (s *Store) newDir() (*lockedDir, error) {
 	return &lockedDir{f, f.Name()}, nil
 }
 
-// lockDir opens a folder or file and locks it, also if that takes a while. It returns
-// nil if it is not there.
-func lockDir(ctx context.Context, path string, how int) (*lockedDir, error) {
+// lockDir opens a folder or file and locks it, also if that takes a while. It returns nil if it is
+// not there, or if there was a link, which it puts aside.
+func (s *Store) lockDir(ctx context.Context, path string, how int) (*lockedDir, error) {
 	f, err := locks.Open(ctx, path, os.O_RDONLY, how, "has been removing "+path)
-	return locked(f, path, err)
+	return s.locked(f, path, err)
 }
 
 // tryDir is lockDir, but it also returns nil if somebody else has a lock.
-func tryDir(path string, how int) (*lockedDir, error) {
+func (s *Store) tryDir(path string, how int) (*lockedDir, error) {
 	f, err := locks.TryOpen(path, os.O_RDONLY, how)
-	return locked(f, path, err)
+	return s.locked(f, path, err)
 }
 
-func locked(f *os.File, path string, err error) (*lockedDir, error) {
+func (s *Store) locked(f *os.File, path string, err error) (*lockedDir, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, locks.ErrHeld):
 		return nil, nil
+	case statedir.Irregular(err):
+		return nil, s.dir().PutOddAside(path)
 	case err != nil:
 		return nil, err
 	}

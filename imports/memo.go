@@ -2,10 +2,11 @@ package imports
 
 import (
 	"encoding/json"
-	"os"
 	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // A memo is the last tree of a source that is a folder, and what stat told of all
@@ -25,7 +26,7 @@ func (s *Store) memoPath(source string) string {
 
 // readMemo returns false for a file that is missing or damaged.
 func readMemo(path string) (m memo, ok bool) {
-	data, err := os.ReadFile(path)
+	data, err := statedir.ReadFile(path)
 	sum := len(digest.FromBytes(nil))
 	if err != nil || len(data) < sum || digest.FromBytes(data[sum:]) != digest.Digest(data[:sum]) {
 		return m, false

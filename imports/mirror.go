@@ -75,7 +75,7 @@ func (s *Store) hintPath(src Source) string {
 
 // findMirror returns a mirror that is there and can be trusted, or nil.
 func (s *Store) findMirror(ctx context.Context, d digest.Digest) (*Mirror, error) {
-	dir, err := lockDir(ctx, s.mirrorDir(d), locks.Shared)
+	dir, err := s.lockDir(ctx, s.mirrorDir(d), locks.Shared)
 	if err != nil || dir == nil {
 		return nil, err
 	}
@@ -102,7 +102,7 @@ func (s *Store) findMirror(ctx context.Context, d digest.Digest) (*Mirror, error
 
 // ofBoot tells whether the mirror in dir was written or checked in this boot.
 func ofBoot(dir, boot string) bool {
-	was, _ := os.ReadFile(filepath.Join(dir, "boot"))
+	was, _ := statedir.ReadFile(filepath.Join(dir, "boot"))
 	return string(was) == boot
 }
 
@@ -121,7 +121,7 @@ func (s *Store) checkMirror(ctx context.Context, m *Mirror, d digest.Digest, boo
 // takeMirror moves a mirror that nobody uses into tmp/, and returns it locked for
 // this process alone; nil if it is not there, or used.
 func (s *Store) takeMirror(d digest.Digest) (*lockedDir, error) {
-	dir, err := tryDir(s.mirrorDir(d), locks.Exclusive)
+	dir, err := s.tryDir(s.mirrorDir(d), locks.Exclusive)
 	if err != nil || dir == nil {
 		return nil, err
 	}
@@ -344,7 +344,7 @@ func bootID() (string, error) {
 
 // readHint returns "" for a hint that is missing or makes no sense.
 func readHint(path string) digest.Digest {
-	b, err := os.ReadFile(path)
+	b, err := statedir.ReadFile(path)
 	if d := digest.Digest(b); err == nil && d.Validate() == nil {
 		return d
 	}
@@ -353,9 +353,5 @@ func readHint(path string) digest.Digest {
 
 // writeHint replaces a small file that may be lost: it is not synced.
 func (s *Store) writeHint(path, text string) error {
-	tmp := s.dir().TmpName("hint-")
-	if err := os.WriteFile(tmp, []byte(text), 0o644); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
+	return s.dir().Jot(path, []byte(text))
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layerbuild/layerbuild/locks"
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // A partNote says what a download that was cut has come to, and of which version of
@@ -37,13 +38,16 @@ func (f *fetch) partPath() string { return filepath.Join(f.state, "partial", "ur
 
 // openPart opens it. It is locked as the download that it becomes.
 func (f *fetch) openPart() (*os.File, error) {
+	if err := f.dir().MakeWay(f.partPath()); err != nil {
+		return nil, err
+	}
 	return locks.TryOpen(f.partPath(), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, locks.Shared)
 }
 
 // takeUp begins with what an earlier Fetch has left.
 func (t *transfer) takeUp(ctx context.Context) error {
 	var n partNote
-	text, err := os.ReadFile(t.part.Name() + ".json")
+	text, err := statedir.ReadFile(t.part.Name() + ".json")
 	if err != nil || json.Unmarshal(text, &n) != nil || n.Version != 1 {
 		return t.restart(-1)
 	}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layerbuild/layerbuild/locks"
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // A statIndex remembers the sha256 of files by what stat tells of them, so that
@@ -149,7 +150,7 @@ func (x *statIndex) path(i int) string { return filepath.Join(x.dir, fmt.Sprintf
 
 // readShard returns the records in a file; none if it is missing or damaged.
 func readShard(path string) []byte {
-	b, err := os.ReadFile(path)
+	b, err := statedir.ReadFile(path)
 	if err != nil {
 		return nil
 	}
@@ -256,6 +257,7 @@ func (x *statIndex) replace(i int, recs []record) error {
 	merged := decodeShard(b)
 	x.shards[i].Store(&merged)
 	tmp := filepath.Join(x.dir, "new")
+	_ = os.RemoveAll(tmp) // what a process was killed at, or anything
 	if err := os.WriteFile(tmp, b, 0o644); err != nil {
 		return err
 	}

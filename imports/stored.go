@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layerbuild/layerbuild/locks"
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // A Stored is one tree or download that a Store keeps.
@@ -124,7 +125,7 @@ func (i *Stored) add(ctx context.Context, root string, linked map[uint64]bool) e
 // InUse says whether any process uses a tree or a download right now.
 func (s *Store) InUse(i Stored) bool {
 	return slices.ContainsFunc(s.places(i), func(path string) bool {
-		free, err := tryDir(path, locks.Exclusive)
+		free, err := s.tryDir(path, locks.Exclusive)
 		if free != nil {
 			free.Close()
 			return false
@@ -163,7 +164,7 @@ func (s *Store) Remove(i Stored) error {
 
 // removeFile removes a file that nobody uses.
 func (s *Store) removeFile(path string) error {
-	file, err := tryDir(path, locks.Exclusive)
+	file, err := s.tryDir(path, locks.Exclusive)
 	if err != nil {
 		return err
 	}
@@ -207,12 +208,12 @@ func (s *Store) DropHints() error {
 // hold keeps a download or a manifest from being removed until Close. It returns
 // false if it is gone.
 func (s *Store) hold(ctx context.Context, path string) (bool, error) {
-	return s.holdBy(path, func() (*lockedDir, error) { return lockDir(ctx, path, locks.Shared) })
+	return s.holdBy(path, func() (*lockedDir, error) { return s.lockDir(ctx, path, locks.Shared) })
 }
 
 // tryHold is hold, but it also returns false if it is being removed.
 func (s *Store) tryHold(path string) (bool, error) {
-	return s.holdBy(path, func() (*lockedDir, error) { return tryDir(path, locks.Shared) })
+	return s.holdBy(path, func() (*lockedDir, error) { return s.tryDir(path, locks.Shared) })
 }
 
 func (s *Store) holdBy(path string, lock func() (*lockedDir, error)) (bool, error) {
@@ -240,14 +241,8 @@ func (s *Store) Check(ctx context.Context, i Stored, data bool) error {
 		}
 		return checkFile(s.downloadPath(i.Digest), i.Digest)
 	}
-	f, err := os.Open(s.manifestPath(i.Digest))
-	if err == nil {
-		defer f.Close()
-		if _, err := readManifest(f, 0, i.Digest); err != nil {
-			return fmt.Errorf("manifest: %w: %w", ErrCorrupt, err)
-		}
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return err
+	if _, err := openManifest(s.manifestPath(i.Digest), i.Digest); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("manifest: %w: %w", ErrCorrupt, err)
 	}
 	boot, err := bootID()
 	if err != nil || !data || !ofBoot(s.mirrorDir(i.Digest), boot) { // one of another boot is checked before it is used
@@ -264,7 +259,10 @@ func (s *Store) Check(ctx context.Context, i Stored, data bool) error {
 }
 
 func checkFile(path string, want digest.Digest) error {
-	f, err := os.Open(path)
+	f, err := statedir.Open(path)
+	if statedir.Irregular(err) {
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
 	if err != nil {
 		return err
 	}

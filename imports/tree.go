@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -16,6 +17,7 @@ import (
 
 	"github.com/layerbuild/layerbuild/inroot"
 	"github.com/layerbuild/layerbuild/locks"
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // A Tree says what a Source contains.
@@ -273,6 +275,9 @@ func (s *Store) keepManifest(ctx context.Context, d digest.Digest, f *folder) er
 		return err
 	}
 	// One at a time: what one process holds another may not replace.
+	if err := s.dir().MakeWay(path); err != nil {
+		return err
+	}
 	making, err := locks.Take(ctx, path+".lock", "has been reading the same import")
 	if err != nil {
 		return err
@@ -303,6 +308,20 @@ func (s *Store) writeFile(path string, write func(io.Writer) error) error {
 	return s.dir().Write(path, 0o644, write)
 }
 
+// openManifest reads the manifest file at path.
+func openManifest(path string, d digest.Digest) ([]Entry, error) {
+	f, err := statedir.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	return readManifest(f, int(st.Size()/minCompressed), d)
+}
+
 // ErrCorrupt is in the chain of errors about a damaged file of the state folder.
 var ErrCorrupt = errors.New("damaged")
 
@@ -323,16 +342,10 @@ func (s *Store) Entries(d digest.Digest) ([]Entry, error) {
 		return read, nil
 	}
 	path := s.manifestPath(d)
-	f, err := os.Open(path)
-	if err != nil {
+	entries, err := openManifest(path, d)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("reading the manifest of a tree: %w", err)
 	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	entries, err := readManifest(f, int(st.Size()/minCompressed), d)
 	if err != nil {
 		_, _ = s.dir().PutAside(path, "tree-"+d.Encoded()) // if not, it is met, and put aside, again
 		return nil, fmt.Errorf("manifest %s: %w: %w", path, ErrCorrupt, err)

@@ -79,8 +79,8 @@ func Wait(ctx context.Context, f *os.File, how int, doing string, holder func(*o
 	}
 }
 
-// TryOpen opens the file or folder at path, with flags as of os.OpenFile, and locks it.
-// It is the file that is locked, not its name: the lock goes along when it is renamed.
+// TryOpen opens the file or folder at path, which may be no link, with flags as of os.OpenFile, and
+// locks it. It is the file that is locked, not its name: the lock goes along when it is renamed.
 // The file is what path stands for by then. It fails with fs.ErrNotExist and ErrHeld.
 func TryOpen(path string, flags, how int) (*os.File, error) {
 	return open(path, flags, func(f *os.File) error { return Try(f, how) })
@@ -93,7 +93,7 @@ func Open(ctx context.Context, path string, flags, how int, doing string) (*os.F
 
 func open(path string, flags int, lock func(*os.File) error) (*os.File, error) {
 	for {
-		f, err := os.OpenFile(path, flags, 0o600)
+		f, err := os.OpenFile(path, flags|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0o600) // never waits for a fifo
 		if err != nil {
 			return nil, err
 		}
@@ -123,6 +123,9 @@ type Lock struct{ f *os.File }
 func Take(ctx context.Context, path, doing string) (*Lock, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
+	}
+	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
+		_ = os.RemoveAll(path) // damage: no process can have locked it
 	}
 	f, err := open(path, os.O_CREATE|os.O_RDWR, func(f *os.File) error { return Wait(ctx, f, Exclusive, doing, signed) })
 	if err != nil {

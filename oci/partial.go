@@ -25,7 +25,10 @@ func (s *Store) partPath(d digest.Digest) string {
 //
 // Whoever calls it has the lock of the blob's part: see takeBlob.
 func (s *Store) resume(ctx context.Context, d Descriptor) (*Writer, error) {
-	// Shared, as tempFile does: it is the hold on the blob that this becomes.
+	if err := s.state.MakeWay(s.partPath(d.Digest)); err != nil {
+		return nil, fmt.Errorf("writing a blob: %w", err)
+	}
+	// Shared, as NewFile does: it is the hold on the blob that this becomes.
 	f, err := locks.TryOpen(s.partPath(d.Digest), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, locks.Shared)
 	if err != nil {
 		return nil, fmt.Errorf("writing a blob: %w", err)

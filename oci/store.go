@@ -370,7 +370,7 @@ func (w *Writer) CommitAs(want Descriptor) error {
 	if w.s.Has(want) { // another process was faster
 		return nil
 	}
-	if err := statedir.Publish(w.f, w.s.Path(want.Digest), 0o444); err != nil {
+	if err := w.s.state.Publish(w.f, w.s.Path(want.Digest), 0o444); err != nil {
 		return fmt.Errorf("keeping blob %s: %w", want.Digest, err)
 	}
 	w.s.hold(want.Digest, w.f)

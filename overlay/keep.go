@@ -152,8 +152,8 @@ func (m *Mutable) reopen(ctx context.Context) error {
 
 func readKept(dir string) (keptFile, error) {
 	var kept keptFile
-	text, err := os.ReadFile(filepath.Join(dir, "mutable.json"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	text, err := statedir.ReadFile(filepath.Join(dir, "mutable.json"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !statedir.Irregular(err) {
 		return kept, err
 	}
 	if err == nil {

@@ -3,6 +3,7 @@ package overlay
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layerbuild/layerbuild/locks"
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // aFolder is how folders are opened to be locked.
@@ -30,10 +32,14 @@ func use(ctx context.Context, path string) (*os.File, error) {
 	return f, found(err)
 }
 
-// found makes ErrNotFound of what says that a file does not exist.
+// found makes ErrNotFound of what says that a folder does not exist, and ErrInvalid of what says that
+// it is none.
 func found(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return ErrNotFound
+	case statedir.Irregular(err):
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	return err
 }

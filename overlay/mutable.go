@@ -246,7 +246,7 @@ func (m *Mutable) publish(ctx context.Context, snap Snapshot) (Snapshot, error) 
 			m.dir, m.committed = path, true
 			return snap, statedir.Sync(m.store.snapshots)
 		}
-		if !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
+		if !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENOTDIR) {
 			return Snapshot{}, fmt.Errorf("rename to %s: %w", path, err)
 		}
 		there, err := m.adopt(ctx, snap.ID, path)

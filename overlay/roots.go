@@ -3,17 +3,20 @@ package overlay
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
-// rootsLink is the name, in a state folder, of the link to the folder that holds
-// the snapshots and what becomes of them, when that is not the state folder itself.
-const rootsLink = "roots"
+// rootsLink is the name, in a state folder, of the link to the folder that holds the snapshots and
+// what becomes of them, when that is not the state folder itself.
+const rootsLink = statedir.Roots
 
 // Roots returns the folder that the store of a state folder is in: that folder
 // itself, unless SetRoots said otherwise.
@@ -29,6 +32,9 @@ func Roots(state string) (string, error) {
 // on, and returns where it was. What is there stays: a store is found again where
 // its folder is named again.
 func SetRoots(state, dir string) (before string, err error) {
+	if err := statedir.Dir(state).Check(); err != nil {
+		return "", fmt.Errorf("state folder: %w", err)
+	}
 	if before, err = Roots(state); err != nil {
 		return "", err
 	}

@@ -90,6 +90,9 @@ func Open(state string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := statedir.Dir(dir).CheckRoots(); err != nil {
+		return nil, fmt.Errorf("root filesystems: %w", err)
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -152,12 +155,15 @@ func readSnapshot(path string, id digest.Digest) (Snapshot, error) {
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		return Snapshot{}, ErrNotFound
 	}
-	text, err := os.ReadFile(filepath.Join(path, "snapshot.json"))
+	text, err := statedir.ReadFile(filepath.Join(path, "snapshot.json"))
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 			return Snapshot{}, ErrNotFound // removed just now
 		}
 		return Snapshot{}, fmt.Errorf("%w: snapshot.json is missing", ErrInvalid)
+	}
+	if statedir.Irregular(err) {
+		return Snapshot{}, fmt.Errorf("%w: snapshot.json is not a file", ErrInvalid)
 	}
 	if err != nil {
 		return Snapshot{}, err

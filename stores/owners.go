@@ -15,6 +15,7 @@ import (
 	"github.com/moby/sys/userns"
 
 	"github.com/layerbuild/layerbuild/namespace"
+	"github.com/layerbuild/layerbuild/statedir"
 )
 
 // Enter moves the process to where it may read and remove every file of a state folder: the
@@ -46,7 +47,7 @@ func CheckOwners(roots string) error {
 		return nil
 	}
 	path := filepath.Join(roots, ownersFile)
-	text, err := os.ReadFile(path)
+	text, err := statedir.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("state folder: %w", err)
 	}
