@@ -5,63 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path"
-	"path/filepath"
 	"runtime"
-	"strings"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/history"
-	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/namespace"
 )
-
-// Grab copies a file or folder out of a layer as it was last built, to dest on
-// this machine: into it if it is a folder or ends in a slash. Owners are root's
-// and times are now, as cp has them; what could do harm here is left out.
-func Grab(ctx context.Context, o Options, layer, file, dest string) (err error) {
-	defer func() { err = inside(err) }()
-	l, err := o.unread(layer)
-	if err != nil {
-		return err
-	}
-	to, err := filepath.Abs(dest)
-	if err != nil {
-		return err
-	}
-	if strings.HasSuffix(dest, "/") || dest == "." {
-		to += "/"
-	}
-	b, err := openMounting(ctx, o, &layers.Graph{})
-	if err != nil {
-		return err
-	}
-	defer b.close()
-	id, err := b.lastBuilt(ctx, l)
-	if err != nil {
-		return err
-	}
-	view, err := b.Snapshots.View(ctx, id)
-	if err != nil {
-		return err
-	}
-	defer view.Release()
-	from := imports.Source{Root: view.Root, Path: path.Join("/", file)}
-	tree, err := b.Sources.Digest(ctx, from)
-	if errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("layer %q has no %s", layer, from.Path)
-	}
-	if err != nil {
-		return err
-	}
-	return b.Sources.Copy(ctx, from, tree, "/", to, imports.CopyOptions{Epoch: time.Now(), Harmless: true})
-}
 
 // unread stands for a layer of the stackerfile without reading that.
 func (o Options) unread(layer string) (*layers.Layer, error) {

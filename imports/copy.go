@@ -24,10 +24,12 @@ type CopyOptions struct {
 	UID, GID *int         // of all that is copied; 0 by default
 	Epoch    time.Time    // mtime of all that is copied; now by default
 
-	// Harmless leaves out what of a stranger's files could do harm outside of an image:
-	// setuid and setgid bits, write permission for all, extended attributes, among which
-	// are capabilities. A device is an error.
-	Harmless bool
+	// Outside is for a root that is no image but a folder of this machine. What of a
+	// stranger's files could do harm there is left out: setuid and setgid bits, write
+	// permission for all, extended attributes, among which are capabilities. A device is
+	// an error. A symlink that is there where the tree has a folder is replaced, since an
+	// earlier copy may have left it. Hard links stay hard links.
+	Outside bool
 }
 
 // Copy copies src, whose tree is t, to dest in the root filesystem at root.
@@ -51,7 +53,7 @@ func (s *Store) Copy(ctx context.Context, src Source, t Tree, root, dest string,
 		return err
 	}
 	s.forget()
-	if o.Harmless {
+	if o.Outside {
 		if entries, err = harmless(entries); err != nil {
 			return err
 		}
@@ -71,6 +73,9 @@ func (s *Store) Copy(ctx context.Context, src Source, t Tree, root, dest string,
 	defer unix.Close(rootfd)
 
 	f := fill{src: src, source: source, root: rootfd, share: -1, mtime: o.Epoch, replace: true}
+	if o.Outside {
+		f.outside = &outside{where: root, made: map[fileID]string{}}
+	}
 	if o.Epoch.IsZero() {
 		f.mtime = time.Now()
 	}
@@ -88,7 +93,7 @@ func (s *Store) Copy(ctx context.Context, src Source, t Tree, root, dest string,
 	return f.run(ctx, entries, nil)
 }
 
-// harmless returns entries as CopyOptions.Harmless has them.
+// harmless returns entries as CopyOptions.Outside has them.
 func harmless(entries []Entry) ([]Entry, error) {
 	var kept []Entry
 	for _, e := range entries {
@@ -147,9 +152,14 @@ func target(root int, src Source, t Tree, dest, name string) (string, error) {
 	return dest, nil
 }
 
-// prepare makes the folder that the tree goes into, and the tree's own root if
-// it is a folder: fresh tells that this one was not there.
+// prepare makes the folder that the tree goes into, and the tree's own root if it is a folder.
+// It reports whether that is fresh.
 func (f *fill) prepare(t Tree) (fresh bool, err error) {
+	if f.outside != nil && t.Dir {
+		if err := f.dropLink(f.at); err != nil {
+			return false, err
+		}
+	}
 	if !t.Dir {
 		fd, err := inroot.WalkFolder(f.root, path.Dir(f.at), true)
 		closeFd(fd)

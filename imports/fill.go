@@ -37,6 +37,7 @@ type fill struct {
 	mode     *uint32 // of files, instead of their own
 	mtime    time.Time
 	replace  bool // files, links and devices that are there already
+	outside  *outside
 }
 
 // A group is entries of one folder that are no folders.
@@ -128,9 +129,14 @@ func (f *fill) makeDirs(ctx context.Context, dirs []*Entry) error {
 	return nil
 }
 
-// existingDir accepts what is at p already if it is a folder, or a symlink to
-// one or to where one can be made.
+// existingDir accepts what is at p already if it is a folder, or a symlink to one or to where
+// one can be made; outside of an image a folder takes a symlink's place.
 func (f *fill) existingDir(p string) error {
+	if f.outside != nil {
+		if err := f.dropLink(f.in(p)); err != nil {
+			return err
+		}
+	}
 	fd, err := inroot.WalkFolder(f.root, f.in(p), true)
 	if err == nil {
 		unix.Close(fd)
@@ -177,15 +183,18 @@ func (f *fill) groups(ctx context.Context, groups []*group) error {
 
 // problem names the file of an error: by its source, or where it should come to.
 func (f *fill) problem(p string, err error) error {
-	from, to := path.Join(f.src.Path, p), path.Join("/", f.in(p))
+	from, to, in := path.Join(f.src.Path, p), path.Join("/", f.in(p)), " in the image"
+	if f.outside != nil {
+		to, in = path.Join(f.outside.where, to), ""
+	}
 	var changed *ChangedError
 	switch {
 	case errors.As(err, &changed), errors.Is(err, context.Canceled):
 		return err
 	case errors.Is(err, unix.EISDIR):
-		return fmt.Errorf("%s is a folder in the image: %s cannot replace it", to, from)
+		return fmt.Errorf("%s is a folder%s: %s cannot replace it", to, in, from)
 	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.EEXIST):
-		return fmt.Errorf("%s is no folder in the image: %s cannot go there", to, from)
+		return fmt.Errorf("%s is no folder%s: %s cannot go there", to, in, from)
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("copying %s: %w: this file needs a build as root", from, err)
 	}
@@ -314,8 +323,8 @@ func (c *copier) file(to int, name string, e *Entry) error {
 		return err
 	}
 	defer unix.Close(in)
-	out, err := unix.Openat(to, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-	if err != nil {
+	out, err := c.create(in, to, name, c.in(e.Path))
+	if err != nil || out < 0 {
 		return err
 	}
 	defer unix.Close(out)
@@ -327,6 +336,19 @@ func (c *copier) file(to int, name string, e *Entry) error {
 		mode = *c.mode
 	}
 	return c.dress(out, e, mode)
+}
+
+// create makes an empty file for the content of the file in, at p below the root. It returns
+// -1 where a hard link was made instead.
+func (f *fill) create(in, to int, name, p string) (out int, err error) {
+	if f.outside != nil {
+		f.outside.mu.Lock()
+		defer f.outside.mu.Unlock()
+		if linked, err := f.hardlink(in, to, name, p); linked || err != nil {
+			return -1, err
+		}
+	}
+	return unix.Openat(to, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 }
 
 // link links to the equal file at the same path of the shared tree.

@@ -429,6 +429,21 @@ func (v *victim) grabs() {
 			v.must("grab", "-f", "evil.yaml", fmt.Sprintf("run%d:/su", i), v.path("su"))
 		}
 	}
+	// What one grab leaves is in the way of the next.
+	for _, run := range []string{"mkdir /d && ln -s " + v.host + " /d/l && echo a > /d/a && ln /d/a /d/b", "mkdir -p /d/l && echo evil > /d/l/sentinel"} {
+		v.write("grab.yaml", fmt.Sprintf("g: {from: {type: oci, url: '%s:latest'}, run: '%s'}\n", busyboxBase(v.t), run))
+		v.must("build", "-f", "grab.yaml")
+		v.must("grab", "-f", "grab.yaml", "g:/d", v.path("grabbed"))
+	}
+	if text, err := os.ReadFile(v.path("grabbed/l/sentinel")); string(text) != "evil\n" {
+		v.t.Errorf("a folder in place of a link was grabbed as %q, %v", text, err)
+	}
+	a, errA := os.Stat(v.path("grabbed/a"))
+	b, errB := os.Stat(v.path("grabbed/b"))
+	if errA != nil || errB != nil || !os.SameFile(a, b) {
+		v.t.Error("a hard link was grabbed as another file")
+	}
+	v.sound()
 	info, err := os.Stat(v.path("su"))
 	if err != nil || info.Mode() != 0o775 {
 		v.t.Errorf("a setuid program that was grabbed is %v, %v", info.Mode(), err)

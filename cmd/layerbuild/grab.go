@@ -17,7 +17,8 @@ func newGrabCommand(s *settings) *cobra.Command {
 		Long: `Copy a file or folder out of a layer as it was last built, to DEST or the current
 folder. The layer is that of the stackerfile, or if that has not been built, of
 whichever was built last; the stackerfile is not read. Setuid and setgid bits, write
-permission for all and extended attributes are left out; devices are refused.`,
+permission for all and extended attributes are left out; devices are refused. Nothing is
+written outside of DEST: a link in it is replaced. Hard links are kept.`,
 		Example: `  layerbuild grab app:/usr/bin/app
   layerbuild grab app:/srv/site public/`,
 		Args: cobra.RangeArgs(1, 2),
