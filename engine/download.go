@@ -15,8 +15,7 @@ import (
 // A downloader fetches each URL once in a build, so that all layers of it see the
 // same file.
 type downloader struct {
-	b           *Builder
-	credentials registry.Credentials
+	b *Builder
 
 	mu    sync.Mutex
 	files map[string]func() (imports.Download, error) // by URL and hash
@@ -24,9 +23,8 @@ type downloader struct {
 
 func newDownloader(b *Builder) *downloader {
 	return &downloader{
-		b:           b,
-		credentials: registry.DefaultCredentials(),
-		files:       map[string]func() (imports.Download, error){},
+		b:     b,
+		files: map[string]func() (imports.Download, error){},
 	}
 }
 
@@ -52,11 +50,11 @@ func (d *downloader) ask(ctx context.Context, l *layers.Layer, url, hash string)
 	what := "downloading " + registry.Redact(url)
 	done := func() {}
 	file, err := d.b.Sources.Fetch(ctx, url, imports.FetchOptions{
-		Hash:        hash,
-		Offline:     d.b.Offline,
-		MaxSize:     d.b.MaxDownload,
-		Credentials: d.credentials,
-		Progress:    d.b.meter(l, what),
+		Client:   d.b.registry(),
+		Hash:     hash,
+		Offline:  d.b.Offline,
+		MaxSize:  d.b.MaxDownload,
+		Progress: d.b.meter(l, what),
 		Begin: func(total int64) error {
 			if err := d.begin(l, url, total); err != nil {
 				return err

@@ -30,7 +30,7 @@ func (s *Stackerfiles) Fetch(url string) (string, error) {
 		return "", err
 	}
 	defer set.Close()
-	file, err := set.Sources.Fetch(s.Context, url, imports.FetchOptions{Offline: s.Offline, MaxSize: layers.MaxSize, Credentials: registry.DefaultCredentials()})
+	file, err := set.Sources.Fetch(s.Context, url, imports.FetchOptions{Offline: s.Offline, MaxSize: layers.MaxSize, Client: registry.New(registry.Options{})})
 	if file.Notice != "" && !namespace.InLastLife() { // in which a build does again what it did
 		s.Notice(file.Notice)
 	}

@@ -2,13 +2,10 @@ package imports
 
 import (
 	"bytes"
-	"net/http"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/vbatts/go-mtree"
 	"github.com/vbatts/go-mtree/pkg/govis"
@@ -98,27 +95,6 @@ func FuzzDecodeShard(f *testing.F) {
 		}
 		x.find(&stamp{ino: 1})
 		mergeShard(recs, []record{{3}})
-	})
-}
-
-// Whatever a server says, a part of a file is only gone on with where it was cut, and
-// nobody waits for ever.
-func FuzzHeaders(f *testing.F) {
-	f.Add("bytes 5-9/10", `"e"`, "Wed, 21 Oct 2015 07:28:00 GMT", "120", int64(5))
-	f.Add("bytes 5-9/*", "", "x", "9223372036854775807", int64(5))
-	f.Add("bytes -5--9/-10", "\xff", "", "-1", int64(0))
-	f.Fuzz(func(t *testing.T, contentRange, etag, date, retry string, done int64) {
-		h := http.Header{"Content-Range": {contentRange}, "Etag": {etag}, "Last-Modified": {date}, "Date": {date}, "Retry-After": {retry}}
-		r := &transfer{done: done, total: -1, etag: `"e"`}
-		if r.continues(&http.Response{Header: h}) && (done <= 0 || !strings.Contains(contentRange, strconv.FormatInt(done, 10))) {
-			t.Errorf("%q is taken for the rest from %d on", contentRange, done)
-		}
-		if wait := retryAfter(&http.Response{Header: http.Header{"Retry-After": {retry}}}); wait > 12*24*time.Hour && !strings.Contains(retry, ":") {
-			t.Errorf("%q: waiting for %s", retry, wait)
-		}
-		if lastModified(h) != "" {
-			t.Errorf("a file that was changed at %q, when it was sent, counts as old", date)
-		}
 	})
 }
 

@@ -23,7 +23,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -50,8 +49,7 @@ type Options struct {
 type Store struct {
 	state     string
 	forbidden []forbidden
-	index     *statIndex    // nil with NoStatIndex
-	retryWait time.Duration // before a download is tried again; doubles each time
+	index     *statIndex // nil with NoStatIndex
 
 	taken map[string]Tree // what this process measured in its life before
 
@@ -80,7 +78,7 @@ func Open(state string, o Options) (*Store, error) {
 			return nil, fmt.Errorf("making the state folder: %w", err)
 		}
 	}
-	s := &Store{state: state, measured: map[string]Tree{}, entries: map[digest.Digest][]Entry{}, retryWait: 500 * time.Millisecond}
+	s := &Store{state: state, measured: map[string]Tree{}, entries: map[digest.Digest][]Entry{}}
 	for _, p := range append([]string{state}, o.Forbidden...) {
 		f, err := newForbidden(p)
 		if err != nil {

@@ -267,7 +267,7 @@ func TestDiskFull(t *testing.T) {
 		t.Error(err)
 	}
 	srv := server(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, strings.Repeat("x", 1<<20)) })
-	if _, err := s.Fetch(context.Background(), srv.URL, FetchOptions{}); !errors.Is(err, unix.ENOSPC) {
+	if _, err := s.Fetch(context.Background(), srv.URL, asking(FetchOptions{})); !errors.Is(err, unix.ENOSPC) {
 		t.Error(err)
 	}
 	if left := must(os.ReadDir(filepath.Join(s.state, "tmp")))(t); len(left) > 0 {

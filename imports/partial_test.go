@@ -53,7 +53,7 @@ func cutFetch(f *fickle, o FetchOptions) (s *Store, url, part string) {
 		}
 	}
 	f.cut = func() {}
-	if _, err := s.Fetch(ctx, url, o); !errors.Is(err, context.Canceled) {
+	if _, err := s.Fetch(ctx, url, asking(o)); !errors.Is(err, context.Canceled) {
 		f.Fatal(err)
 	}
 	f.mu.Lock()
@@ -123,7 +123,7 @@ func TestFetchLeavesNothingUseless(t *testing.T) {
 	f.cut = func() {}
 	s := fetcher(t)
 	ctx, cancel := context.WithCancel(context.Background())
-	if _, err := s.Fetch(ctx, server(t, f.ServeHTTP).URL, FetchOptions{Progress: func(int64, int64) { cancel() }}); !errors.Is(err, context.Canceled) {
+	if _, err := s.Fetch(ctx, server(t, f.ServeHTTP).URL, asking(FetchOptions{Progress: func(int64, int64) { cancel() }})); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
 	if left := must(filepath.Glob(filepath.Join(s.state, "partial/*")))(t); len(left) > 0 {

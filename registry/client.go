@@ -3,6 +3,8 @@ package registry
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
+	"net/http"
 	"sync"
 	"time"
 
@@ -33,6 +35,7 @@ type Client struct {
 	credentials Credentials
 	certs       certFolders
 	conf        func() (registriesConf, error)
+	files       http.RoundTripper // of downloads
 
 	mu           sync.Mutex
 	repositories map[place]*Repository
@@ -57,6 +60,7 @@ func New(o Options) *Client {
 		credentials:  DefaultCredentials(),
 		certs:        defaultCertFolders(),
 		conf:         sync.OnceValues(readRegistriesConf),
+		files:        connections(&tls.Config{}, o),
 		repositories: map[place]*Repository{},
 		seen:         map[digest.Digest][]name.Repository{},
 	}

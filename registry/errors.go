@@ -52,6 +52,16 @@ func (e *StatusError) Unwrap() error {
 	return nil
 }
 
+// Passing reports whether a failure may be gone another time, without anyone doing
+// something about it.
+func Passing(err error) bool {
+	var told *StatusError
+	if errors.As(err, &told) {
+		return passing(told.Status)
+	}
+	return errors.Is(err, ErrUnreachable)
+}
+
 // explain puts an error of go-containerregistry or net/http into words: without
 // URLs, which may hold signatures, and with what to do. It returns nil for nil.
 func (r *Repository) explain(ctx context.Context, err error) error {

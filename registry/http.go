@@ -21,9 +21,14 @@ const maxWait = time.Minute
 const parallel = 4
 
 // newTransport returns a transport that repeats what fails for the moment and gives up
-// what stands still. What is insecure needs no certificate.
+// what stands still. What is insecure needs no certificate, and may be plain http.
 func newTransport(certs *tls.Config, insecure bool, o Options) http.RoundTripper {
 	certs.InsecureSkipVerify = insecure
+	return &patient{next: connections(certs, o), insecure: insecure, options: o}
+}
+
+// connections returns a transport that gives up what stands still.
+func connections(certs *tls.Config, o Options) http.RoundTripper {
 	t := &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
 		DialContext:         (&net.Dialer{Timeout: 30 * time.Second}).DialContext,
@@ -31,11 +36,11 @@ func newTransport(certs *tls.Config, insecure bool, o Options) http.RoundTripper
 		MaxIdleConnsPerHost: parallel,
 		IdleConnTimeout:     30 * time.Second,
 		TLSHandshakeTimeout: 10 * time.Second,
-		// A length and a range must be those of the blob.
+		// A length and a range must be those of the file.
 		DisableCompression: true,
 		TLSClientConfig:    certs,
 	}
-	return &patient{next: &watchful{t, o.FirstByte, o.Stall}, insecure: insecure, options: o}
+	return &watchful{t, o.FirstByte, o.Stall}
 }
 
 // patient repeats requests that fail for the moment, and refuses plain http where

@@ -102,3 +102,16 @@ func TestProxy(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
+
+// Whatever a server says, nobody waits for ever.
+func FuzzRetryAfter(f *testing.F) {
+	for _, seed := range []string{"", "120", "-1", "9223372036854775807", "99999999999999999999", "Wed, 21 Oct 2015 07:28:00 GMT", "Fri, 31 Dec 9999 23:59:59 GMT"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		resp := &http.Response{StatusCode: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {value}}}
+		if wait, again := retry(resp, nil, time.Second, 1); again && (wait < time.Second || wait > maxWait) {
+			t.Errorf("%q: waiting for %s", value, wait)
+		}
+	})
+}

@@ -1,13 +1,11 @@
 package registry
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"sync"
 
-	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -83,43 +81,4 @@ func (i *Image) Document(ctx context.Context, d ispec.Descriptor) (data []byte, 
 // The error is ErrCorrupt, and sink is empty, when the content is another one.
 func (i *Image) Blob(ctx context.Context, d ispec.Descriptor, sink Sink) error {
 	return i.try(ctx, func(r *Repository, _ string) error { return r.Blob(ctx, d, sink) })
-}
-
-// A Sink takes a blob, part by part.
-type Sink interface {
-	Write(p []byte) (int, error)
-	Size() int64           // of what it has
-	Digest() digest.Digest // of what it has
-	Reset() error          // forgets what it has
-}
-
-// Blob brings what sink lacks of a blob: if sink has a part, that is continued, and
-// fetched once more from the beginning should the whole turn out to be wrong. The error
-// is ErrCorrupt, and sink is empty, when the content is not what d says. On other
-// errors what has come stays in sink for another attempt.
-func (r *Repository) Blob(ctx context.Context, d ispec.Descriptor, sink Sink) error {
-	for {
-		begun := sink.Size()
-		err := r.fetch(ctx, d, sink)
-		if err == nil {
-			err = compare(d, sink.Digest(), sink.Size())
-		}
-		if !errors.Is(err, ErrCorrupt) {
-			return err
-		}
-		if failed := sink.Reset(); failed != nil || begun == 0 {
-			return cmp.Or(failed, err)
-		}
-	}
-}
-
-// compare returns an ErrCorrupt when content is not what a descriptor says.
-func compare(want ispec.Descriptor, got digest.Digest, size int64) error {
-	switch {
-	case size != want.Size:
-		return fmt.Errorf("the registry gives %d bytes for %s, its descriptor says %d: %w", size, want.Digest, want.Size, ErrCorrupt)
-	case got != want.Digest:
-		return fmt.Errorf("the registry gives %s for %s: %w", got, want.Digest, ErrCorrupt)
-	}
-	return nil
 }

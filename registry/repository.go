@@ -238,7 +238,7 @@ const maxDocument = 16 << 20
 
 // read returns a document and the media type it is sent with.
 func (r *Repository) read(ctx context.Context, path string, header http.Header) (data []byte, found string, err error) {
-	err = r.persist(ctx, func() (int64, error) {
+	err = r.client.options.persist(ctx, func() (int64, error) {
 		resp, err := r.request(ctx, http.MethodGet, path, header, http.StatusOK)
 		if err != nil {
 			return 0, err
@@ -248,101 +248,13 @@ func (r *Repository) read(ctx context.Context, path string, header http.Header) 
 		data, err = io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
 		return 0, err
 	})
+	if errors.As(err, &cutError{}) {
+		err = r.explain(ctx, err)
+	}
 	if len(data) > maxDocument {
 		return nil, "", fmt.Errorf("more than %d MiB are too much for a manifest or config", maxDocument>>20)
 	}
 	return data, found, err
-}
-
-// persist does what may be cut again, as long as it comes further than before and
-// some times more. A registry that has begun to give may be gone for a moment: it is
-// restarted, say.
-func (r *Repository) persist(ctx context.Context, do func() (came int64, err error)) error {
-	var furthest int64
-	for attempt := 1; ; attempt++ {
-		came, err := do()
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if !errors.As(err, &cutError{}) && (furthest == 0 || !errors.Is(err, ErrUnreachable)) {
-			return err
-		}
-		if came > furthest {
-			furthest, attempt = came, 1
-		}
-		if attempt >= r.client.options.Attempts {
-			return r.explain(ctx, err)
-		}
-		if err := sleep(ctx, backoff(r.client.options.Pause, attempt)); err != nil {
-			return err
-		}
-	}
-}
-
-// fetch appends to sink what it lacks.
-func (r *Repository) fetch(ctx context.Context, d ispec.Descriptor, sink Sink) error {
-	begun := sink.Size()
-	return r.persist(ctx, func() (int64, error) {
-		err := r.fetchRest(ctx, d, sink)
-		return sink.Size() - begun, err
-	})
-}
-
-// fetchRest appends to sink what it lacks. It returns a cutError when there is more to
-// come, and nil when the registry has given all that it has, which may not be what
-// d says: that is for the caller to check.
-func (r *Repository) fetchRest(ctx context.Context, d ispec.Descriptor, sink Sink) error {
-	header := http.Header{}
-	if sink.Size() > 0 {
-		header.Set("Range", fmt.Sprintf("bytes=%d-%d", sink.Size(), d.Size-1))
-	}
-	resp, err := r.request(ctx, http.MethodGet, "blobs/"+d.Digest.String(), header,
-		http.StatusOK, http.StatusPartialContent, http.StatusRequestedRangeNotSatisfiable)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	switch resp.StatusCode {
-	case http.StatusRequestedRangeNotSatisfiable:
-		return cmp.Or(sink.Reset(), error(cutError{errors.New("the registry cannot go on where it was cut")}))
-	case http.StatusPartialContent:
-		if !strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", sink.Size())) {
-			return errors.New("the registry gives another part of the blob than was asked for")
-		}
-	case http.StatusOK: // it knows no ranges
-		if err := sink.Reset(); err != nil {
-			return err
-		}
-	}
-	before := sink.Size()
-	if err := copyRest(d, sink, resp.Body); err != nil {
-		return err
-	}
-	if sink.Size() < d.Size && sink.Size() > before && resp.ContentLength < 0 {
-		return cutError{io.ErrUnexpectedEOF} // perhaps: without a length no one can tell
-	}
-	return nil
-}
-
-// copyRest copies what is left of a body; one byte more than d says is enough to know
-// that it is too much.
-func copyRest(d ispec.Descriptor, sink Sink, body io.Reader) error {
-	buf := make([]byte, 256<<10)
-	body = io.LimitReader(body, d.Size+1-sink.Size())
-	for {
-		n, err := body.Read(buf)
-		if n > 0 {
-			if _, err := sink.Write(buf[:n]); err != nil {
-				return err
-			}
-		}
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
 }
 
 // Docker's media types, from its image manifest version 2, schema 2.

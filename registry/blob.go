@@ -1,0 +1,62 @@
+package registry
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/opencontainers/go-digest"
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Blob brings what sink lacks of a blob: if sink has a part, that is continued, and
+// fetched once more from the beginning should the whole turn out to be wrong. The error
+// is ErrCorrupt, and sink is empty, when the content is not what d says. On other
+// errors what has come stays in sink for another attempt.
+func (r *Repository) Blob(ctx context.Context, d ispec.Descriptor, sink Sink) error {
+	for {
+		begun := sink.Size()
+		err := r.fetch(ctx, d, sink)
+		if err == nil {
+			err = compare(d, sink.Digest(), sink.Size())
+		}
+		if !errors.Is(err, ErrCorrupt) {
+			return err
+		}
+		if failed := sink.Reset(); failed != nil || begun == 0 {
+			return cmp.Or(failed, err)
+		}
+	}
+}
+
+// fetch appends to sink what it lacks.
+func (r *Repository) fetch(ctx context.Context, d ispec.Descriptor, sink Sink) error {
+	if sink.Size() >= d.Size && d.Size > 0 {
+		return nil
+	}
+	t := &transfer{sink: sink, length: d.Size, fixed: true}
+	t.resumable = func() bool { return true } // the digest tells
+	t.same = func(*http.Response) bool { return true }
+	t.request = func(ctx context.Context, header http.Header) (*http.Response, error) {
+		return r.request(ctx, http.MethodGet, "blobs/"+d.Digest.String(), header,
+			http.StatusOK, http.StatusPartialContent, http.StatusRequestedRangeNotSatisfiable)
+	}
+	err := t.run(ctx, r.client.options)
+	if errors.As(err, &cutError{}) {
+		err = r.explain(ctx, err)
+	}
+	return err
+}
+
+// compare returns an ErrCorrupt when content is not what a descriptor says.
+func compare(want ispec.Descriptor, got digest.Digest, size int64) error {
+	switch {
+	case size != want.Size:
+		return fmt.Errorf("the registry gives %d bytes for %s, its descriptor says %d: %w", size, want.Digest, want.Size, ErrCorrupt)
+	case got != want.Digest:
+		return fmt.Errorf("the registry gives %s for %s: %w", got, want.Digest, ErrCorrupt)
+	}
+	return nil
+}
