@@ -141,10 +141,8 @@ func (b *Builder) showImport(ctx context.Context, s *rootfsStep, imp layers.Impo
 		}
 		b.layers[from].chain = &chain{id: id, depth: 1}
 	}
-	source, tree, err := b.measured(ctx, s.l, imp.Source, imp.Hash, importedSource(imp))
-	if err == nil {
-		s.shown = append(s.shown, imported{imp, source, tree})
-	}
+	all, err := b.imported(ctx, s.l, imp)
+	s.shown = append(s.shown, all...)
 	return err
 }
 

@@ -28,7 +28,7 @@ func present(graph *layers.Graph) error {
 			look(from.Pos, from.Source.Path)
 		}
 		for _, imp := range l.Imports {
-			if imp.Source.Scheme == layers.SchemeLocal {
+			if imp.Source.Scheme == layers.SchemeLocal && imp.Source.Path != "" {
 				look(imp.Pos, imp.Source.Path)
 			}
 		}

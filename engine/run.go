@@ -163,7 +163,7 @@ func (b *Builder) mirrors(ctx context.Context, s *rootfsStep) (mirrors []*import
 func (b *Builder) copyImports(ctx context.Context, s *rootfsStep, root string) error {
 	for _, imp := range s.copied {
 		o := imports.CopyOptions{Name: imp.Name, Mode: imp.Mode, UID: imp.UID, GID: imp.GID, Epoch: mtime(s.epoch)}
-		if err := imp.source.copy(ctx, imp.tree, root, imp.Dest, o); err != nil {
+		if err := b.put(ctx, imp, root, o); err != nil {
 			return b.failAt(ctx, s.l, imp.Pos, privileged(err, ""))
 		}
 	}

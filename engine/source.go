@@ -102,6 +102,9 @@ func (s *source) measure(ctx context.Context) (m measure, err error) {
 	if len(s.at.Ignore) > 0 {
 		in.Add(buildcache.Definition, "ignore", strings.Join(s.at.Ignore, "\n"))
 	}
+	if s.at.Owners || len(s.at.Filters) > 0 {
+		in.Add(buildcache.Definition, "picked", fmt.Sprintf("%t %q", s.at.Owners, s.at.Filters))
+	}
 	if _, err := s.b.lookup(buildcache.Digest, in, &m); err == nil {
 		s.b.use(m.Tree.Digest.Encoded())
 		return m, nil

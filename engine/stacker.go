@@ -62,6 +62,10 @@ func (f *stackerFolder) inside(path string) string {
 // show puts an import where the run sees it: at its name, or if the content of a
 // folder is meant, the folder's entries each at theirs.
 func (f *stackerFolder) show(imp imported, mirror string) error {
+	if imp.Mount != "" {
+		f.mounts = append(f.mounts, sandbox.Mount{Source: mirror, Dest: imp.Mount, ReadOnly: true})
+		return nil
+	}
 	if imp.Name != "" {
 		return f.put(imp, mirror, imp.Folder()+"/"+imp.Name)
 	}

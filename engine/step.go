@@ -117,43 +117,66 @@ func (b *Builder) addOverlays(ctx context.Context, s *rootfsStep) error {
 }
 
 func (b *Builder) addImports(ctx context.Context, s *rootfsStep) error {
-	shown := map[string]bool{}
 	for i, imp := range s.l.Imports {
-		source, tree, err := b.measured(ctx, s.l, imp.Source, imp.Hash, importedSource(imp))
-		if err == nil && len(imp.Ignore) > 0 && !tree.Dir {
-			err = errors.New("it is a file: `ignore` is for folders")
-		}
+		all, err := b.imported(ctx, s.l, imp)
 		if err != nil {
 			return b.failAt(ctx, s.l, imp.Pos, err)
 		}
-		for _, path := range tree.Skipped {
-			b.notice(s.l, progress.Warning, "import %q: %q is a socket and is left out", imp.Source.Raw, path)
-		}
-		in := imported{imp, source, tree}
-		var name string
-		switch {
-		case imp.Dest != "":
-			s.copied = append(s.copied, in)
-			name = fmt.Sprintf("copy %d %s", len(s.copied), imp.Dest)
-			s.inputs.Add(buildcache.Import, name, copyText(imp, tree))
-		case s.l.Run != "":
-			name = "import " + imp.Folder() + "/" + imp.Name
-			if imp.Name == "" {
-				name = fmt.Sprintf("import %d's content in %s", i+1, imp.Folder())
-			}
-			if shown[name] {
-				continue // one source, imported twice
-			}
-			shown[name] = true
-			s.shown = append(s.shown, in)
-			s.inputs.Add(buildcache.Import, name, string(tree.Digest))
-		}
-		s.said[name] = explain.Said{Source: registry.Redact(imp.Source.Raw), Normalized: imp.Normalize != ""}
-		if imp.Source.Scheme == layers.SchemeStacker {
-			s.by[name] = b.graph.Layer(imp.Source.Layer)
+		for _, in := range all {
+			b.addImport(s, i, in)
 		}
 	}
 	return nil
+}
+
+// imported measures what an import is.
+func (b *Builder) imported(ctx context.Context, l *layers.Layer, imp layers.Import) ([]imported, error) {
+	switch {
+	case imp.Text != nil || imp.Make:
+		return []imported{{Import: imp}}, nil
+	case imp.Copy != nil:
+		return b.selected(ctx, l, imp)
+	}
+	source, tree, err := b.measured(ctx, l, imp.Source, imp.Hash, importedSource(imp))
+	if err == nil && len(imp.Ignore) > 0 && !tree.Dir {
+		err = errors.New("it is a file: `ignore` is for folders")
+	}
+	return []imported{{imp, source, tree}}, err
+}
+
+// addImport adds what was measured of the i-th import.
+func (b *Builder) addImport(s *rootfsStep, i int, in imported) {
+	for _, path := range in.tree.Skipped {
+		b.notice(s.l, progress.Warning, "import %q: %q is a socket and is left out", in.Source.Raw, path)
+	}
+	var name string
+	switch {
+	case in.Dest != "":
+		s.copied = append(s.copied, in)
+		name = fmt.Sprintf("copy %d %s", len(s.copied), in.Dest)
+		s.inputs.Add(buildcache.Import, name, copyText(in.Import, in.tree))
+	case s.l.Run != "":
+		if name = in.place(i); s.said[name] != (explain.Said{}) {
+			return // one source, imported twice
+		}
+		s.shown = append(s.shown, in)
+		s.inputs.Add(buildcache.Import, name, string(in.tree.Digest))
+	}
+	s.said[name] = explain.Said{Source: registry.Redact(in.Source.Raw), Normalized: in.Normalize != ""}
+	if in.Source.Scheme == layers.SchemeStacker {
+		s.by[name] = b.graph.Layer(in.Source.Layer)
+	}
+}
+
+// place names where a run sees the i-th import.
+func (in imported) place(i int) string {
+	switch {
+	case in.Mount != "":
+		return "import at " + in.Mount
+	case in.Name == "":
+		return fmt.Sprintf("import %d's content in %s", i+1, in.Folder())
+	}
+	return "import " + in.Folder() + "/" + in.Name
 }
 
 // importedSource says how an import is read. Only a folder of this machine has
@@ -171,7 +194,11 @@ func copyText(imp layers.Import, tree imports.Tree) string {
 		Content  bool
 		Mode     *fs.FileMode
 		UID, GID *int
-	}{tree.Digest, imp.Name, imp.Source.Content, imp.Mode, imp.UID, imp.GID})
+
+		Copy, Make bool    `json:",omitempty"`
+		Text       *string `json:",omitempty"`
+		Owner      string  `json:",omitempty"`
+	}{tree.Digest, imp.Name, imp.Source.Content, imp.Mode, imp.UID, imp.GID, imp.Copy != nil, imp.Make, imp.Text, imp.Owner})
 	return string(text)
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,8 +22,12 @@ type CopyOptions struct {
 	Name string
 
 	Mode     *fs.FileMode // of files; folders keep theirs
-	UID, GID *int         // of all that is copied; 0 by default
+	UID, GID *int         // of all that is copied; 0 by default, or the owner with Source.Owners
 	Epoch    time.Time    // mtime of all that is copied; now by default
+
+	// Whole has Mode count for folders as well, and gives the folders that are made on
+	// the way to dest the mode and owner, as COPY of a Dockerfile does.
+	Whole bool
 
 	// Outside is for a root that is no image but a folder of this machine. What of a
 	// stranger's files could do harm there is left out: setuid and setgid bits, write
@@ -90,7 +95,37 @@ func (s *Store) Copy(ctx context.Context, src Source, t Tree, root, dest string,
 	if t.Dir && (!fresh || src.Content) {
 		entries = entries[1:]
 	}
+	if o.UID != nil {
+		entries = withoutOwners(entries)
+	}
 	return f.run(ctx, entries, nil)
+}
+
+// withoutOwners returns entries that become the owner's that is asked for.
+func withoutOwners(entries []Entry) []Entry {
+	entries = slices.Clone(entries)
+	for i := range entries {
+		entries[i].Owner = nil
+	}
+	return entries
+}
+
+// folder returns what the folders are like that are made on the way.
+func (o CopyOptions) folder() *inroot.NewFolder {
+	f := inroot.PlainFolder()
+	if !o.Whole {
+		return f
+	}
+	if o.UID != nil {
+		f.UID = *o.UID
+	}
+	if o.GID != nil {
+		f.GID = *o.GID
+	}
+	if o.Mode != nil {
+		f.Mode = modeBits(*o.Mode)
+	}
+	return f
 }
 
 // harmless returns entries as CopyOptions.Outside has them.
@@ -115,17 +150,22 @@ func (f *fill) own(o CopyOptions) {
 	if o.GID != nil {
 		f.gid = *o.GID
 	}
-	if o.Mode == nil {
-		return
+	f.on, f.modeAll = o.folder(), o.Whole
+	if o.Mode != nil {
+		mode := modeBits(*o.Mode)
+		f.mode = &mode
 	}
-	m := *o.Mode
+}
+
+// modeBits returns a mode as chmod(2) has it.
+func modeBits(m fs.FileMode) uint32 {
 	mode := uint32(m & 0o7777)
 	for bit, has := range map[uint32]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
 		if m&has != 0 {
 			mode |= bit
 		}
 	}
-	f.mode = &mode
+	return mode
 }
 
 // target returns the path in the root filesystem at which the tree's root shall be.
@@ -138,7 +178,7 @@ func target(root int, src Source, t Tree, dest, name string) (string, error) {
 	}
 	into := strings.HasSuffix(dest, "/")
 	if !into && !t.Dir {
-		fd, err := inroot.WalkFolder(root, dest, false)
+		fd, err := inroot.WalkFolder(root, dest, nil)
 		if err == nil {
 			unix.Close(fd)
 			into = true
@@ -161,14 +201,14 @@ func (f *fill) prepare(t Tree) (fresh bool, err error) {
 		}
 	}
 	if !t.Dir {
-		fd, err := inroot.WalkFolder(f.root, path.Dir(f.at), true)
+		fd, err := inroot.WalkFolder(f.root, path.Dir(f.at), f.on)
 		closeFd(fd)
 		return true, err
 	}
-	fd, err := inroot.WalkFolder(f.root, f.at, false)
+	fd, err := inroot.WalkFolder(f.root, f.at, nil)
 	if errors.Is(err, unix.ENOENT) {
 		fresh = true
-		fd, err = inroot.WalkFolder(f.root, f.at, true)
+		fd, err = inroot.WalkFolder(f.root, f.at, f.on)
 	}
 	closeFd(fd)
 	return fresh, err

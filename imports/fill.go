@@ -33,8 +33,10 @@ type fill struct {
 	share   int
 	differs map[string]bool
 
-	uid, gid int
-	mode     *uint32 // of files, instead of their own
+	uid, gid int               // where the entry has no owner
+	mode     *uint32           // of files, instead of their own
+	modeAll  bool              // of folders, too
+	on       *inroot.NewFolder // what folders on the way are like that are made
 	mtime    time.Time
 	replace  bool // files, links and devices that are there already
 	outside  *outside
@@ -85,7 +87,7 @@ func (f *fill) run(ctx context.Context, entries []Entry, settle []*Entry) error 
 
 // one makes a tree that is a file.
 func (f *fill) one(e *Entry) error {
-	to, err := inroot.WalkFolder(f.root, path.Dir(f.at), false)
+	to, err := inroot.WalkFolder(f.root, path.Dir(f.at), nil)
 	if err != nil {
 		return f.problem(".", err)
 	}
@@ -113,12 +115,12 @@ func (f *fill) makeDirs(ctx context.Context, dirs []*Entry) error {
 		if dir := path.Dir(e.Path); at < 0 || dir != parent {
 			closeFd(at)
 			var err error
-			if at, err = inroot.WalkFolder(f.root, f.in(dir), false); err != nil {
+			if at, err = inroot.WalkFolder(f.root, f.in(dir), nil); err != nil {
 				return f.problem(dir, err)
 			}
 			parent = dir
 		}
-		err := inroot.MakeFolder(at, path.Base(e.Path), 0o700)
+		err := (&inroot.NewFolder{Mode: 0o700}).Make(at, path.Base(e.Path))
 		if errors.Is(err, unix.EEXIST) {
 			err = f.existingDir(e.Path)
 		}
@@ -137,7 +139,7 @@ func (f *fill) existingDir(p string) error {
 			return err
 		}
 	}
-	fd, err := inroot.WalkFolder(f.root, f.in(p), true)
+	fd, err := inroot.WalkFolder(f.root, f.in(p), inroot.PlainFolder())
 	if err == nil {
 		unix.Close(fd)
 	}
@@ -148,9 +150,13 @@ func (f *fill) existingDir(p string) error {
 func (f *fill) settle(dirs []*Entry) error {
 	slices.SortFunc(dirs, func(a, b *Entry) int { return comparePaths(b.Path, a.Path) })
 	for _, e := range dirs {
-		fd, err := inroot.WalkFolder(f.root, f.in(e.Path), false)
+		fd, err := inroot.WalkFolder(f.root, f.in(e.Path), nil)
 		if err == nil {
-			err = f.dress(fd, e, e.Mode)
+			mode := e.Mode
+			if f.modeAll && f.mode != nil {
+				mode = *f.mode
+			}
+			err = f.dress(fd, e, mode)
 			unix.Close(fd)
 		}
 		if err != nil {
@@ -212,7 +218,7 @@ type copier struct {
 
 // group makes entries of one folder.
 func (c *copier) group(ctx context.Context, g *group) error {
-	to, err := inroot.WalkFolder(c.root, c.in(g.dir), false)
+	to, err := inroot.WalkFolder(c.root, c.in(g.dir), nil)
 	if err != nil {
 		return c.problem(g.dir, err)
 	}
@@ -271,7 +277,7 @@ func (c *copier) entry(to int, name string, e *Entry) error {
 
 // dressAt gives what is no file and no folder its metadata.
 func (c *copier) dressAt(to int, name string, e *Entry) error {
-	if err := unix.Fchownat(to, name, c.uid, c.gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := unix.Fchownat(to, name, c.owner(e).UID, c.owner(e).GID, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
 	if e.Type != Symlink {
@@ -287,6 +293,14 @@ func (c *copier) dressAt(to int, name string, e *Entry) error {
 	return unix.UtimesNanoAt(to, name, c.times(), unix.AT_SYMLINK_NOFOLLOW)
 }
 
+// owner returns whose an entry becomes.
+func (f *fill) owner(e *Entry) inroot.NewFolder {
+	if e.Owner != nil {
+		return inroot.NewFolder{UID: int(e.Owner.UID), GID: int(e.Owner.GID)}
+	}
+	return inroot.NewFolder{UID: f.uid, GID: f.gid}
+}
+
 func (f *fill) times() []unix.Timespec {
 	t := unix.NsecToTimespec(f.mtime.UnixNano())
 	return []unix.Timespec{t, t}
@@ -295,7 +309,8 @@ func (f *fill) times() []unix.Timespec {
 // dress gives an open file or folder its metadata. The order matters: changing
 // the owner drops setuid bits and capabilities, and an ACL changes the mode.
 func (f *fill) dress(fd int, e *Entry, mode uint32) error {
-	if err := unix.Fchown(fd, f.uid, f.gid); err != nil {
+	owner := f.owner(e)
+	if err := unix.Fchown(fd, owner.UID, owner.GID); err != nil {
 		return err
 	}
 	for _, x := range e.Xattrs {

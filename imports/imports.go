@@ -163,6 +163,10 @@ type Source struct {
 	// Symlinks are then resolved as if Root was "/", and never leave it.
 	Root string
 
+	// Within, unless empty, is a folder of this machine that Path is meant in, with
+	// symlinks resolved as below a Root.
+	Within string
+
 	// Content means the content of the folder at Path, not the folder itself:
 	// the folder's own mode and extended attributes do not count.
 	Content bool
@@ -176,6 +180,13 @@ type Source struct {
 	// word. What is ignored is not read, and its name is not in the tree.
 	Ignore      []string
 	IgnoreFiles bool
+
+	// Filters leave in a folder what each of them picks, and the folders on the way to
+	// that.
+	Filters []Filter
+
+	// Owners count: they are in the tree, and Copy gives them to what it makes.
+	Owners bool
 }
 
 // NormalizeGit keeps of modes what git keeps: files are 0755 when their owner
@@ -184,7 +195,11 @@ const NormalizeGit = "git"
 
 // id tells the source from others, but for where its Root is.
 func (s Source) id() string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%t %q %t %q %q %t", s.Root != "", s.Path, s.Content, s.Normalize, s.Ignore, s.IgnoreFiles))
+	text := fmt.Appendf(nil, "%t %q %t %q %q %t", s.Root != "", s.Path, s.Content, s.Normalize, s.Ignore, s.IgnoreFiles)
+	if s.Within != "" || len(s.Filters) > 0 || s.Owners {
+		text = fmt.Appendf(text, " %q %q %t", s.Within, s.Filters, s.Owners)
+	}
+	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:16])
 }
 

@@ -55,7 +55,11 @@ type Entry struct {
 	Link         string            // target of a Symlink
 	Major, Minor uint32            // of a Char or Block device
 	Xattrs       []Xattr           // sorted by name
+	Owner        *Owner            // nil unless Source.Owners
 }
+
+// An Owner is the user and group that a file belongs to.
+type Owner struct{ UID, GID uint32 }
 
 // An Xattr is an extended attribute.
 type Xattr struct{ Name, Value string }
@@ -128,6 +132,10 @@ func appendEntry(b []byte, e *Entry, name string) []byte {
 		b = append(b, ',')
 		b = strconv.AppendUint(b, uint64(e.Minor), 10)
 	}
+	if e.Owner != nil {
+		b = append(b, " gid="...)
+		b = strconv.AppendUint(b, uint64(e.Owner.GID), 10)
+	}
 	if e.Type == Symlink {
 		b = append(b, " link="...)
 		b = appendVis(b, e.Link, false)
@@ -142,6 +150,10 @@ func appendEntry(b []byte, e *Entry, name string) []byte {
 	}
 	b = append(b, " type="...)
 	b = append(b, e.Type.String()...)
+	if e.Owner != nil {
+		b = append(b, " uid="...)
+		b = strconv.AppendUint(b, uint64(e.Owner.UID), 10)
+	}
 	for _, x := range e.Xattrs {
 		b = append(b, " xattr."...)
 		b = appendVis(b, x.Name, true)
@@ -363,6 +375,12 @@ func (e *Entry) set(key, value []byte) (err error) {
 	switch string(key) {
 	case "device":
 		return e.setDevice(value)
+	case "gid":
+		n, err = number(value, 10, math.MaxUint32)
+		e.owner().GID = uint32(n)
+	case "uid":
+		n, err = number(value, 10, math.MaxUint32)
+		e.owner().UID = uint32(n)
 	case "link":
 		e.Link, err = unvis(value)
 	case "mode":
@@ -388,6 +406,14 @@ func (e *Entry) set(key, value []byte) (err error) {
 		return e.setXattr(key, value)
 	}
 	return err
+}
+
+// owner returns the entry's owner, which it has from here on.
+func (e *Entry) owner() *Owner {
+	if e.Owner == nil {
+		e.Owner = &Owner{}
+	}
+	return e.Owner
 }
 
 func (e *Entry) setDevice(value []byte) error {

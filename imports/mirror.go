@@ -311,7 +311,7 @@ func (s *Store) newMirror(ctx context.Context, src Source, dir *lockedDir, entri
 		}
 	}
 	if entries[0].Type == Dir {
-		if err := inroot.MakeFolder(dir.fd(), "root", 0o700); err != nil {
+		if err := (&inroot.NewFolder{Mode: 0o700}).Make(dir.fd(), "root"); err != nil {
 			return err
 		}
 	}

@@ -25,7 +25,7 @@ type fileID struct{ dev, ino uint64 }
 // dropLink removes what is at p below the root if that is a symlink. No folder above it is
 // one: those were replaced before.
 func (f *fill) dropLink(p string) error {
-	dir, err := inroot.WalkFolder(f.root, path.Dir(p), false)
+	dir, err := inroot.WalkFolder(f.root, path.Dir(p), nil)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
@@ -55,7 +55,7 @@ func (f *fill) hardlink(in, to int, name, p string) (linked bool, err error) {
 		f.outside.made[file] = p
 		return false, nil
 	}
-	dir, err := inroot.WalkFolder(f.root, path.Dir(first), false)
+	dir, err := inroot.WalkFolder(f.root, path.Dir(first), nil)
 	if err != nil {
 		return false, err
 	}

@@ -23,9 +23,10 @@ type stamp struct {
 	mode         uint32 // with the type bits
 }
 
-// A status is the stamp of a file, and the device it is if it is one.
+// A status is the stamp of a file, its owner, and the device it is if it is one.
 type status struct {
 	stamp
+	uid, gid     uint32
 	major, minor uint32
 }
 
@@ -80,6 +81,7 @@ func statAt(dir int, name *byte, flags int, st *status) error {
 	st.mtime = x.Mtime.Sec*1e9 + int64(x.Mtime.Nsec)
 	st.ctime = x.Ctime.Sec*1e9 + int64(x.Ctime.Nsec)
 	st.mode = uint32(x.Mode)
+	st.uid, st.gid = x.Uid, x.Gid
 	st.major, st.minor = x.Rdev_major, x.Rdev_minor
 	return nil
 }

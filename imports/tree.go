@@ -101,7 +101,7 @@ func (s *Store) read(ctx context.Context, src Source, index *statIndex) (r readi
 		index = nil
 	}
 	if !st.isDir() {
-		e, err := s.readFile(ctx, src, root, &st.stamp, index)
+		e, err := s.readFile(ctx, src, root, &st, index)
 		return reading{Tree: Tree{Files: 1, Size: e.Size}, folder: &folder{text: appendEntry(nil, &e, ".")}}, err
 	}
 	var avoid []forbidden
@@ -109,9 +109,15 @@ func (s *Store) read(ctx context.Context, src Source, index *statIndex) (r readi
 		avoid = s.avoided()
 	}
 	w := newWalk(ctx, src, root, index, avoid)
+	if w.filters, err = compile(src.Filters); err != nil {
+		return r, err
+	}
 	top, err := w.look(&st.stamp)
 	if err != nil {
 		return r, err
+	}
+	if w.filters != nil {
+		top.prune()
 	}
 	if sum, ok := w.sum(top); ok {
 		r.look = hex.EncodeToString(sum[:])
@@ -128,14 +134,14 @@ func (s *Store) read(ctx context.Context, src Source, index *statIndex) (r readi
 }
 
 // readFile reads a source that is one file, which is open and looks like st.
-func (s *Store) readFile(ctx context.Context, src Source, fd int, st *stamp, index *statIndex) (Entry, error) {
+func (s *Store) readFile(ctx context.Context, src Source, fd int, st *status, index *statIndex) (Entry, error) {
 	wr := &walker{walk: &walk{ctx: ctx, src: src, index: index}, buf: make([]byte, copyBuffer), hash: sha256.New()}
-	e := Entry{Path: ".", Type: File, Size: st.size, Mode: wr.mode(st)}
-	r, ok := index.find(st)
+	e := Entry{Path: ".", Type: File, Size: st.size, Mode: wr.mode(&st.stamp), Owner: wr.owner(st)}
+	r, ok := index.find(&st.stamp)
 	var err error
 	switch {
 	case !ok:
-		err = wr.file(fd, ".", &e, st)
+		err = wr.file(fd, ".", &e, &st.stamp)
 	case r.hasXattrs():
 		e.Xattrs, err = xattrFile{fd: fd}.read(wr.acl())
 	}
@@ -164,7 +170,7 @@ func (s *Store) FileDigest(ctx context.Context, src Source) (digest.Digest, erro
 			return "", fmt.Errorf("%s is a folder: only a file has a sha256", src)
 		}
 		var e Entry
-		e, err = s.readFile(ctx, src, fd, &st.stamp, s.index)
+		e, err = s.readFile(ctx, src, fd, &st, s.index)
 		unix.Close(fd)
 		if err == nil {
 			return sha256Digest(e.Sum), nil
@@ -209,17 +215,9 @@ func (s *Store) openSource(src Source) (fd int, st status, err error) {
 
 // openPath opens src with O_PATH: whatever it is, this neither blocks nor reads.
 func (s *Store) openPath(src Source) (int, error) {
-	if src.Root != "" {
-		handle, err := inroot.Open(src.Root, src.Path)
-		if err != nil {
-			return -1, err
-		}
-		defer handle.Close()
-		return unix.FcntlInt(handle.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	}
-	fd, err := unix.Open(src.Path, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, err
+	fd, err := src.open()
+	if err != nil || src.Root != "" {
+		return fd, err
 	}
 	real, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
 	if err == nil {
@@ -230,6 +228,20 @@ func (s *Store) openPath(src Source) (int, error) {
 		return -1, err
 	}
 	return fd, nil
+}
+
+// open opens the source with O_PATH.
+func (src Source) open() (int, error) {
+	within := src.Root + src.Within
+	if within == "" {
+		return unix.Open(src.Path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	}
+	handle, err := inroot.Open(within, src.Path)
+	if err != nil {
+		return -1, err
+	}
+	defer handle.Close()
+	return unix.FcntlInt(handle.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 }
 
 func sourceError(src Source, err error) error {

@@ -43,6 +43,7 @@ type walk struct {
 	src     Source
 	root    int // the root folder
 	index   *statIndex
+	filters *filters    // nil means all
 	avoid   []forbidden // what is left out, wherever it is met
 	started time.Time
 	device  uint64 // of the root folder
@@ -79,10 +80,12 @@ type looked struct {
 	folder
 	path  string // below the root
 	stamp stamp
+	self  status
 	names names // sorted, without what is ignored
 	seen  []status
 	below []*looked // the folders in it, in the order of names
 	sum   [sha256.Size]byte
+	spare bool // no filter picks it: it is there for what is in it
 }
 
 // An unreadFile is a file whose content is not known yet.
@@ -256,7 +259,7 @@ func (w *walker) list(fd int, l *looked, ig *ignoring) (*ignoring, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.stamp = before.stamp
+	l.stamp, l.self = before.stamp, before
 	if l.names, err = w.names.list(fd); err != nil {
 		return nil, err
 	}
@@ -272,23 +275,32 @@ func (w *walker) list(fd int, l *looked, ig *ignoring) (*ignoring, error) {
 	if after, err := statFd(fd); err != nil || after.stamp != before.stamp {
 		return nil, errors.Join(err, &ChangedError{w.name(l.path)})
 	}
-	w.drop(l, ig)
-	return ig, nil
+	return ig, w.drop(l, ig)
 }
 
-// drop leaves out what is ignored, and what the build itself writes.
-func (w *walk) drop(l *looked, ig *ignoring) {
-	if ig == nil && len(w.avoid) == 0 {
-		return
+// drop leaves out what is ignored, what no filter picks, and what the build itself
+// writes.
+func (w *walk) drop(l *looked, ig *ignoring) error {
+	if ig == nil && w.filters == nil && len(w.avoid) == 0 {
+		return nil
 	}
 	kept := 0
 	for i := range l.seen {
-		if !w.avoids(&l.seen[i].stamp) && !ig.ignores(join(l.path, l.names.get(i)), l.seen[i].isDir()) {
+		p := join(l.path, l.names.get(i))
+		if w.avoids(&l.seen[i].stamp) || ig.ignores(p, l.seen[i].isDir()) {
+			continue
+		}
+		picked, err := w.filters.picks(p)
+		if err != nil {
+			return err
+		}
+		if picked || l.seen[i].isDir() && w.filters.mayPickBelow() {
 			l.seen[kept], l.names.at[kept] = l.seen[i], l.names.at[i]
 			kept++
 		}
 	}
 	l.seen, l.names.at = l.seen[:kept], l.names.at[:kept]
+	return nil
 }
 
 // avoids reports whether a file is one of those that the build writes.
@@ -338,7 +350,9 @@ func (w *walker) count(l *looked) {
 		case File:
 			files, size = files+1, size+st.size
 		case Dir:
-			l.below = append(l.below, &looked{path: join(l.path, l.names.get(i))})
+			p := join(l.path, l.names.get(i))
+			picked, _ := w.filters.picks(p) // drop has asked before
+			l.below = append(l.below, &looked{path: p, spare: !picked})
 		case 0:
 			sockets = append(sockets, join(l.path, l.names.get(i)))
 		}
@@ -381,13 +395,13 @@ func (w *walker) lines(d *openDir) error {
 	if err := w.still(d); err != nil {
 		return err
 	}
-	self := Entry{Type: Dir, Mode: w.mode(&d.stamp)}
+	self := Entry{Type: Dir, Mode: w.mode(&d.stamp), Owner: w.owner(&d.self)}
 	var err error
 	if self.Xattrs, err = (xattrFile{fd: d.fd}).read(w.acl()); err != nil {
 		return err
 	}
 	if d.path == "." && w.src.Content {
-		self.Mode, self.Xattrs = 0o755, nil
+		self.Mode, self.Xattrs, self.Owner = 0o755, nil, nil
 	}
 	w.text = appendEntry(w.text[:0], &self, path.Base(d.path))
 	var todo []unreadFile
@@ -437,7 +451,7 @@ func (w *walk) still(d *openDir) error {
 // entry learns what it can of one entry without reading its content; it is false
 // for a file whose content must be read.
 func (w *walk) entry(d *openDir, st *status, e *Entry) (known bool, err error) {
-	e.Type = st.kind()
+	e.Type, e.Owner = st.kind(), w.owner(st)
 	switch e.Type {
 	case 0, Dir:
 		return true, nil
@@ -555,6 +569,14 @@ func (w *walk) mode(st *stamp) uint32 {
 		return 0o755
 	}
 	return 0o644
+}
+
+// owner returns the owner of a file if owners count.
+func (w *walk) owner(st *status) *Owner {
+	if !w.src.Owners {
+		return nil
+	}
+	return &Owner{st.uid, st.gid}
 }
 
 // readLink returns the target of the symlink name in an open folder.

@@ -10,11 +10,11 @@ import (
 )
 
 // WalkFolder opens the folder at path below the open folder root, one element at a time: the
-// path, and what symlinks make of it, may be longer than PATH_MAX. With create, folders that
-// are missing are made as MakeFolder does, with mode 0755.
+// path, and what symlinks make of it, may be longer than PATH_MAX. Unless missing is nil,
+// folders that are missing are made as it says.
 //
 // Nobody else may rename folders below root meanwhile.
-func WalkFolder(root int, path string, create bool) (int, error) {
+func WalkFolder(root int, path string, missing *NewFolder) (int, error) {
 	at, err := unix.Openat(root, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
@@ -23,7 +23,7 @@ func WalkFolder(root int, path string, create bool) (int, error) {
 	for rest := path; rest != ""; {
 		var name string
 		name, rest, _ = strings.Cut(rest, "/")
-		next, target, err := step(root, at, name, create)
+		next, target, err := step(root, at, name, missing)
 		if err == nil && target != "" {
 			if links++; links > 255 {
 				err = unix.ELOOP
@@ -46,7 +46,7 @@ func WalkFolder(root int, path string, create bool) (int, error) {
 
 // step goes from the open folder at to name in it. At a symlink it stays, and returns the
 // target.
-func step(root, at int, name string, create bool) (next int, target string, err error) {
+func step(root, at int, name string, missing *NewFolder) (next int, target string, err error) {
 	switch name {
 	case "", ".":
 		return at, "", nil
@@ -58,8 +58,8 @@ func step(root, at int, name string, create bool) (next int, target string, err 
 	const flags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	next, err = unix.Openat(at, name, flags, 0)
 	switch {
-	case errors.Is(err, unix.ENOENT) && create:
-		if err := MakeFolder(at, name, 0o755); err != nil {
+	case errors.Is(err, unix.ENOENT) && missing != nil:
+		if err := missing.Make(at, name); err != nil {
 			return -1, "", err
 		}
 		next, err = unix.Openat(at, name, flags, 0)
@@ -74,15 +74,24 @@ func step(root, at int, name string, create bool) (next int, target string, err 
 	return next, "", err
 }
 
-// MakeFolder makes a folder of root's in the open folder at, of that mode whatever the umask.
-func MakeFolder(at int, name string, mode uint32) error {
+// A NewFolder says what a folder is like that is made.
+type NewFolder struct {
+	UID, GID int
+	Mode     uint32
+}
+
+// PlainFolder is root's, and open to all for reading.
+func PlainFolder() *NewFolder { return &NewFolder{Mode: 0o755} }
+
+// Make makes the folder in the open folder at, whatever the umask.
+func (n *NewFolder) Make(at int, name string) error {
 	if err := unix.Mkdirat(at, name, 0o700); err != nil {
 		return err
 	}
-	if err := unix.Fchownat(at, name, 0, 0, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := unix.Fchownat(at, name, n.UID, n.GID, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
-	return unix.Fchmodat(at, name, mode, 0)
+	return unix.Fchmodat(at, name, n.Mode, 0)
 }
 
 func sameFile(a, b int) (bool, error) {

@@ -42,7 +42,7 @@ var ways = map[string]func(root, path string) (string, error){
 			return "", err
 		}
 		defer unix.Close(at)
-		fd, err := WalkFolder(at, path, false)
+		fd, err := WalkFolder(at, path, nil)
 		if err != nil {
 			return "", err
 		}
@@ -171,7 +171,7 @@ func TestWalkFolderMakes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		made, err := WalkFolder(fd, "a/b/c/d", true)
+		made, err := WalkFolder(fd, "a/b/c/d", PlainFolder())
 		if err != nil {
 			t.Fatal(err)
 		}

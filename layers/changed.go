@@ -48,8 +48,12 @@ func importTexts(l *Layer, legacy bool) []string {
 	var texts []string
 	for _, i := range l.Imports {
 		if i.Legacy == legacy {
-			texts = append(texts, fmt.Sprintf("%q %s %q %s %s %s %s %q",
-				i.Source.Raw, i.Hash, i.Dest, optional(i.Mode), optional(i.UID), optional(i.GID), i.Normalize, i.Ignore))
+			text := fmt.Sprintf("%q %s %q %s %s %s %s %q",
+				i.Source.Raw, i.Hash, i.Dest, optional(i.Mode), optional(i.UID), optional(i.GID), i.Normalize, i.Ignore)
+			if i.Copy != nil {
+				text += fmt.Sprintf(" copy %q %t %q %q", i.Copy.Patterns, i.Copy.Parents, i.Copy.Exclude, i.Copy.IgnoreFile)
+			}
+			texts = append(texts, text+fmt.Sprintf(" %q %t %q %q", optional(i.Text), i.Make, i.Mount, i.Owner))
 		}
 	}
 	return texts

@@ -9,7 +9,7 @@ type hover struct {
 // hovers has one for each directive, by its name.
 var hovers = map[string]hover{
 	"from":                  {"What the layer starts from: an image in a registry (docker) or in an OCI layout (oci), a tar file, nothing (scratch), or another layer (built).", "{type: docker, url: docker://docker.io/library/debian:12}"},
-	"imports":               {"Files and folders that the scripts read, in /stacker/imports. With dest they are copied into the image instead.", "[main.go, {path: app.conf, dest: /etc/app.conf, mode: \"0644\"}]"},
+	"imports":               {"Files and folders that the scripts read, in /stacker/imports. With dest they are copied into the image instead; copy does it as COPY of a Dockerfile.", "[main.go, {path: app.conf, dest: /etc/app.conf, mode: \"0644\"}]"},
 	"import":                {"Files and folders that the scripts read, in /stacker. Deprecated: write imports.", "main.go"},
 	"overlay_dirs":          {"Folders of this machine that are laid over the root filesystem, each as a layer of the image.", "[{source: overlay, dest: /usr/local}]"},
 	"run":                   {"The script that makes the layer. It runs in /bin/sh -xe unless its first line names an interpreter.", "apt-get update && apt-get install -y hello"},

@@ -97,6 +97,21 @@ type Import struct {
 	UID, GID  *int         // owner of what is copied to Dest; root when nil
 	Normalize string       // as Stackerfile.Normalize, which it has unless it says otherwise
 	Ignore    []string     // patterns, as gitignore(5) has them, of what in a folder is not imported
+
+	Copy  *Copy   // what of Source is copied, as COPY of a Dockerfile does; nil for all of it
+	Text  *string // what the file at Dest holds; there is no Source then
+	Make  bool    // Dest is a folder that is made; there is no Source then
+	Mount string  // "" or an absolute path: where the run sees the import instead of in Folder()
+	Owner string  // "" or USER[:GROUP], by name or number; of what is copied to Dest
+}
+
+// A Copy says what of a folder is copied, as COPY of a Dockerfile has it. Links on the way
+// to it are resolved within the folder.
+type Copy struct {
+	Patterns   []string // paths below the folder, with wildcards
+	Parents    bool     // what is copied keeps its path
+	Exclude    []string // patterns, as .dockerignore has them, below what is copied
+	IgnoreFile string   // "" or a .dockerignore's absolute path, for paths below the folder
 }
 
 // Folders in which a run sees imports that have no Dest.

@@ -138,6 +138,9 @@ func (p *parser) checkMounts(l *Layer) {
 			p.errs.add(s.Pos, l.Name, "the variable %s is in build_env, too: remove one", quote(s.Env))
 		}
 	}
+	for _, i := range l.Imports {
+		once("mount at", i.Mount, i.Pos)
+	}
 	for _, c := range l.Caches {
 		once("mount at", c.Path, c.Pos)
 		once("cache", c.ID, c.Pos)

@@ -377,6 +377,11 @@ func (p *parser) imports(l *Layer, n *yaml.Node, legacy bool) {
 		if item.Kind == yaml.MappingNode {
 			source = p.importFields(&i, item)
 		}
+		if i.Make || i.Text != nil {
+			i.Source.Raw = i.Dest
+			l.Imports = append(l.Imports, i)
+			continue
+		}
 		if source == nil || !p.importSource(&i, source) {
 			continue
 		}
@@ -387,37 +392,45 @@ func (p *parser) imports(l *Layer, n *yaml.Node, legacy bool) {
 	}
 }
 
-// importFields reads all of an import but its path, which it returns.
-func (p *parser) importFields(i *Import, n *yaml.Node) (path *yaml.Node) {
-	fields := p.fields(n, "an import", "path", "hash", "dest", "mode", "uid", "gid", "normalize", "ignore")
+// importFields reads all of an import but what it is read from, which it returns.
+func (p *parser) importFields(i *Import, n *yaml.Node) (source *yaml.Node) {
+	fields := p.fields(n, "an import", "path", "copy", "from", "text", "folder", "hash", "dest", "mount", "mode", "uid", "gid", "owner",
+		"normalize", "ignore", "exclude", "ignore_file", "parents")
 	for name, v := range fields {
 		switch name {
-		case "path":
-			path = v
 		case "hash":
 			i.Hash = p.hash(v)
 		case "dest":
 			i.Dest = p.dest(v)
+		case "mount":
+			i.Mount = folder(p.dest(v))
 		case "mode":
 			i.Mode = p.mode(v)
 		case "uid":
 			i.UID = p.id(v, "uid")
 		case "gid":
 			i.GID = p.id(v, "gid")
+		case "owner":
+			i.Owner = p.owner(v)
 		case "normalize":
 			i.Normalize = p.normalize(v)
 		case "ignore":
 			i.Ignore = p.ignore(v)
+		case "text":
+			text := p.text(v, "text")
+			i.Text = &text
+		case "folder":
+			i.Make, i.Dest = true, p.dest(v)
 		}
 	}
-	if path == nil {
-		p.fail(n, "the import has no path: name a file, folder or URL")
-	}
-	return path
+	return p.importKind(i, n, fields)
 }
 
 func (p *parser) importSource(i *Import, n *yaml.Node) bool {
 	i.Pos = p.position(n)
+	if i.Copy != nil {
+		return true
+	}
 	var ok bool
 	if i.Source, ok = p.source(n, "an import"); !ok {
 		return false
@@ -493,7 +506,7 @@ func (p *parser) id(n *yaml.Node, what string) *int {
 func (p *parser) checkNames(l *Layer) {
 	seen := map[string]Import{}
 	for _, i := range l.Imports {
-		if i.Dest != "" || i.Name == "" {
+		if i.Dest != "" || i.Mount != "" || i.Name == "" {
 			continue
 		}
 		place := i.Folder() + "/" + i.Name

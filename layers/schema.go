@@ -148,16 +148,31 @@ func baseSchema() schema {
 func destSchema() schema { return defined("dest") }
 
 func importSchema() schema {
-	return either(textSchema(), object(schema{
-		"path":      textSchema(),
-		"hash":      nullable(patterns("^[0-9a-fA-F]{64}$", "^$")),
-		"dest":      destSchema(),
-		"mode":      nullable(schema{"type": "integer", "minimum": 0}, patterns(octalText.String())),
-		"uid":       nullable(defined("number")),
-		"gid":       nullable(defined("number")),
-		"normalize": normalizeSchema(),
-		"ignore":    nullable(oneOrMore(textSchema())),
-	}, "path"))
+	fields := schema{
+		"hash":        nullable(patterns("^[0-9a-fA-F]{64}$", "^$")),
+		"dest":        destSchema(),
+		"mount":       destSchema(),
+		"mode":        nullable(schema{"type": "integer", "minimum": 0}, patterns(octalText.String())),
+		"uid":         nullable(defined("number")),
+		"gid":         nullable(defined("number")),
+		"owner":       nullable(patterns(ownerText.String()), defined("number")),
+		"normalize":   normalizeSchema(),
+		"ignore":      nullable(oneOrMore(textSchema())),
+		"from":        nullable(textSchema()),
+		"exclude":     nullable(oneOrMore(textSchema())),
+		"ignore_file": nullable(textSchema()),
+		"parents":     nullable(truthSchema()),
+	}
+	kinds := map[string]schema{"path": textSchema(), "copy": oneOrMore(textSchema()), "text": textSchema(), "folder": patterns("^/")}
+	forms := []schema{textSchema()}
+	for _, kind := range importKinds {
+		properties := schema{kind.field: kinds[kind.field]}
+		for _, other := range kind.others {
+			properties[other] = fields[other]
+		}
+		forms = append(forms, object(properties, kind.field))
+	}
+	return either(forms...)
 }
 
 func overlaySchema() schema {

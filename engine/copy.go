@@ -1,0 +1,219 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/moby/patternmatcher/ignorefile"
+	"github.com/moby/sys/user"
+
+	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/imports"
+	"github.com/layerbuild/layerbuild/inroot"
+	"github.com/layerbuild/layerbuild/layers"
+)
+
+// selected returns an import with copy as one import of each path that it stands for now.
+func (b *Builder) selected(ctx context.Context, l *layers.Layer, imp layers.Import) (all []imported, err error) {
+	at := imports.Source{Normalize: imp.Normalize, Owners: imp.Source.Scheme == layers.SchemeStacker}
+	if imp.Copy.IgnoreFile != "" {
+		patterns, err := ignorePatterns(imp.Copy.IgnoreFile)
+		if err != nil {
+			return nil, err
+		}
+		at.Filters = []imports.Filter{{Exclude: patterns}}
+	}
+	if imp.Copy.Parents {
+		one, err := b.withParents(ctx, l, imp, at)
+		return []imported{one}, err
+	}
+	for _, pattern := range imp.Copy.Patterns {
+		matches, err := b.matches(ctx, l, imp, at, pattern)
+		if err != nil {
+			return nil, err
+		}
+		for _, match := range matches {
+			one, err := b.match(ctx, l, imp, at, match)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, one)
+		}
+	}
+	return all, nil
+}
+
+// ignorePatterns reads a .dockerignore. One that is not there ignores nothing.
+func ignorePatterns(file string) ([]string, error) {
+	f, err := os.Open(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ignore_file: %w", err)
+	}
+	defer f.Close()
+	patterns, err := ignorefile.ReadAll(io.LimitReader(f, layers.MaxSize))
+	if err != nil {
+		return nil, fmt.Errorf("ignore_file %s: %w", file, err)
+	}
+	return patterns, nil
+}
+
+// match measures one path that a pattern stands for.
+func (b *Builder) match(ctx context.Context, l *layers.Layer, imp layers.Import, at imports.Source, match imports.Match) (imported, error) {
+	for i := range at.Filters {
+		at.Filters[i].Below = match.Path
+	}
+	excluded := at
+	if len(imp.Copy.Exclude) > 0 {
+		excluded.Filters = append(excluded.Filters[:len(excluded.Filters):len(excluded.Filters)], imports.Filter{Exclude: imp.Copy.Exclude})
+	}
+	imp.Name, imp.Source.Content = path.Base(match.Path), match.Dir
+	from := imp.Source
+	from.Raw = strings.TrimSuffix(imp.Source.Raw, "/") + "/" + match.Path
+	source, tree, err := b.measuredBelow(ctx, l, from, match.Path, excluded)
+	return imported{imp, source, tree}, err
+}
+
+// withParents measures what patterns stand for as one tree. A /./ in a pattern says which
+// of the folders before it are left out.
+func (b *Builder) withParents(ctx context.Context, l *layers.Layer, imp layers.Import, at imports.Source) (one imported, err error) {
+	below, patterns := "", []string{}
+	for i, pattern := range imp.Copy.Patterns {
+		parent, rest, pivot := strings.Cut(pattern, "/./")
+		if !pivot {
+			parent, rest = "", pattern
+		}
+		parent = strings.Trim(path.Clean("/"+parent), "/")
+		if i > 0 && parent != below {
+			return one, fmt.Errorf("copy %s has another folder before /./ than %s: write two imports", pattern, imp.Copy.Patterns[0])
+		}
+		below = parent
+		patterns = append(patterns, strings.TrimPrefix(path.Clean("/"+rest), "/"))
+	}
+	for i := range at.Filters {
+		at.Filters[i].Below = below
+	}
+	at.Filters = append(at.Filters, imports.Filter{Include: patterns, Exclude: imp.Copy.Exclude})
+	imp.Source.Content = true
+	source, tree, err := b.measuredBelow(ctx, l, imp.Source, below, at)
+	return imported{imp, source, tree}, err
+}
+
+// measuredBelow measures what is at a path below a folder or layer, which links do not
+// leave.
+func (b *Builder) measuredBelow(ctx context.Context, l *layers.Layer, from layers.Source, below string, at imports.Source) (*source, imports.Tree, error) {
+	if from.Scheme == layers.SchemeStacker {
+		from.Path = path.Join(from.Path, below)
+	} else {
+		at.Within = from.Path
+		from.Path = path.Join("/", below)
+	}
+	return b.measured(ctx, l, from, "", at)
+}
+
+// matches returns the paths that a pattern stands for: of another layer, this is a step
+// that is remembered, like what is measured.
+func (b *Builder) matches(ctx context.Context, l *layers.Layer, imp layers.Import, at imports.Source, pattern string) (found []imports.Match, err error) {
+	if imp.Source.Scheme != layers.SchemeStacker {
+		at.Within = imp.Source.Path
+		return imports.Glob(at, pattern)
+	}
+	s, err := b.source(ctx, l, imp.Source, "", at)
+	if err != nil {
+		return nil, err
+	}
+	var in buildcache.Inputs
+	in.Add(buildcache.BaseChange, "chain", string(s.chain.ID()))
+	in.Add(buildcache.Definition, "glob", path.Join(s.from.Path, pattern))
+	if _, err := b.lookup(buildcache.Digest, in, &found); err == nil {
+		return found, nil
+	}
+	if err := b.mounts(); err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	opened, release, err := s.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	if found, err = imports.Glob(opened, pattern); err != nil {
+		return nil, fmt.Errorf("layer %q: %w", s.from.Layer, err)
+	}
+	_, err = b.Cache.Put(buildcache.Digest, in, found, time.Since(start), origin(l))
+	return found, err
+}
+
+// put brings into a rootfs what an import is.
+func (b *Builder) put(ctx context.Context, imp imported, root string, o imports.CopyOptions) error {
+	if imp.Owner != "" {
+		uid, gid, err := ownerIn(root, imp.Owner)
+		if err != nil {
+			return err
+		}
+		o.UID, o.GID = &uid, &gid
+	}
+	o.Whole = imp.Copy != nil || imp.source == nil
+	switch {
+	case imp.Make:
+		return imports.MakeFolder(root, imp.Dest, o)
+	case imp.Text != nil:
+		return imports.WriteFile(ctx, root, imp.Dest, []byte(*imp.Text), o)
+	}
+	return imp.source.copy(ctx, imp.tree, root, imp.Dest, o)
+}
+
+// ownerIn returns the ids of a USER or USER:GROUP in a rootfs. The group of a user that
+// has none there, and of a number, is its number, as with docker.
+func ownerIn(root, owner string) (uid, gid int, err error) {
+	name, group, hasGroup := strings.Cut(owner, ":")
+	uid, numeric := number(name)
+	gid = uid
+	if !numeric {
+		users, err := inRootfs(root, "/etc/passwd", user.ParsePasswdFilter, func(u user.User) bool { return u.Name == name })
+		if err != nil || len(users) == 0 {
+			return 0, 0, cmp.Or(err, fmt.Errorf("the image has no user %s: give a number, or make the user in a layer below", name))
+		}
+		uid, gid = users[0].Uid, users[0].Gid
+	}
+	if !hasGroup {
+		return uid, gid, nil
+	}
+	if gid, numeric = number(group); numeric {
+		return uid, gid, nil
+	}
+	groups, err := inRootfs(root, "/etc/group", user.ParseGroupFilter, func(g user.Group) bool { return g.Name == group })
+	if err != nil || len(groups) == 0 {
+		return 0, 0, cmp.Or(err, fmt.Errorf("the image has no group %s: give a number, or make the group in a layer below", group))
+	}
+	return uid, groups[0].Gid, nil
+}
+
+func number(text string) (int, bool) {
+	n, err := strconv.ParseUint(text, 10, 31)
+	return int(n), err == nil
+}
+
+// inRootfs reads a file of a rootfs with a parser; one that is not there is empty.
+func inRootfs[T any](root, file string, parse func(io.Reader, func(T) bool) ([]T, error), want func(T) bool) ([]T, error) {
+	f, err := inroot.File(root, file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return parse(f, want)
+}
