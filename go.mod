@@ -34,7 +34,16 @@ require (
 	pgregory.net/rapid v1.3.0
 )
 
-require github.com/secure-systems-lab/go-securesystemslib v0.11.1
+require (
+	github.com/chromedp/cdproto v0.159.0
+	github.com/chromedp/chromedp v0.23.0
+	github.com/secure-systems-lab/go-securesystemslib v0.11.1
+)
+
+require (
+	cyphar.com/go-pathrs v0.2.1 // indirect
+	github.com/go-json-experiment/json v0.0.0-20260214004413-d219187c3433 // indirect
+)
 
 require (
 	cyphar.com/go-pathrs v0.2.1 // indirect

@@ -151,6 +151,8 @@ type Builder struct {
 	failures  failures
 	damaged   sync.Map // keys of records that are known to be
 
+	timeline *progress.Timeline // of the work of this build
+
 	before space // what was left of the disks when the build began
 
 	mu   sync.Mutex
@@ -325,6 +327,7 @@ func open(ctx context.Context, o Options, graph *layers.Graph) (*Builder, error)
 		needed:   map[*layers.Layer]bool{},
 		limits:   newLimits(o.Jobs),
 		used:     map[string]bool{},
+		timeline: progress.NewTimeline(),
 	}
 	b.ready = sync.OnceValue(func() error { return b.enter(ctx) })
 	b.runtime = &lazyRuntime{b: b}

@@ -313,6 +313,7 @@ func (b *Builder) tell(ctx context.Context, start time.Time, failure error) erro
 		report.Build.Error, _, _ = strings.Cut(failure.Error(), "\n") // what a step wrote is in the log
 	}
 	report.Layers = b.told()
+	report.Work = worked(b.timeline.Spans(), start)
 	report.Count()
 	number, err := b.numbered()
 	if err != nil {
@@ -324,6 +325,17 @@ func (b *Builder) tell(ctx context.Context, start time.Time, failure error) erro
 		return err
 	}
 	return b.Cache.PutJournal(number, raw)
+}
+
+// worked returns the work of a build that began at start and ends now.
+func worked(spans []progress.Span, start time.Time) (all []explain.Work) {
+	for _, s := range spans {
+		if s.End.IsZero() {
+			s.End = time.Now()
+		}
+		all = append(all, explain.Work{Layer: s.Layer, What: s.Text, Start: s.Start.Sub(start).Seconds(), End: s.End.Sub(start).Seconds(), Track: s.Track})
+	}
+	return all
 }
 
 // told is what is told of the layers, in the order of the graph.

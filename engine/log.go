@@ -16,7 +16,7 @@ func (b *Builder) begin() (end func(error)) {
 		return func(error) {}
 	}
 	shown, log, opened := b.Sink, &held{}, make(chan *os.File)
-	b.Sink = progress.Tee{shown, log}
+	b.Sink = progress.Tee{shown, log, b.timeline}
 	go func() { // to make a file can take as long as all the rest
 		file, err := b.openLog()
 		if err != nil {

@@ -24,6 +24,17 @@ type Report struct {
 	Against string  `json:"against,omitempty"` // of a comparison: what was compared with
 	Layers  []Layer `json:"layers"`            // each after those that it needs
 	Cache   Cache   `json:"cache"`
+	Work    []Work  `json:"work,omitempty"` // in the order in which it began
+}
+
+// A Work is what was done at one stretch: pulling, running, packing. Times are seconds
+// since the build began.
+type Work struct {
+	Layer string  `json:"layer,omitempty"` // for which it was done first; none if for the build as a whole
+	What  string  `json:"what"`
+	Start float64 `json:"start"`
+	End   float64 `json:"end"`
+	Track int     `json:"track"` // no two works of a track are done at one time
 }
 
 // Results of a Build.

@@ -75,6 +75,9 @@ func heading(r *Report, o Options) string {
 	return text
 }
 
+// Said returns what became of the layer, in words.
+func (l *Layer) Said() string { return outcome(l) }
+
 func outcome(l *Layer) string {
 	text := map[string]string{
 		Hit:        "found in the cache",

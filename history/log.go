@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/explain"
 	"github.com/layerbuild/layerbuild/progress"
 )
 
@@ -54,4 +55,48 @@ func Log(ctx context.Context, stateDir string, number int, w io.Writer) error {
 			return err
 		}
 	}
+}
+
+// An Output is what the steps of a layer wrote in a build: the last lines, as plain text,
+// and how many there were before them.
+type Output struct {
+	Lines   []string
+	Dropped int
+}
+
+// Outputs returns what the steps of a build wrote, by layer, at most as many lines of each.
+// It returns none if the log is gone: fewer are kept than journals.
+func (p *Past) Outputs(r *explain.Report, most int) (map[string]Output, error) {
+	file, err := p.cache.OpenLog(r.Build.Number)
+	if errors.Is(err, buildcache.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	all := map[string]Output{}
+	for _, l := range r.Layers {
+		all[l.Name] = Output{}
+	}
+	lines := bufio.NewReader(file)
+	for err == nil {
+		var text string
+		text, err = lines.ReadString('\n')
+		_, text, _ = strings.Cut(strings.TrimSpace(text), " ") // after the seconds
+		layer, text, ok := strings.Cut(text, " | ")
+		out, known := all[layer]
+		if !ok || !known {
+			continue
+		}
+		out.Lines = append(out.Lines, progress.PlainText(text))
+		if len(out.Lines) > most {
+			out.Lines, out.Dropped = out.Lines[1:], out.Dropped+1
+		}
+		all[layer] = out
+	}
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return all, err
 }

@@ -54,7 +54,7 @@ func TestDocumentedKinds(t *testing.T) {
 // Works that go on at the same time have tracks of their own; a track that is
 // free again is used again.
 func TestTrace(t *testing.T) {
-	trace := NewTrace()
+	trace := NewTimeline()
 	for _, step := range []struct {
 		ms   int
 		kind Kind
@@ -65,7 +65,7 @@ func TestTrace(t *testing.T) {
 		trace.Report(Event{Time: epoch.Add(time.Duration(step.ms) * time.Millisecond), Kind: step.kind, Layer: "web", Text: step.text})
 	}
 	var out bytes.Buffer
-	if _, err := trace.WriteTo(&out); err != nil {
+	if err := WriteTrace(&out, trace); err != nil {
 		t.Fatal(err)
 	}
 	var got struct {
@@ -97,7 +97,7 @@ func TestTrace(t *testing.T) {
 // A trace of nothing is one that viewers open.
 func TestTraceEmpty(t *testing.T) {
 	var out bytes.Buffer
-	if _, err := NewTrace().WriteTo(&out); err != nil || !strings.HasPrefix(out.String(), `{"traceEvents":[]`) {
+	if err := WriteTrace(&out, NewTimeline()); err != nil || !strings.HasPrefix(out.String(), `{"traceEvents":[]`) {
 		t.Errorf("%s %v", out.String(), err)
 	}
 }

@@ -1,7 +1,6 @@
 // Package progress is what people see of a build. The engine reports Events to
 // a Sink and never prints; sinks turn events into text: lines for logs (Plain),
-// a live picture on a terminal (Terminal), JSON for programs, and a timeline
-// (Trace).
+// a live picture on a terminal (Terminal), JSON for programs, and a Timeline.
 package progress
 
 import (

@@ -2,10 +2,12 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
@@ -27,6 +29,7 @@ type buildFlags struct {
 	maxDownload string
 	progress    string
 	trace       string
+	report      string
 }
 
 func newBuildCommand(s *settings) *cobra.Command {
@@ -91,7 +94,7 @@ Nothing is built. The exit status is 3 when something would be.`,
 	f.add(cmd, s)
 	f.addNoCache(cmd)
 	mustComplete(cmd, "no-cache", s.completeLayers(&f.Stackerfile, &f.Load))
-	hide(cmd, "runtime", "memory", "pids-limit", "cpus", "timeout", "on-run-failure", "shell-fail", "keep-failed", "keep-going", "jobs", "trace")
+	hide(cmd, "runtime", "memory", "pids-limit", "cpus", "timeout", "on-run-failure", "shell-fail", "keep-failed", "keep-going", "jobs", "trace", "report")
 	return cmd
 }
 
@@ -166,6 +169,7 @@ func (f *buildFlags) addCommon(cmd *cobra.Command, s *settings) {
 	if !s.stacker { // whose flag of this name is another
 		flags.StringVar(&f.progress, "progress", "auto", "how to show the build, a `MODE`: auto, tty, plain, json or quiet")
 	}
+	flags.StringVar(&f.report, "report", "", "write a page about the build to `FILE`, for a browser")
 	flags.StringVar(&f.trace, "trace", "", "write a timeline to `FILE`, for chrome://tracing or ui.perfetto.dev")
 }
 
@@ -218,22 +222,30 @@ func (s *settings) build(cmd *cobra.Command, f *buildFlags) (err error) {
 	}
 	defer display.Close()
 	f.Sink = display
-	if f.trace == "" {
-		return withStatus(engine.Build(cmd.Context(), f.Options))
+	var trace *progress.Timeline
+	if f.trace != "" {
+		trace = progress.NewTimeline()
+		f.Sink = progress.Tee{display, trace}
 	}
-	trace := progress.NewTrace()
-	f.Sink = progress.Tee{display, trace}
+	began := time.Now()
 	err = engine.Build(cmd.Context(), f.Options)
-	return withStatus(errors.Join(err, writeTrace(f.trace, trace)))
+	if trace != nil {
+		err = errors.Join(err, writeTrace(f.trace, trace))
+	}
+	if f.report != "" {
+		if failed := s.reportBuild(context.WithoutCancel(cmd.Context()), f.Stackerfile, f.report, began); err == nil {
+			err = failed
+		}
+	}
+	return withStatus(err)
 }
 
-func writeTrace(path string, trace *progress.Trace) error {
+func writeTrace(path string, trace *progress.Timeline) error {
 	file, err := os.Create(path)
 	if err != nil {
 		return fmt.Errorf("--trace: %w", err)
 	}
-	_, err = trace.WriteTo(file)
-	return errors.Join(err, file.Close())
+	return errors.Join(progress.WriteTrace(file, trace), file.Close())
 }
 
 // withStatus gives those errors an exit status of their own that scripts ask for.

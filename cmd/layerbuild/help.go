@@ -38,7 +38,7 @@ var flagGroups = []flagGroup{
 	{"Images", []string{
 		"layer-type", "no-verity", "compression-format", "compression-level", "timestamps", "annotations-namespace",
 	}},
-	{"Reports", []string{"metadata-file", "iidfile", "progress", "trace", "help"}},
+	{"Reports", []string{"metadata-file", "iidfile", "progress", "report", "trace", "help"}},
 }
 
 // manyFlags is from how many flags on they are listed under headings.

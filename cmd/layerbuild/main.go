@@ -143,7 +143,7 @@ builds of a user share.`,
 		return s.settle(cmd)
 	}
 	addGroup(cmd, "Build", newBuildCommand(s), newPlanCommand(s), newVerifyCommand(s), newRecursiveBuildCommand(s), newPublishCommand(s))
-	addGroup(cmd, "Look at builds", newExplainCommand(s), newHistoryCommand(s), newLogsCommand(s), newInspectCommand(s),
+	addGroup(cmd, "Look at builds", newExplainCommand(s), newReportCommand(s), newHistoryCommand(s), newLogsCommand(s), newInspectCommand(s),
 		newGrabCommand(s), newChrootCommand(s), newShellCommand(s))
 	addGroup(cmd, "Stackerfiles", newValidateCommand(s), newGraphCommand(s), newConvertCommand(s))
 	addGroup(cmd, "State folder", newDiskUsageCommand(s), newPruneCommand(s), newGCCommand(s), newFsckCommand(s), newCleanCommand(s))
