@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -174,46 +173,37 @@ func (b *Builder) put(ctx context.Context, imp imported, root string, o imports.
 	return imp.source.copy(ctx, imp.tree, root, imp.Dest, o)
 }
 
-// ownerIn returns the ids of a USER or USER:GROUP in a rootfs. The group of a user that
-// has none there, and of a number, is its number, as with docker.
+// ownerIn returns the ids of a USER or USER:GROUP in a rootfs. The group of a user alone is
+// that user's; of a number alone, the same number, as with docker.
 func ownerIn(root, owner string) (uid, gid int, err error) {
-	name, group, hasGroup := strings.Cut(owner, ":")
-	uid, numeric := number(name)
-	gid = uid
-	if !numeric {
-		users, err := inRootfs(root, "/etc/passwd", user.ParsePasswdFilter, func(u user.User) bool { return u.Name == name })
-		if err != nil || len(users) == 0 {
-			return 0, 0, cmp.Or(err, fmt.Errorf("the image has no user %s: give a number, or make the user in a layer below", name))
-		}
-		uid, gid = users[0].Uid, users[0].Gid
-	}
-	if !hasGroup {
-		return uid, gid, nil
-	}
-	if gid, numeric = number(group); numeric {
-		return uid, gid, nil
-	}
-	groups, err := inRootfs(root, "/etc/group", user.ParseGroupFilter, func(g user.Group) bool { return g.Name == group })
-	if err != nil || len(groups) == 0 {
-		return 0, 0, cmp.Or(err, fmt.Errorf("the image has no group %s: give a number, or make the group in a layer below", group))
-	}
-	return uid, groups[0].Gid, nil
-}
-
-func number(text string) (int, bool) {
-	n, err := strconv.ParseUint(text, 10, 31)
-	return int(n), err == nil
-}
-
-// inRootfs reads a file of a rootfs with a parser; one that is not there is empty.
-func inRootfs[T any](root, file string, parse func(io.Reader, func(T) bool) ([]T, error), want func(T) bool) ([]T, error) {
-	f, err := inroot.File(root, file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	u, err := userIn(root, owner)
 	if err != nil {
-		return nil, err
+		return 0, 0, err
 	}
-	defer f.Close()
-	return parse(f, want)
+	if n, err := strconv.ParseUint(owner, 10, 31); err == nil {
+		return int(n), int(n), nil
+	}
+	return u.Uid, u.Gid, nil
+}
+
+// userIn looks up a USER or USER:GROUP in a rootfs.
+func userIn(root, name string) (*user.ExecUser, error) {
+	var open []io.Reader
+	for _, file := range []string{"/etc/passwd", "/etc/group"} {
+		f, err := inroot.File(root, file)
+		if errors.Is(err, fs.ErrNotExist) {
+			open = append(open, strings.NewReader(""))
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		open = append(open, f)
+	}
+	u, err := user.GetExecUser(name, &user.ExecUser{Home: "/"}, open[0], open[1])
+	if err != nil {
+		return nil, fmt.Errorf("the image has no user or group %s: give numbers, or make it in a layer below", name)
+	}
+	return u, nil
 }

@@ -234,6 +234,8 @@ func TestInputs(t *testing.T) {
 		{"shell", "I", func(f *fixture) { f.yaml("  cmd: [c]", "  cmd: [c]\n  shell: [/bin/bash, -c]") }},
 		{"on_build", "I", func(f *fixture) { f.yaml("  cmd: [c]", "  cmd: [c]\n  on_build: RUN a") }},
 		{"build_env_from_base", "RLPI", func(f *fixture) { f.yaml("  cmd: [c]", "  cmd: [c]\n  build_env_from_base: true") }},
+		{"build_user", "RPI", func(f *fixture) { f.yaml("  cmd: [c]", "  cmd: [c]\n  build_user: '7'") }},
+		{"tmpfs", "RLPI", func(f *fixture) { f.yaml("  cmd: [c]", "  cmd: [c]\n  tmpfs: /t") }},
 		{"base's environment", "I", func(f *fixture) { f.yaml("  imports: [{path: b", "  environment: {X: y}\n  imports: [{path: b") }},
 		{"working_dir", "I", func(f *fixture) { f.yaml("/w\n", "/x\n") }},
 		{"runtime_user", "I", func(f *fixture) { f.yaml("runtime_user: u", "runtime_user: v") }},

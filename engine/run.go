@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -227,6 +228,7 @@ func (r *stepRun) prepare(ctx context.Context, s *rootfsStep, mirrors []*imports
 		Network: s.l.Network,
 		Limits:  r.b.Limits,
 		Mounts:  append(mounts, cached...),
+		Tmpfs:   s.l.Tmpfs,
 	}
 	hidden, err := r.b.addSecrets(&r.step, s.l)
 	if err != nil {
@@ -253,6 +255,9 @@ func (r *stepRun) in(ctx context.Context, root string) error {
 		return fail(r.l, r.script.pos, err)
 	}
 	r.step.Rootfs = root
+	if err := r.become(root); err != nil {
+		return r.b.failAt(ctx, r.l, r.script.pos, err)
+	}
 	done := r.b.doing(r.l, "running")
 	limited, end := r.limited(ctx)
 	err := r.b.runner.Run(limited, r.step)
@@ -264,6 +269,26 @@ func (r *stepRun) in(ctx context.Context, root string) error {
 		return r.failed(ctx, exit)
 	}
 	return r.b.failAt(ctx, r.l, r.script.pos, err)
+}
+
+// become has a run be the layer's build_user, whose home is HOME unless a variable
+// says otherwise.
+func (r *stepRun) become(root string) error {
+	if r.l.BuildUser == "" || r.script.directive != "run" {
+		return nil
+	}
+	u, err := userIn(root, r.l.BuildUser)
+	if err != nil {
+		return err
+	}
+	r.step.User = sandbox.User{UID: uint32(u.Uid), GID: uint32(u.Gid)}
+	for _, group := range u.Sgids {
+		r.step.User.Groups = append(r.step.User.Groups, uint32(group))
+	}
+	if !slices.ContainsFunc(r.step.Env, func(v string) bool { return strings.HasPrefix(v, "HOME=") }) {
+		r.step.Env = append(r.step.Env, "HOME="+u.Home)
+	}
+	return nil
 }
 
 // limited is a context for a script, with the time that it may take.

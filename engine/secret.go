@@ -230,6 +230,7 @@ func (b *Builder) addMounts(in *buildcache.Inputs, l *layers.Layer) error {
 		places = append(places, c.Path)
 	}
 	addPlaces(in, "caches", places)
+	addPlaces(in, "tmpfs", l.Tmpfs)
 	return nil
 }
 

@@ -85,6 +85,9 @@ func (b *Builder) newRootfsStep(ctx context.Context, l *layers.Layer, base *base
 	in.Add(buildcache.Definition, "run", l.Run)
 	in.Add(buildcache.Platform, "platform", l.OS+"/"+l.Arch)
 	in.Add(buildcache.Definition, "network", l.Network)
+	if l.BuildUser != "" {
+		in.Add(buildcache.Definition, "user", l.BuildUser)
+	}
 	s.env = l.BuildEnvironment(b.environ, base.environment())
 	for _, v := range s.env {
 		if v.Keyed {

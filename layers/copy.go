@@ -112,10 +112,10 @@ func (p *parser) copyFields(i *Import, fields map[string]*yaml.Node) {
 
 var ownerText = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@-]*\$?(:[A-Za-z0-9_][A-Za-z0-9_.@-]*)?$`)
 
-func (p *parser) owner(n *yaml.Node) string {
-	text := p.nonEmpty(n, "owner")
+func (p *parser) owner(n *yaml.Node, what string) string {
+	text := p.nonEmpty(n, what)
 	if text != "" && !ownerText.MatchString(text) {
-		p.wrong(n, "owner", "USER or USER:GROUP, each a name or a number")
+		p.wrong(n, what, "USER or USER:GROUP, each a name or a number")
 	}
 	return text
 }

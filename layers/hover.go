@@ -15,6 +15,8 @@ var hovers = map[string]hover{
 	"run":                   {"The script that makes the layer. It runs in /bin/sh -xe unless its first line names an interpreter.", "apt-get update && apt-get install -y hello"},
 	"build_env":             {"Environment variables of the scripts. The image does not have them: see environment.", "{CFLAGS: -O2}"},
 	"build_env_passthrough": {"Regular expressions. Each variable of your environment whose full name matches one is passed to the scripts.", "[CI_.*, TERM]"},
+	"build_user":            {"Whom run runs as, by name or number: USER or USER:GROUP of the image. Root by default.", "app"},
+	"tmpfs":                 {"Folders in memory that the scripts see, empty at first and gone afterwards.", "/tmp"},
 	"build_env_from_base":   {"With true the scripts see the environment of the image that the layer starts from, below build_env.", "true"},
 	"binds":                 {"Paths of this machine that are mounted into the scripts. Without track they are writable, and the layer is built each time.", "[{source: vendor, dest: /vendor, track: true}]"},
 	"secrets":               {"Values that the scripts see and nothing keeps. The command line gives them: --secret id=ID,src=FILE.", "[{id: token, env: TOKEN}]"},

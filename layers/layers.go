@@ -196,6 +196,8 @@ type Layer struct {
 
 	BuildEnv            map[string]string
 	BuildEnvPassthrough []string // regular expressions on whole names; none means the default
+	BuildUser           string   // whom Run runs as, as RuntimeUser; root when ""
+	Tmpfs               []string // absolute paths of folders in memory that Run and GenerateLabels see
 	BuildEnvFromBase    bool     // Run and GenerateLabels see the environment of the base's image
 
 	Environment map[string]string

@@ -141,6 +141,9 @@ func (p *parser) checkMounts(l *Layer) {
 	for _, i := range l.Imports {
 		once("mount at", i.Mount, i.Pos)
 	}
+	for _, dir := range l.Tmpfs {
+		once("mount at", dir, l.Pos)
+	}
 	for _, c := range l.Caches {
 		once("mount at", c.Path, c.Pos)
 		once("cache", c.ID, c.Pos)

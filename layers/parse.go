@@ -181,9 +181,11 @@ var directives = []directive{
 	{"build_env_passthrough", (*parser).passthrough, func(l *Layer) any { return l.BuildEnvPassthrough }, oneOrMore(textSchema())},
 	{"build_env_from_base", func(p *parser, l *Layer, n *yaml.Node) { l.BuildEnvFromBase = p.truth(n, "build_env_from_base") },
 		func(l *Layer) any { return l.BuildEnvFromBase }, truthSchema()},
+	textDirective("build_user", func(p *parser, n *yaml.Node, _ string) string { return p.owner(n, "build_user") }, func(l *Layer) *string { return &l.BuildUser }, textSchema()),
 	{"binds", (*parser).binds, func(l *Layer) any { return bindTexts(l) }, oneOrMore(bindSchema())},
 	{"secrets", (*parser).secrets, func(l *Layer) any { return secretTexts(l) }, oneOrMore(secretSchema())},
 	{"caches", (*parser).caches, func(l *Layer) any { return cacheTexts(l) }, oneOrMore(cacheSchema())},
+	{"tmpfs", (*parser).tmpfs, func(l *Layer) any { return l.Tmpfs }, oneOrMore(patterns("^/"))},
 	textDirective("network", (*parser).networkName, func(l *Layer) *string { return &l.Network }, choice(NetworkHost, NetworkNone)),
 	scriptDirective("generate_labels", func(l *Layer) *string { return &l.GenerateLabels }),
 	mapDirective("environment", "=", func(l *Layer) *map[string]string { return &l.Environment }),
@@ -301,6 +303,12 @@ func (p *parser) passthrough(l *Layer, n *yaml.Node) {
 	}
 }
 
+func (p *parser) tmpfs(l *Layer, n *yaml.Node) {
+	for _, item := range items(n) {
+		l.Tmpfs = append(l.Tmpfs, folder(p.destText(item, p.nonEmpty(item, "tmpfs"))))
+	}
+}
+
 func (p *parser) volumes(l *Layer, n *yaml.Node) {
 	for _, item := range items(n) {
 		l.Volumes = append(l.Volumes, p.nonEmpty(item, "volumes"))
@@ -411,7 +419,7 @@ func (p *parser) importFields(i *Import, n *yaml.Node) (source *yaml.Node) {
 		case "gid":
 			i.GID = p.id(v, "gid")
 		case "owner":
-			i.Owner = p.owner(v)
+			i.Owner = p.owner(v, "owner")
 		case "normalize":
 			i.Normalize = p.normalize(v)
 		case "ignore":

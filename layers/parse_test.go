@@ -325,7 +325,7 @@ func TestFaults(t *testing.T) {
 		{"layer is text", "x: y", `1:4: layer "x": a layer must be a mapping of directives, not "y"`},
 		{"second document", "x: {" + scratch + "}\n---\ny: 1", `2:1: a second YAML document begins here: keep one, without ---`},
 		{"unknown directive", "x:\n  " + scratch + "\n  rnu: a", `3:3: layer "x": unknown directive "rnu": did you mean "run"?`},
-		{"directive of no kin", "x:\n  " + scratch + "\n  zzzzzz: a", `3:3: layer "x": unknown directive "zzzzzz": it can be from, imports, import, overlay_dirs, run, build_env, build_env_passthrough, build_env_from_base, binds, secrets, caches, network, generate_labels, environment, labels, annotations, volumes, working_dir, runtime_user, cmd, entrypoint, full_command, expose, stop_signal, healthcheck, shell, on_build, os, arch, build_only`},
+		{"directive of no kin", "x:\n  " + scratch + "\n  zzzzzz: a", `3:3: layer "x": unknown directive "zzzzzz": it can be from, imports, import, overlay_dirs, run, build_env, build_env_passthrough, build_env_from_base, build_user, binds, secrets, caches, tmpfs, network, generate_labels, environment, labels, annotations, volumes, working_dir, runtime_user, cmd, entrypoint, full_command, expose, stop_signal, healthcheck, shell, on_build, os, arch, build_only`},
 		{"secret without id", "x:\n  " + scratch + "\n  secrets: {target: /a}", `3:12: layer "x": the secret has no id: give what --secret id=… calls it`},
 		{"secret's id", "x:\n  " + scratch + "\n  secrets: [a/b]", `3:13: layer "x": secret "a/b" is no id: it has up to 128 letters, digits and any of _ . - and begins with a letter, a digit or _`},
 		{"secret's target", "x:\n  " + scratch + "\n  secrets: {id: a, target: b}", `3:28: layer "x": target "b" must be absolute: write "/b"`},
@@ -428,7 +428,7 @@ func TestFaults(t *testing.T) {
 		{"YAML indentation", "x:\n  " + scratch + "\n run: a\n", `3:2: the YAML is not valid: did not find expected key`},
 		{"tab", "x:\n\tfrom: y", `2:1: the YAML is not valid: found character that cannot start any token`},
 		{"control character", "x:\n  run: \"\x1b[31m\"", `2:3: the YAML is not valid: control characters are not allowed`},
-		{"escapes", "x:\n  " + scratch + "\n  \"\\e[31mred\": a\n  imports: \"ftp://\\e[0m\\u202e\"", `3:3: layer "x": unknown directive "\x1b[31mred": it can be from, imports, import, overlay_dirs, run, build_env, build_env_passthrough, build_env_from_base, binds, secrets, caches, network, generate_labels, environment, labels, annotations, volumes, working_dir, runtime_user, cmd, entrypoint, full_command, expose, stop_signal, healthcheck, shell, on_build, os, arch, build_only
+		{"escapes", "x:\n  " + scratch + "\n  \"\\e[31mred\": a\n  imports: \"ftp://\\e[0m\\u202e\"", `3:3: layer "x": unknown directive "\x1b[31mred": it can be from, imports, import, overlay_dirs, run, build_env, build_env_passthrough, build_env_from_base, build_user, binds, secrets, caches, tmpfs, network, generate_labels, environment, labels, annotations, volumes, working_dir, runtime_user, cmd, entrypoint, full_command, expose, stop_signal, healthcheck, shell, on_build, os, arch, build_only
 4:12: layer "x": unknown scheme in "ftp://\x1b[0m\u202e": write a path, or a URL that begins with http://, https:// or stacker://`},
 		{"NUL", "x:\n  " + scratch + "\n  run: \"a\\0b\"", `3:8: text must not contain a NUL character, as "a\x00b" does`},
 		{"UTF-8", "x:\n  # é \xff", `2:7: the byte 0xff is not UTF-8: save the file as UTF-8`},

@@ -98,6 +98,8 @@ func TestSchemaAgreesWithLoad(t *testing.T) {
 		"volumes":               {"a": true, "[a]": true, "{a: b}": false},
 		"cmd":                   {"a b": true, "[a, b]": true, "{a: b}": false},
 		"build_env_from_base":   {"true": true, "maybe": false, "": true},
+		"build_user":            {"app": true, "'1000:100'": true, "[a]": false},
+		"tmpfs":                 {"/a": true, "[/a, /b]": true, "a": false},
 		"expose":                {"80": true, "[80/tcp, 53/UDP, 8000-8010]": true},
 		"stop_signal":           {"SIGRTMIN+3": true, "9": true, "[9]": false},
 		"healthcheck":           {"none": true, "{test: curl -f x, interval: 1m30s, retries: 3}": true, "{test: [CMD, x]}": true, "{interval: 1s}": false, "{test: a, interval: soon}": false, "{test: a, retries: -1}": false, "some": false, "{test: a, colour: b}": false},

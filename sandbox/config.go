@@ -60,7 +60,7 @@ func (s Step) config(b *bundle, mounts []Mount) (*specs.Spec, error) {
 		Hostname: cmp.Or(s.Hostname, DefaultHostname),
 		Process: &specs.Process{
 			Terminal:        s.Terminal,
-			User:            specs.User{Umask: &umask},
+			User:            specs.User{Umask: &umask, UID: s.User.UID, GID: s.User.GID, AdditionalGids: s.User.Groups},
 			Args:            s.Args,
 			Env:             s.environment(),
 			Cwd:             cmp.Or(s.Cwd, "/"),
@@ -85,6 +85,9 @@ func (s Step) config(b *bundle, mounts []Mount) (*specs.Spec, error) {
 			return nil, err
 		}
 		spec.Mounts = append(spec.Mounts, bind)
+	}
+	for _, dir := range s.Tmpfs {
+		spec.Mounts = append(spec.Mounts, specs.Mount{Destination: dir, Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=1777"}})
 	}
 	for n, f := range s.Files {
 		spec.Mounts = append(spec.Mounts, specs.Mount{

@@ -67,6 +67,8 @@ type Step struct {
 	Limits   Limits   // they must pass Check
 	Mounts   []Mount  // in this order
 	Files    []File   // over the Mounts
+	Tmpfs    []string // folders that are empty, in memory, and gone when the step ends
+	User     User     // root when zero
 
 	// Stdin is /dev/null when nil. Stdout and Stderr get the output as it comes, each
 	// from one goroutine; it is dropped when nil. If they are one writer, the order is
@@ -77,6 +79,12 @@ type Step struct {
 	// Terminal gives the step a terminal of its own, joined to Stdin, Stdout and
 	// Stderr. Stdin must be a terminal then, and may not be one otherwise.
 	Terminal bool
+}
+
+// A User is whom a step runs as, by the ids of the rootfs.
+type User struct {
+	UID, GID uint32
+	Groups   []uint32
 }
 
 // An ExitError says that a step ran and did not succeed.
@@ -129,6 +137,11 @@ func (s Step) Mountpoints() ([]Mountpoint, error) {
 			return nil, fmt.Errorf("mount %s: %w", m.Dest, err)
 		}
 		points = append(points, Mountpoint{m.Dest, fi.IsDir()})
+	}
+	for _, dir := range s.Tmpfs {
+		if !under(dir, mounts) {
+			points = append(points, Mountpoint{dir, true})
+		}
 	}
 	for _, f := range s.Files {
 		if !under(f.Dest, mounts) {
@@ -222,6 +235,7 @@ func (s Step) check() error {
 	for _, f := range s.Files {
 		paths = append(paths, f.Dest)
 	}
+	paths = append(paths, s.Tmpfs...)
 	for _, p := range paths {
 		if !filepath.IsAbs(p) {
 			return fmt.Errorf("path %q is not absolute", p)
