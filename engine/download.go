@@ -2,6 +2,8 @@ package engine
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync"
 
 	"github.com/docker/go-units"
@@ -64,6 +66,9 @@ func (d *downloader) ask(ctx context.Context, l *layers.Layer, url, hash string)
 		},
 	})
 	done()
+	if errors.Is(err, imports.ErrTooLarge) {
+		err = fmt.Errorf("%w: raise --max-download if that is meant", err)
+	}
 	if err == nil && file.Notice != "" {
 		d.b.notice(l, progress.Warning, "%s", file.Notice)
 	}

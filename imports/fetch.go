@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/docker/go-units"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/layerbuild/layerbuild/locks"
@@ -38,6 +39,9 @@ type FetchOptions struct {
 	// of it is that of Fetch, and nothing is taken.
 	Begin func(total int64) error
 }
+
+// ErrTooLarge is the cause of an error about a file that exceeds MaxSize.
+var ErrTooLarge = errors.New("larger than the limit")
 
 // A Download is a file that came from a URL. It is never changed.
 type Download struct {
@@ -178,7 +182,7 @@ func (p *part) begin(v registry.Version) error {
 func (p *part) checkSize(size int64) error {
 	if p.MaxSize > 0 && size > p.MaxSize {
 		p.spent = true
-		return fmt.Errorf("larger than the limit of %d bytes", p.MaxSize)
+		return fmt.Errorf("%w of %s", ErrTooLarge, units.HumanSize(float64(p.MaxSize)))
 	}
 	return nil
 }

@@ -154,7 +154,7 @@ func (f *buildFlags) addCommon(cmd *cobra.Command, s *settings) {
 	flags.BoolVar(&f.Offline, "offline", false, "use no network for bases and imports: only what was downloaded before")
 	flags.StringVar((*string)(&f.Pull), "pull", "", "the `POLICY` for bases in registries: always, missing or never (default: check the tag, pull if it changed, fall back to the local copy without a connection)")
 	flags.BoolVar(&f.NoStatIndex, "no-stat-index", false, "read every imported file, even if its size and times are unchanged")
-	flags.StringVar(&f.maxDownload, "max-download", "", "refuse http(s) imports larger than `SIZE`, such as 500MB")
+	flags.StringVar(&f.maxDownload, "max-download", "20GB", "refuse http(s) imports larger than `SIZE`; 0 for no limit")
 	f.secrets.add(cmd)
 	f.limits.add(cmd, &f.Options)
 	flags.StringVar(&f.Runtime, "runtime", "", "the OCI `RUNTIME` for steps, by name or path (default: crun or runc, whichever starts)")
@@ -178,10 +178,8 @@ func (s *settings) build(cmd *cobra.Command, f *buildFlags) (err error) {
 	if f.Clock, err = s.clock(cmd, f.timestamps); err != nil {
 		return err
 	}
-	if f.maxDownload != "" {
-		if f.MaxDownload, err = units.RAMInBytes(f.maxDownload); err != nil || f.MaxDownload <= 0 {
-			return fmt.Errorf("--max-download is %q: it should be a size such as 500MB", f.maxDownload)
-		}
+	if f.MaxDownload, err = units.FromHumanSize(f.maxDownload); err != nil || f.MaxDownload < 0 {
+		return fmt.Errorf("--max-download is %q: it should be a size such as 500MB, or 0", f.maxDownload)
 	}
 	if err := f.secrets.parse(&f.Options); err != nil {
 		return err
