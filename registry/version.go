@@ -85,13 +85,14 @@ func (v Version) contradicts(resp *http.Response) bool {
 // is reports whether a whole response, whose body need not be read then, is of the
 // version: by a strong ETag, or by a strong Last-Modified and the length.
 func (v Version) is(resp *http.Response) bool {
-	if v.contradicts(resp) || resp.ContentLength >= 0 && resp.ContentLength != v.Length {
+	length := resp.ContentLength
+	if v.contradicts(resp) || length >= 0 && length != v.Length {
 		return false
 	}
 	if strong(v.ETag) && v.ETag == resp.Header.Get("ETag") {
 		return true
 	}
-	return v.LastModified != "" && v.LastModified == resp.Header.Get("Last-Modified") && resp.ContentLength == v.Length
+	return length >= 0 && v.LastModified != "" && v.LastModified == resp.Header.Get("Last-Modified")
 }
 
 // finalURL returns what is to be kept of the URL that a file came from: nothing secret,

@@ -58,6 +58,7 @@ func TestFinalURL(t *testing.T) {
 func FuzzVersion(f *testing.F) {
 	f.Add(`"1"`, "Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 21 Oct 2015 09:28:00 GMT", int64(5))
 	f.Add(`W/"1"`, "x", "", int64(-1))
+	f.Add("", "Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 21 Oct 2015 09:28:00 GMT", int64(-1))
 	f.Add(strings.Repeat("x", 2000), "", "", int64(0))
 	f.Fuzz(func(t *testing.T, etag, modified, date string, length int64) {
 		resp := &http.Response{
