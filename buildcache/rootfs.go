@@ -50,3 +50,11 @@ func (r *Record) AddedLayers() []LayerID {
 	}
 	return added
 }
+
+// Packs returns the DiffID of the layer that a pack record is of, or "" for any other record.
+func (r *Record) Packs() digest.Digest {
+	if r.Kind != Pack {
+		return ""
+	}
+	return digest.Digest(r.Inputs.value("diff"))
+}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -76,9 +75,7 @@ type fsck struct {
 	FsckOptions
 	*stores.Set
 	checked int
-	left    int                           // faults that were not repaired
-	epochs  map[digest.Digest]time.Time   // of snapshots of steps; packed whiteouts have it
-	bases   map[digest.Digest][]oci.Layer // layers of bases by DiffID, once they have been read
+	left    int // faults that were not repaired
 }
 
 // fault tells of a fault, and repairs it if that is wanted.
@@ -109,29 +106,36 @@ func (f *fsck) files(ctx context.Context) error {
 // perhaps its files.
 func (f *fsck) snapshots(ctx context.Context) error {
 	listing, err := f.Snapshots.List(ctx, overlay.Listing{})
-	if err == nil && f.ReadData {
-		err = f.readEpochs(ctx)
-	}
 	if err != nil {
 		return err
 	}
+	compare := func(overlay.Snapshot) error { return nil }
+	if f.ReadData {
+		c, err := f.NewComparer(ctx)
+		if err != nil {
+			return err
+		}
+		compare = func(snap overlay.Snapshot) error {
+			_, err := c.Compare(ctx, snap)
+			if err != nil && !errors.Is(err, stores.ErrDiffers) && !errors.Is(err, overlay.ErrInvalid) {
+				err = &machineError{err}
+			}
+			return err
+		}
+	}
 	for _, snap := range listing.Snapshots {
 		f.checked++
-		id := snap.ID
 		problem := snap.Err
 		if problem == nil && snap.Parent != "" && !f.Snapshots.Has(snap.Parent) {
 			problem = fmt.Errorf("what it stands on, %s, is gone or damaged", snap.Parent)
+		} else if problem == nil {
+			problem = compare(snap.Snapshot)
 		}
-		if problem == nil && f.ReadData {
-			if problem, err = f.snapshotFiles(ctx, snap.Snapshot); err != nil {
-				return err
-			}
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
-		if problem != nil && !f.gone(id) {
-			f.fault("snapshot", string(id), problem, func() error {
-				_, err := f.Snapshots.PutAside(id)
-				return err
-			})
+		if problem != nil && !f.gone(snap.ID) {
+			f.fault("snapshot", string(snap.ID), problem, func() error { return f.putAside(snap.ID, problem) })
 		}
 	}
 	for _, kept := range listing.Kept {
@@ -143,116 +147,22 @@ func (f *fsck) snapshots(ctx context.Context) error {
 	return nil
 }
 
-// readEpochs finds in the records as of when the files of each snapshot are.
-func (f *fsck) readEpochs(ctx context.Context) error {
-	entries, err := f.Cache.Records(ctx, buildcache.Rootfs)
-	if err != nil {
-		return err
+// A machineError is one that comes of comparing, and not of what was compared.
+type machineError struct{ error }
+
+// putAside puts aside a snapshot that has a problem, unless that may be the machine's.
+func (f *fsck) putAside(id digest.Digest, problem error) error {
+	if errors.As(problem, new(*machineError)) {
+		return errors.New("it could not be compared, and may be sound")
 	}
-	f.epochs = map[digest.Digest]time.Time{}
-	var mu sync.Mutex
-	return f.Cache.Each(ctx, entries, func(_ buildcache.Entry, r *buildcache.Record) {
-		mu.Lock()
-		defer mu.Unlock()
-		for _, in := range r.Inputs {
-			if in.Code != buildcache.Epoch {
-				continue
-			}
-			epoch, _ := time.Parse(time.RFC3339, in.Value) // "now" is none
-			for _, layer := range r.AddedLayers() {
-				f.epochs[layer.ChainID] = epoch
-			}
-		}
-	})
+	_, err := f.Snapshots.PutAside(id)
+	return err
 }
 
-// gone tells whether a snapshot was removed meanwhile.
+// gone reports whether a snapshot was removed meanwhile.
 func (f *fsck) gone(id digest.Digest) bool {
 	_, err := f.Snapshots.Get(id)
 	return errors.Is(err, overlay.ErrNotFound)
-}
-
-// snapshotFiles compares a snapshot's files with its DiffID. Packing gives the
-// DiffID of what a step made. A layer of a base was packed by others: it is
-// unpacked once more, and the two are compared, but for times.
-func (f *fsck) snapshotFiles(ctx context.Context, snap overlay.Snapshot) (problem, err error) {
-	got, problem := f.diffID(ctx, snap, f.epochs[snap.ID])
-	if problem != nil || got == snap.DiffID {
-		return problem, ctx.Err()
-	}
-	different := fmt.Errorf("its files are not those it was made with: packed they are %s, not %s", got, snap.DiffID)
-	if snap.Kind != KindBase {
-		return different, ctx.Err()
-	}
-	layer, ok := f.baseLayer(ctx, snap.DiffID)
-	if !ok {
-		return nil, nil // nothing to compare with
-	}
-	was, problem := f.diffID(ctx, snap, noTimes)
-	if problem != nil {
-		return problem, ctx.Err()
-	}
-	again, err := f.unpackedAgain(ctx, snap, layer)
-	if err != nil || again == was {
-		return nil, err
-	}
-	return different, nil
-}
-
-// noTimes is the epoch of what is packed without times. A folder that no layer names has
-// that of unpacking, which is another each time.
-var noTimes = time.Unix(0, 0)
-
-func (f *fsck) diffID(ctx context.Context, snap overlay.Snapshot, epoch time.Time) (digest.Digest, error) {
-	dir, release, err := f.Snapshots.Difference(ctx, snap.ID)
-	if err != nil {
-		return "", err
-	}
-	defer release()
-	packed, err := f.Blobs.Pack(ctx, dir, oci.PackOptions{Epoch: epoch, Root: true, Discard: true})
-	return packed.DiffID, err
-}
-
-// baseLayer finds the packed form of a base's layer.
-func (f *fsck) baseLayer(ctx context.Context, diff digest.Digest) (oci.Layer, bool) {
-	if f.bases == nil {
-		stored, err := f.Blobs.Blobs(ctx)
-		if err != nil {
-			return oci.Layer{}, false
-		}
-		f.bases = map[digest.Digest][]oci.Layer{}
-		for _, base := range f.Blobs.Bases(stored) {
-			for _, layer := range base.Layers {
-				f.bases[layer.DiffID] = append(f.bases[layer.DiffID], layer)
-			}
-		}
-	}
-	for _, layer := range f.bases[diff] {
-		if f.Blobs.Check(ctx, layer.Digest) == nil {
-			return layer, true
-		}
-	}
-	return oci.Layer{}, false
-}
-
-func (f *fsck) unpackedAgain(ctx context.Context, snap overlay.Snapshot, layer oci.Layer) (digest.Digest, error) {
-	upper, err := f.Snapshots.Prepare(ctx, snap.Parent)
-	if err != nil {
-		return "", err
-	}
-	defer upper.Drop()
-	root, err := upper.Mount(ctx)
-	if err != nil {
-		return "", err
-	}
-	if err := f.Blobs.Unpack(ctx, layer, root, nil); err != nil {
-		return "", err
-	}
-	if err := upper.Unmount(); err != nil {
-		return "", err
-	}
-	packed, err := f.Blobs.Pack(ctx, upper.Upper(), oci.PackOptions{Epoch: noTimes, Root: true, Discard: true})
-	return packed.DiffID, err
 }
 
 // blobs compares packed layers and documents with their digests.
@@ -332,7 +242,7 @@ func (f *fsck) records(ctx context.Context) error {
 		}
 		var blob oci.Descriptor
 		if json.Unmarshal(r.Result, &blob) == nil && f.Blobs.Has(blob) {
-			packed[digest.Digest(diffOf(r))] = true
+			packed[r.Packs()] = true
 		}
 	})
 	if err != nil {
@@ -340,12 +250,21 @@ func (f *fsck) records(ctx context.Context) error {
 	}
 	for _, r := range steps {
 		f.checked++
-		if gone := f.missing(r, packed); gone != "" {
+		if time.Since(r.Created) > tombstoneAge {
+			continue // nobody knows any more what was removed on purpose
+		}
+		if gone := f.missing(r, packed); gone != "" && f.stays(r) {
 			f.fault(KindRecord, string(r.Kind)+"/"+string(r.Key), fmt.Errorf("neither the snapshot nor the packed form of %s, which it names, is there", gone),
 				func() error { return f.Cache.RemoveRecord(r.Kind, r.Key) })
 		}
 	}
 	return nil
+}
+
+// stays reports whether a record was not removed meanwhile.
+func (f *fsck) stays(r *buildcache.Record) bool {
+	_, err := f.Cache.Get(r.Kind, r.Key)
+	return err == nil
 }
 
 // missing returns the first layer of a record's result that is neither there nor
@@ -361,13 +280,4 @@ func (f *fsck) missing(r *buildcache.Record, packed map[digest.Digest]bool) dige
 		return layer.ChainID
 	}
 	return ""
-}
-
-// diffOf is the DiffID that a pack record is of.
-func diffOf(r *buildcache.Record) string {
-	n := slices.IndexFunc(r.Inputs, func(in buildcache.Input) bool { return in.Name == "diff" })
-	if n < 0 {
-		return ""
-	}
-	return r.Inputs[n].Value
 }

@@ -245,10 +245,18 @@ func (s *Store) Check(ctx context.Context, i Stored, data bool) error {
 		return fmt.Errorf("manifest: %w: %w", ErrCorrupt, err)
 	}
 	boot, err := bootID()
-	if err != nil || !data || !ofBoot(s.mirrorDir(i.Digest), boot) { // one of another boot is checked before it is used
+	if err != nil || !data {
 		return err
 	}
-	mirror, err := s.read(ctx, Source{Root: s.mirrorDir(i.Digest), Path: "root"}, nil)
+	dir, err := s.lockDir(ctx, s.mirrorDir(i.Digest), locks.Shared) // nobody makes another one of it meanwhile
+	if err != nil || dir == nil {
+		return err
+	}
+	defer dir.Close()
+	if !ofBoot(dir.path, boot) { // one of another boot is checked before it is used
+		return nil
+	}
+	mirror, err := s.read(ctx, Source{Root: dir.path, Path: "root"}, nil)
 	if err != nil {
 		return err
 	}

@@ -29,6 +29,7 @@ type Mutable struct {
 	point     string // where it is mounted; "" if it is not
 	committed bool
 	made      map[string]bool // mountpoints that were made, relative to the root
+	epoch     *time.Time      // that Normalize was given; nil without it
 	usage     *usage          // what fs holds; nil if that was not normalized
 }
 
@@ -156,14 +157,14 @@ func (m *Mutable) commit(ctx context.Context, diffID digest.Digest, label Label)
 		return Snapshot{}, err
 	}
 	if m.usage == nil {
-		if _, err := m.normalize(ctx, &normalizer{exact: true}); err != nil {
+		if err := m.Shape(ctx); err != nil {
 			return Snapshot{}, err
 		}
 	}
 	snap := Snapshot{
 		ID: chainID(m.parent, diffID), DiffID: diffID, Parent: m.parent,
 		Size: m.usage.bytes, Inodes: m.usage.inodes,
-		Created: time.Now().UTC().Truncate(time.Second), Label: label,
+		Created: time.Now().UTC().Truncate(time.Second), Epoch: m.epoch, Label: label,
 	}
 	if err := m.seal(ctx, snap); err != nil {
 		return Snapshot{}, err

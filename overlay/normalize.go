@@ -42,11 +42,18 @@ type Diff struct {
 // So a difference that was packed and unpacked again is the same, file by file. Folders
 // are read once, several at a time.
 func (m *Mutable) Normalize(ctx context.Context, epoch time.Time) (Diff, error) {
+	m.epoch = &epoch
 	diff, err := m.normalize(ctx, &normalizer{epoch: epoch})
 	if err != nil {
 		return Diff{}, fmt.Errorf("normalize %s: %w", m.Upper(), err)
 	}
 	return diff, nil
+}
+
+// Shape gives what was unpacked the form that Commit would give it, and leaves files and times as they are.
+func (m *Mutable) Shape(ctx context.Context) error {
+	_, err := m.normalize(ctx, &normalizer{exact: true})
+	return err
 }
 
 // manyNames is how many names a folder has at most whose removal is told by whiteouts.

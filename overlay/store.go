@@ -74,6 +74,11 @@ type Snapshot struct {
 	Size    int64         `json:"size"`             // bytes allocated on disk, hardlinks counted once
 	Inodes  int64         `json:"inodes"`
 	Created time.Time     `json:"created"`
+
+	// Epoch is the one that Normalize was given: packed, the snapshot has its DiffID with that
+	// epoch. It is nil for what was unpacked, or made by a layerbuild that did not note it.
+	Epoch *time.Time `json:"epoch,omitempty"`
+
 	Label
 }
 
