@@ -295,36 +295,3 @@ func (b *Builder) addSecrets(step *sandbox.Step, l *layers.Layer) (*mask, error)
 	}
 	return newMask(values), nil
 }
-
-// A mask hides the lines of secrets in text. One that was changed, as by base64, is
-// not known again.
-type mask struct {
-	replacer *strings.Replacer
-	longest  int // bytes of a line that is hidden
-}
-
-// minMasked is how long a line is at least that is hidden: shorter ones occur
-// everywhere.
-const minMasked = 4
-
-func newMask(values [][]byte) *mask {
-	m := &mask{}
-	var secret []string
-	for _, value := range values {
-		for line := range strings.Lines(string(value)) {
-			if line = strings.TrimSpace(line); len(line) >= minMasked {
-				secret = append(secret, line)
-				m.longest = max(m.longest, len(line))
-			}
-		}
-	}
-	slices.SortFunc(secret, func(a, b string) int { return len(b) - len(a) }) // one may begin with another
-	var pairs []string
-	for _, line := range secret {
-		pairs = append(pairs, line, "***")
-	}
-	m.replacer = strings.NewReplacer(pairs...)
-	return m
-}
-
-func (m *mask) hide(text string) string { return m.replacer.Replace(text) }
