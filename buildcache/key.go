@@ -24,9 +24,12 @@ const (
 	Rootfs  Kind = "rootfs"  // base, imports, overlay dirs, run → snapshots
 	Labels  Kind = "labels"  // a snapshot, generate_labels → a map
 	Pack    Kind = "pack"    // a snapshot's difference, a layer type → a blob
+
+	// Base is what a Memory keeps, and no record: a manifest's digest → the image.
+	Base Kind = "base"
 )
 
-// Kinds lists all kinds.
+// Kinds lists the kinds of records.
 func Kinds() []Kind { return []Kind{Resolve, Digest, Rootfs, Labels, Pack} }
 
 // A Code says what sort of thing an input is, and with it the reason for a miss

@@ -49,90 +49,98 @@ func newBase(image *oci.Base) *base {
 }
 
 // base finds out what a layer starts from, by digest.
-func (b *Builder) base(ctx context.Context, l *layers.Layer) (*base, error) {
+func (b *Builder) base(ctx context.Context, l *layers.Layer) (*base, unknown, error) {
 	var image *oci.Base
+	var why unknown
 	var err error
 	switch l.From.Type {
 	case layers.BaseScratch:
-		return &base{}, nil
+		return &base{}, "", nil
 	case layers.BaseBuilt:
 		parent := b.layers[b.graph.Layer(l.From.Tag)]
-		return &base{parent.config.Base(), parent.chain}, nil
+		return &base{parent.config.Base(), parent.chain}, "", nil
 	case layers.BaseOCI:
-		image, err = b.layoutBase(ctx, l)
+		image, why, err = b.layoutBase(ctx, l)
 	case layers.BaseDocker:
-		image, err = b.registryBase(ctx, l)
+		image, why, err = b.registryBase(ctx, l)
 	case layers.BaseTar:
-		image, err = b.tarBase(ctx, l)
+		image, why, err = b.tarBase(ctx, l)
 	default:
 		err = fmt.Errorf("unknown type of base %q", l.From.Type)
 	}
-	if err != nil {
-		return nil, b.failAt(ctx, l, l.From.Pos, err)
+	if err != nil || why != "" {
+		return nil, why, b.failAt(ctx, l, l.From.Pos, err)
 	}
 	b.use(image.Manifest.Encoded())
-	return newBase(image), nil
+	made := newBase(image)
+	for c := made.chain; c != nil; c = c.below {
+		c.again = func(ctx context.Context) error {
+			_, _, err := b.base(ctx, l)
+			return err
+		}
+	}
+	return made, "", nil
 }
 
 func platform(l *layers.Layer) ispec.Platform {
 	return ispec.Platform{OS: l.OS, Architecture: l.Arch}
 }
 
-func (b *Builder) layoutBase(ctx context.Context, l *layers.Layer) (*oci.Base, error) {
+func (b *Builder) layoutBase(ctx context.Context, l *layers.Layer) (*oci.Base, unknown, error) {
 	path, tag := l.From.Source.Path, l.From.Tag
 	manifest, err := oci.ResolveLayout(ctx, path, tag, platform(l))
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	if image, err := b.Blobs.Base(manifest.Digest); err == nil {
-		return image, nil
+	step := b.imageStep(l, manifest.Digest)
+	step.Doing, step.Light = "has been copying "+l.From.URL, true
+	step.Do = func(ctx context.Context) (*oci.Base, error) {
+		defer b.lingering(l.Name, "copying "+l.From.URL)()
+		return b.Blobs.BaseFromLayout(ctx, path, tag, platform(l))
 	}
-	lock, err := b.Cache.Lock(ctx, buildcache.Key(manifest.Digest.Encoded()), "has been copying "+l.From.URL)
-	if err != nil {
-		return nil, err
-	}
-	defer lock.Unlock()
-	if image, err := b.Blobs.Base(manifest.Digest); err == nil {
-		return image, nil
-	}
-	defer b.lingering(l.Name, "copying "+l.From.URL)()
-	return b.Blobs.BaseFromLayout(ctx, path, tag, platform(l))
+	image, _, err := remember(ctx, b, l, step)
+	return image, "", err
 }
 
-// registryBase asks the registry what the reference stands for now. When that
-// cannot be known, what it stood for the last time serves, and is said.
-func (b *Builder) registryBase(ctx context.Context, l *layers.Layer) (*oci.Base, error) {
+// imageStep is the step that takes in an image, as far as it takes to look it up.
+func (b *Builder) imageStep(l *layers.Layer, manifest digest.Digest) *buildcache.Step[*oci.Base] {
+	var in buildcache.Inputs
+	in.Add(buildcache.BaseChange, "manifest", string(manifest))
+	return &buildcache.Step[*oci.Base]{
+		Task:   buildcache.Task{Kind: buildcache.Base, Inputs: in, Origin: origin(l)},
+		Memory: &buildcache.Memory[*oci.Base]{Recall: func(context.Context) (*oci.Base, error) { return b.Blobs.Base(manifest) }},
+	}
+}
+
+// registryBase asks the registry what the reference stands for now, and pulls what is
+// not here.
+func (b *Builder) registryBase(ctx context.Context, l *layers.Layer) (*oci.Base, unknown, error) {
 	ref := registry.Ref{Name: l.From.URL, Insecure: l.From.Insecure}
-	name := l.From.URL + " " + l.OS + "/" + l.Arch
-	manifest, err := b.resolve(ctx, l, ref, name)
+	manifest, _, err := remember(ctx, b, l, b.referenceStep(l, ref))
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	if image, err := b.Blobs.Base(manifest); err == nil {
-		return image, nil
+	step := b.imageStep(l, manifest)
+	step.Doing = "has been pulling " + l.From.URL
+	step.Here = func(context.Context) bool { return false }
+	step.Missed = func(context.Context, error) error {
+		if b.asksNone() {
+			return b.notHere(l)
+		}
+		if b.Plan {
+			b.tellPull(l, manifest)
+		}
+		return nil
 	}
-	if b.asksNone() {
-		return nil, b.notHere(l)
+	step.Do = func(ctx context.Context) (*oci.Base, error) { return b.pull(ctx, l, ref, manifest) }
+	image, came, err := remember(ctx, b, l, step)
+	if err == nil && !came.Known() {
+		return nil, unknown(l.From.URL + " must be pulled"), nil
 	}
-	if b.Plan {
-		b.tellPull(l, manifest)
-	}
-	if err := b.mounts(); err != nil {
-		return nil, err
-	}
-	return b.pull(ctx, l, ref, manifest)
+	return image, "", err
 }
 
-// pull takes in an image that is not here, once for all layers that start from it.
 func (b *Builder) pull(ctx context.Context, l *layers.Layer, ref registry.Ref, manifest digest.Digest) (*oci.Base, error) {
-	lock, err := b.Cache.Lock(ctx, buildcache.Key(manifest.Encoded()), "has been pulling "+l.From.URL)
-	if err != nil {
-		return nil, err
-	}
-	defer lock.Unlock()
-	if image, err := b.Blobs.Base(manifest); err == nil {
-		return image, nil
-	}
 	what := "pulling " + l.From.URL
 	b.notice(l, progress.Notice, "%s", what)
 	release, err := b.limits.connections.acquire(ctx, 0)
@@ -144,34 +152,60 @@ func (b *Builder) pull(ctx context.Context, l *layers.Layer, ref registry.Ref, m
 	return b.Blobs.BaseFromRegistry(ctx, b.registry(), ref, manifest, b.meter(l, what))
 }
 
-// resolve returns the manifest that a reference stands for, by the pull policy. What
-// it stood for the last time is known, though its blobs may be gone.
-func (b *Builder) resolve(ctx context.Context, l *layers.Layer, ref registry.Ref, name string) (digest.Digest, error) {
-	if b.Pull != PullAlways {
-		if known, ok := b.pinned(l, ref, name); ok {
-			return known, nil
-		}
+// referenceStep finds out which manifest a reference stands for. What it stood for the
+// last time is known, though its blobs may be gone; the pull policy decides whether that
+// serves.
+func (b *Builder) referenceStep(l *layers.Layer, ref registry.Ref) *buildcache.Step[digest.Digest] {
+	name := l.From.URL + " " + l.OS + "/" + l.Arch
+	var in buildcache.Inputs
+	in.Add(buildcache.BaseChange, "reference", fmt.Sprint(name, ref.Insecure))
+	return &buildcache.Step[digest.Digest]{
+		Task: buildcache.Task{Kind: buildcache.Resolve, Inputs: in, Origin: origin(l), Light: true},
+		Memory: &buildcache.Memory[digest.Digest]{
+			Recall: func(context.Context) (digest.Digest, error) { return b.resolved(l, ref, name) },
+			Keep:   func(manifest digest.Digest) error { return b.keepResolved(name, manifest) },
+		},
+		Do: func(ctx context.Context) (digest.Digest, error) { return b.ask(ctx, l, ref, name) },
 	}
-	known, unknown := b.Cache.Resolution(name)
-	switch {
-	case b.asksNone() && unknown != nil:
+}
+
+// resolved returns what a reference stood for the last time, where that serves without
+// asking a registry.
+func (b *Builder) resolved(l *layers.Layer, ref registry.Ref, name string) (digest.Digest, error) {
+	if b.Pull == PullAlways {
+		return "", buildcache.ErrNotFound
+	}
+	if known, ok := b.pinned(l, ref, name); ok {
+		return known, nil
+	}
+	known, err := b.Cache.Resolution(name)
+	if err != nil {
+		return "", err
+	}
+	manifest := digest.Digest(known.Answer)
+	if b.asksNone() {
+		return manifest, nil
+	}
+	if b.Pull == PullMissing {
+		_, err := b.Blobs.Base(manifest)
+		return manifest, err
+	}
+	return "", buildcache.ErrNotFound
+}
+
+// ask asks the registry what a reference stands for. When it cannot be reached, what
+// it stood for the last time serves, and is said.
+func (b *Builder) ask(ctx context.Context, l *layers.Layer, ref registry.Ref, name string) (digest.Digest, error) {
+	if b.asksNone() {
 		return "", b.notHere(l)
-	case b.asksNone():
-		return digest.Digest(known.Answer), nil
-	case b.Pull == PullMissing && unknown == nil:
-		if _, err := b.Blobs.Base(digest.Digest(known.Answer)); err == nil {
-			return digest.Digest(known.Answer), nil
-		}
 	}
 	manifest, err := b.inquiry.ask(fmt.Sprint(name, ref.Insecure), func() (digest.Digest, error) {
 		manifest, err := oci.Resolve(ctx, b.registry(), ref, platform(l))
 		return manifest.Digest, err
 	})
-	if err == nil {
-		return manifest, b.remember(name, manifest)
-	}
-	if !errors.Is(err, registry.ErrUnreachable) || unknown != nil || b.Pull == PullAlways {
-		return "", err
+	known, missing := b.Cache.Resolution(name)
+	if err == nil || !errors.Is(err, registry.ErrUnreachable) || missing != nil || b.Pull == PullAlways {
+		return manifest, err
 	}
 	b.notice(l, progress.Warning, "%s; using %s as it was on %s (%s)", err, l.From.URL, known.Time.Format(time.DateOnly), known.Answer)
 	return digest.Digest(known.Answer), nil
@@ -202,7 +236,8 @@ func (b *Builder) pinned(l *layers.Layer, ref registry.Ref, name string) (digest
 	return pin, err == nil && image.Config.OS == l.OS && image.Config.Architecture == l.Arch
 }
 
-func (b *Builder) remember(name string, manifest digest.Digest) error {
+// keepResolved keeps what a reference stands for, where that is news.
+func (b *Builder) keepResolved(name string, manifest digest.Digest) error {
 	if known, err := b.Cache.Resolution(name); err == nil && known.Answer == string(manifest) {
 		return nil
 	}
@@ -211,51 +246,46 @@ func (b *Builder) remember(name string, manifest digest.Digest) error {
 
 // tarBase makes a base of a tar file: an image of one layer, told apart by the
 // file's digest.
-func (b *Builder) tarBase(ctx context.Context, l *layers.Layer) (*oci.Base, error) {
-	file, err := b.source(ctx, l, l.From.Source, "", imports.Source{})
-	if err != nil {
-		return nil, err
+func (b *Builder) tarBase(ctx context.Context, l *layers.Layer) (image *oci.Base, why unknown, err error) {
+	file, why, err := b.source(ctx, l, l.From.Source, "", imports.Source{})
+	if err != nil || why != "" {
+		return nil, why, err
 	}
-	sum, err := file.digest(ctx)
-	if err != nil {
-		return nil, err
+	sum, why, err := file.digest(ctx)
+	if err != nil || why != "" {
+		return nil, why, err
 	}
 	var in buildcache.Inputs
 	in.Add(buildcache.BaseChange, "tar", string(sum))
 	in.Add(buildcache.Platform, "platform", l.OS+"/"+l.Arch)
 	in.Add(buildcache.Format, "compressor", oci.CompressorVersion)
-	known := func() (*oci.Base, error) {
-		var manifest digest.Digest
-		if _, err := b.lookup(buildcache.Resolve, in, &manifest); err != nil {
-			return nil, err
-		}
-		return b.Blobs.Base(manifest)
+	_, came, err := remember(ctx, b, l, &buildcache.Step[digest.Digest]{
+		Task: buildcache.Task{Kind: buildcache.Resolve, Inputs: in, Origin: origin(l), Doing: "has been taking in " + registry.Redact(l.From.URL)},
+		Usable: func(_ context.Context, manifest digest.Digest) (err error) {
+			image, err = b.Blobs.Base(manifest)
+			return err
+		},
+		Here:    file.here,
+		Prepare: file.prepare,
+		Do: func(ctx context.Context) (manifest digest.Digest, err error) {
+			if image, err = b.takeInTar(ctx, file, sum); err == nil {
+				manifest = image.Manifest
+			}
+			return manifest, err
+		},
+	})
+	if err == nil && !came.Known() {
+		why = unknown(fmt.Sprintf("%s must be taken in first", registry.Redact(l.From.URL)))
 	}
-	if image, err := known(); err == nil {
-		return image, nil
-	}
-	if err := b.mounts(); err != nil {
-		return nil, err
-	}
-	lock, err := b.Cache.Lock(ctx, in.Key(buildcache.Resolve), "has been taking in "+registry.Redact(l.From.URL))
-	if err != nil {
-		return nil, err
-	}
-	defer lock.Unlock()
-	if image, err := known(); err == nil { // another has taken it in meanwhile
-		return image, nil
-	}
-	start := time.Now()
+	return image, why, err
+}
+
+func (b *Builder) takeInTar(ctx context.Context, file *source, sum digest.Digest) (*oci.Base, error) {
 	at, release, err := file.open(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
 	defer file.lingering("taking in")()
-	image, err := b.Blobs.BaseFromTar(ctx, cmp.Or(at.Root, "/"), at.Path, sum, platform(l))
-	if err != nil {
-		return nil, err
-	}
-	_, err = b.Cache.Put(buildcache.Resolve, in, image.Manifest, time.Since(start), origin(l))
-	return image, err
+	return b.Blobs.BaseFromTar(ctx, cmp.Or(at.Root, "/"), at.Path, sum, platform(file.l))
 }

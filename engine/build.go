@@ -8,7 +8,6 @@
 package engine
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +22,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/explain"
 	"github.com/layerbuild/layerbuild/gc"
 	"github.com/layerbuild/layerbuild/imports"
@@ -131,7 +131,8 @@ type Builder struct {
 	*stores.Set
 	graph *layers.Graph
 
-	mayMount  bool         // what is missing is made now; otherwise the build ends there with errMounts
+	mayMount  bool         // what is missing is made by this process
+	look      *look        // what ends when something is missing; nil in a build that makes it
 	ready     func() error // see enter
 	environ   []string
 	runner    Runner
@@ -146,10 +147,10 @@ type Builder struct {
 	layers    map[*layers.Layer]*outcome
 	numbered  func() (int, error)    // the build's number: that of its log and its journal
 	needed    map[*layers.Layer]bool // by others
+	session   *buildcache.Session    // of the steps
 	limits    limits
 	worth     func() map[*layers.Layer]time.Duration // see paths
 	failures  failures
-	damaged   sync.Map // keys of records that are known to be
 
 	timeline *progress.Timeline // of the work of this build
 
@@ -159,14 +160,10 @@ type Builder struct {
 	used map[string]bool // see use
 }
 
-// errMounts says that the build is not all hits: it goes on in a process that may
-// mount.
-var errMounts = errors.New("the build needs mounts")
-
-// Build builds what the options say. When everything is found in the cache,
-// nothing is mounted, unpacked or run. Otherwise the process enters a mount namespace,
-// which ends with it however it ends. That of a user starts itself once more for it; the
-// second life finds again what the first one found, and takes over what it measured.
+// Build builds what the options say. When everything is found in the cache, nothing is
+// mounted, unpacked or run. Otherwise the process enters a mount namespace, which ends with
+// it however it ends. That of a user starts itself once more for it, and comes here again: it
+// finds again what it found the first time, and takes over what it measured and was answered.
 func Build(ctx context.Context, o Options) error {
 	err := buildAll(ctx, o)
 	if err != nil {
@@ -194,80 +191,58 @@ func buildAll(ctx context.Context, o Options) error {
 		}
 	}
 	mayCollect(o)
-	if len(o.NoCache)+len(o.Verify) > 0 && !o.Plan && !o.FailOnMiss {
+	if (len(o.NoCache)+len(o.Verify) > 0 || o.Shell != nil) && !o.Plan && !o.FailOnMiss {
 		if err := namespace.Enter(); err != nil { // there is nothing to look up first
 			return err
 		}
 	}
-	for try := 1; ; try++ {
-		err := attempt(ctx, o, graph)
-		if errors.Is(err, errMounts) {
-			continue // now it may
-		}
-		if err == nil && !o.Plan {
-			collect(ctx, o)
-		}
-		if !errors.Is(err, errDamaged) || try == attempts || ctx.Err() != nil {
+	left, err := attempt(ctx, o, graph)
+	if left && err == nil {
+		if err := namespace.Enter(); err != nil { // where that ends this life, the next one is told what this one learned
 			return err
 		}
-		o.Sink.Report(progress.Event{Time: time.Now(), Kind: progress.Warning, Text: fmt.Sprintf("%s: beginning anew, to make it again", err)})
+		_, err = attempt(ctx, o, graph)
 	}
+	if err == nil && !o.Plan {
+		collect(ctx, o)
+	}
+	return err
 }
 
-// attempt is one Build, up to the first damage it meets, or, with errMounts, up to where
-// the process has entered a mount namespace.
-func attempt(ctx context.Context, o Options, graph *layers.Graph) (err error) {
+// attempt is one Build, as far as this process may do it: left reports whether something
+// is left for one that has entered a mount namespace.
+func attempt(ctx context.Context, o Options, graph *layers.Graph) (left bool, err error) {
 	before := roomOf(o.StateDir)
 	ctx = reportWaiting(ctx, o.Sink.Report) // at once, whatever is held back
 	b, err := open(ctx, o, graph)
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		return before.explain(err)
+		return false, before.explain(err)
 	}
 	if err != nil {
-		return err // of a folder that cannot be a state folder: that says it all
+		return false, err // of a folder that cannot be a state folder: that says it all
 	}
 	defer b.close()
 	defer func() { err = b.before.explain(err) }()
 	if err := b.checkFiles(); err != nil {
-		return err
-	}
-	if o.Plan {
-		return b.build(ctx)
+		return false, err
 	}
 	switch {
+	case o.Plan:
+		return false, b.build(ctx)
 	case b.mayMount: // there is something to make
 		if err := b.ready(); err != nil {
-			return err
+			return false, err
 		}
 	case namespace.Stays():
 		b.mayMount = b.knowsMachine()
 	}
-	if b.mayMount {
-		end := b.begin()
-		err := b.build(reportWaiting(ctx, b.report))
-		end(err)
-		return err
+	if !b.mayMount {
+		return b.buildQuietly(ctx)
 	}
-	hold := &held{}
-	b.Sink = hold
-	go func() { _, _ = b.numbered() }() // to make a file can take as long as all the rest
-	err = b.build(ctx)
-	if errors.Is(err, errDamaged) {
-		return err
-	}
-	if errors.Is(err, errMounts) {
-		if number, err := b.numbered(); err == nil {
-			b.Cache.DropBuild(number) // the second life has its own
-		}
-		b.Sources.HandOver()
-		b.inquiry.handOver()
-		return cmp.Or(namespace.Enter(), errMounts)
-	}
-	b.Sink = o.Sink
 	end := b.begin()
-	hold.release(b.Sink)
+	err = b.build(reportWaiting(ctx, b.report))
 	end(err)
-	return err
+	return false, err
 }
 
 // reportWaiting has it reported for whom something waits.
@@ -341,6 +316,7 @@ func open(ctx context.Context, o Options, graph *layers.Graph) (*Builder, error)
 	if err != nil {
 		return nil, err
 	}
+	b.session = b.newSession()
 	b.Blobs.Bounds = o.Bounds
 	b.Blobs.ByUmoci = os.Getenv("LAYERBUILD_UNPACK") == "umoci"
 	b.numbered = sync.OnceValues(b.Cache.NextBuild)
@@ -352,15 +328,6 @@ func open(ctx context.Context, o Options, graph *layers.Graph) (*Builder, error)
 		}
 	}
 	return b, nil
-}
-
-// mounts is asked before anything that mounts, downloads or takes long, and before the
-// snapshots are looked at.
-func (b *Builder) mounts() error {
-	if !b.mayMount {
-		return errMounts
-	}
-	return b.ready()
 }
 
 // knowsMachine tells whether it is known that the machine can do what the build needs. If
@@ -481,7 +448,10 @@ func (b *Builder) build(ctx context.Context) error {
 	}
 	b.checkSecrets()
 	err := b.buildLayers(ctx)
-	if errors.Is(err, errMounts) || b.Shell != nil {
+	if b.look.over() {
+		return nil
+	}
+	if b.Shell != nil {
 		return err
 	}
 	complete := err == nil
@@ -528,14 +498,11 @@ func (b *Builder) buildLayers(ctx context.Context) error {
 	for _, l := range b.graph.Layers {
 		group.Go(func() error { return b.layerInTurn(layerCtx, l) })
 	}
-	if err := group.Wait(); err != nil {
+	if err := group.Wait(); err != nil || b.look.over() || b.Shell != nil {
 		return err
 	}
-	if b.Shell != nil {
-		return nil
-	}
 	if !b.Plan {
-		if err := b.putImages(ctx); err != nil {
+		if err := b.putImages(ctx); err != nil || b.look.over() {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/oci"
 	"github.com/layerbuild/layerbuild/overlay"
+	"github.com/layerbuild/layerbuild/progress"
 )
 
 // A chain is a rootfs as a list of layers: the highest one, and the chain below
@@ -28,10 +30,16 @@ type chain struct {
 	id    digest.Digest // ChainID of them all: OCI image spec, config.md, "Layer ChainID"
 	depth int           // how many layers it has
 
-	ofBase bool // it is of an image from outside
+	ofBase bool          // it is of an image from outside
+	of     *layers.Layer // whose step made the highest layer; nil while that is not known, and of a base
+
+	// again makes the highest layer once more, its snapshot or its blob, where both are
+	// lost; nil while nobody knows how.
+	again func(context.Context) error
 
 	packing sync.Mutex
-	blob    atomic.Pointer[oci.Descriptor] // of the highest layer; nil while it is not known to be packed
+	packs   map[string]oci.Descriptor      // what the highest layer was packed to in this build, by type
+	blob    atomic.Pointer[oci.Descriptor] // the highest layer as a tar; nil while it is not known to be packed
 }
 
 // with returns the chain with one more layer.
@@ -82,58 +90,95 @@ func (fs rootfs) onto(c *chain) *chain {
 	return c
 }
 
-// pack makes the blobs of a rootfs that are not there, of the snapshots, and
-// returns its layers. Layers of build_only parents have no blob until an image
-// needs them.
-func (b *Builder) pack(ctx context.Context, s *rootfsStep, c *chain) ([]oci.Layer, error) {
-	links := c.all()
-	packed := make([]oci.Layer, len(links))
-	for i, link := range links {
-		if err := b.packOne(ctx, s, link); err != nil {
-			return nil, err
+// pack makes the blobs of a rootfs that are not there, of the snapshots, and returns its
+// layers; known is false where one would have to be made. Layers of build_only parents
+// have no blob until an image needs them.
+func (b *Builder) pack(ctx context.Context, s *rootfsStep, c *chain) (packed []oci.Layer, known bool, err error) {
+	for _, link := range c.all() {
+		if known, err := b.packOne(ctx, s, link); err != nil || !known {
+			return nil, false, err
 		}
-		packed[i] = link.layer()
+		packed = append(packed, link.layer())
 	}
-	return packed, nil
+	return packed, true, nil
 }
 
-func (b *Builder) packOne(ctx context.Context, s *rootfsStep, c *chain) error {
+// packOne makes the blob of a chain's highest layer, unless this build knows it already.
+func (b *Builder) packOne(ctx context.Context, s *rootfsStep, c *chain) (known bool, err error) {
 	c.packing.Lock()
 	defer c.packing.Unlock()
-	if b.packed(c) {
-		return nil
+	if _, done := c.packs[TypeTar]; c.ofBase || done {
+		return true, nil
 	}
-	if err := b.mounts(); err != nil { // without root, owners are what they are in the user namespace only
-		return err
+	step := b.packStep(origin(c.maker(s.l)), c.diff)
+	b.packs(step, s, c, TypeTar+" with "+string(b.Compression))
+	step.Do = func(ctx context.Context) (blob oci.Descriptor, err error) {
+		dir, release, err := b.Snapshots.Difference(ctx, c.id)
+		if err != nil {
+			return blob, snapshotDamage(err)
+		}
+		defer release()
+		made, err := b.packFolder(ctx, s, dir, false)
+		if err == nil && made.DiffID != c.diff {
+			_, err = b.Snapshots.PutAside(c.id)
+			err = errors.Join(damaged(fmt.Errorf("snapshot %s does not hold what it held when it was made", c.id)), err)
+		}
+		return made.Descriptor, err
 	}
-	if err := b.ensure(ctx, s.l, c); err != nil {
-		return err
+	blob, came, err := remember(ctx, b, s.l, step)
+	if err != nil || !came.Known() {
+		return false, err
 	}
-	start := time.Now()
-	dir, release, err := b.Snapshots.Difference(ctx, c.id)
-	if err != nil {
-		return snapshotDamage(err)
-	}
-	defer release()
-	made, err := b.packFolder(ctx, s, dir, false)
-	if err != nil {
-		return err
-	}
-	if made.DiffID != c.diff {
-		_, err := b.Snapshots.PutAside(c.id)
-		return errors.Join(damaged(fmt.Errorf("snapshot %s does not hold what it held when it was made", c.id)), err)
-	}
-	c.blob.Store(&made.Descriptor)
-	return b.rememberPacked(s.l, made.Layer, time.Since(start))
+	c.blob.Store(&blob)
+	c.isPacked(TypeTar, blob)
+	return true, nil
 }
 
-// packFolder packs a folder, or only finds out its DiffID.
-func (b *Builder) packFolder(ctx context.Context, s *rootfsStep, dir string, discard bool) (oci.Packed, error) {
-	release, err := b.limits.cores.acquire(ctx, b.worth()[s.l])
-	if err != nil {
-		return oci.Packed{}, err
+// maker returns the layer whose steps are those on the highest layer of a chain that
+// another one starts from.
+func (c *chain) maker(l *layers.Layer) *layers.Layer { return cmp.Or(c.of, l) }
+
+// isPacked notes what the highest layer is packed to. The caller has packing locked.
+func (c *chain) isPacked(layerType string, blob oci.Descriptor) {
+	if c.packs == nil {
+		c.packs = map[string]oci.Descriptor{}
 	}
-	defer release()
+	c.packs[layerType] = blob
+}
+
+// packStep is the step that makes a tar of a snapshot's difference, as far as it takes to
+// look it up.
+func (b *Builder) packStep(from buildcache.Origin, diff digest.Digest) *buildcache.Step[oci.Descriptor] {
+	return &buildcache.Step[oci.Descriptor]{
+		Task:   buildcache.Task{Kind: buildcache.Pack, Inputs: b.packInputs(diff), Origin: from},
+		Usable: b.hasBlob,
+	}
+}
+
+// packs makes a step one that packs the snapshot of a chain's highest layer.
+func (b *Builder) packs(step *buildcache.Step[oci.Descriptor], s *rootfsStep, c *chain, as string) {
+	step.Doing = "has been packing the same layer"
+	step.Missed = func(context.Context, error) error { b.tellPack(s.l, as); return nil }
+	step.Prepare = func(ctx context.Context) error { return b.ensure(ctx, s.l, c) }
+	step.Slot = func(ctx context.Context) (func(), error) { return b.limits.cores.acquire(ctx, b.worth()[s.l]) }
+	step.Compare = func(_ context.Context, before, again oci.Descriptor) (bool, error) {
+		if before.Digest != again.Digest {
+			b.notice(s.l, progress.Warning, "not reproducible: packed again as %s, layer %s is blob %s and was %s", as, c.diff, again.Digest, before.Digest)
+		}
+		return before.Digest == again.Digest, nil
+	}
+}
+
+// hasBlob fails where a blob is not in the store.
+func (b *Builder) hasBlob(_ context.Context, blob oci.Descriptor) error {
+	if !b.Blobs.Has(blob) {
+		return fmt.Errorf("blob %s: %w", blob.Digest, buildcache.ErrNotFound)
+	}
+	return nil
+}
+
+// packFolder packs a folder, or only finds out its DiffID. The caller has a core.
+func (b *Builder) packFolder(ctx context.Context, s *rootfsStep, dir string, discard bool) (oci.Packed, error) {
 	what := "packing"
 	if discard {
 		what = "digesting"
@@ -142,36 +187,30 @@ func (b *Builder) packFolder(ctx context.Context, s *rootfsStep, dir string, dis
 	return b.Blobs.Pack(ctx, dir, oci.PackOptions{Compression: b.Compression, Level: b.CompressionLevel, Epoch: s.epoch, Root: true, Discard: discard, Progress: b.meter(s.l, what)})
 }
 
-// packed tells whether the highest layer has a blob, remembered and there.
-func (b *Builder) packed(c *chain) bool {
+// packed reports whether the highest layer has a blob, remembered and there.
+func (b *Builder) packed(ctx context.Context, c *chain) bool {
 	if c.blob.Load() != nil {
 		return true // a base's layer, taken over as it was, or packed by this build
 	}
-	var blob oci.Descriptor
-	if _, err := b.lookup(buildcache.Pack, b.packInputs(c.diff), &blob); err != nil || !b.Blobs.Has(blob) {
-		return false
+	blob, err := buildcache.Recall(ctx, b.session, b.packStep(buildcache.Origin{}, c.diff))
+	if err == nil {
+		c.blob.Store(&blob)
 	}
-	c.blob.Store(&blob)
-	return true
+	return err == nil
 }
 
-// rememberPacked makes a blob the one that a snapshot's difference is packed to. A
-// difference has one blob of each type. That it is set again changes nothing; one
+// keepPacked makes a blob the one that a snapshot's difference is packed to. A
+// difference has one blob of each type. That it is kept again changes nothing; one
 // that is not in the store is refused, and so is another one beside one that is:
 // images would differ by the order of builds.
-func (b *Builder) rememberPacked(l *layers.Layer, layer oci.Layer, cost time.Duration) error {
+func (b *Builder) keepPacked(ctx context.Context, l *layers.Layer, layer oci.Layer, took time.Duration) error {
 	if !b.Blobs.Has(layer.Descriptor) {
 		return fmt.Errorf("blob %s of layer %s is not in the store", layer.Digest, layer.DiffID)
 	}
-	in := b.packInputs(layer.DiffID)
-	var known oci.Descriptor
-	if _, err := b.lookup(buildcache.Pack, in, &known); err == nil && b.Blobs.Has(known) {
-		if known.Digest != layer.Digest {
-			return fmt.Errorf("layer %s is packed to blob %s already, and now to %s: the compressor is not deterministic", layer.DiffID, known.Digest, layer.Digest)
-		}
-		return nil
+	kept, err := buildcache.Keep(ctx, b.session, b.packStep(origin(l), layer.DiffID), layer.Descriptor, took)
+	if err == nil && kept.Digest != layer.Digest {
+		err = fmt.Errorf("layer %s is packed to blob %s already, and now to %s: the compressor is not deterministic", layer.DiffID, kept.Digest, layer.Digest)
 	}
-	_, err := b.Cache.Put(buildcache.Pack, in, layer.Descriptor, cost, origin(l))
 	return err
 }
 

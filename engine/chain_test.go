@@ -63,15 +63,15 @@ func TestOneBlob(t *testing.T) {
 	diff := digest.FromString("diff")
 	l := &layers.Layer{Name: "app", File: &layers.Stackerfile{}}
 	set := func(d oci.Descriptor) bool {
-		err := b.rememberPacked(l, oci.Layer{Descriptor: d, DiffID: diff}, time.Second)
+		err := b.keepPacked(t.Context(), l, oci.Layer{Descriptor: d, DiffID: diff}, time.Second)
 		if err != nil {
 			t.Log(err)
 		}
 		return err == nil
 	}
 	blobOf := func() digest.Digest {
-		var d oci.Descriptor
-		if _, err := b.lookup(buildcache.Pack, b.packInputs(diff), &d); err != nil {
+		d, err := buildcache.Recall(t.Context(), b.session, b.packStep(buildcache.Origin{}, diff))
+		if err != nil {
 			t.Fatal(err)
 		}
 		return d.Digest

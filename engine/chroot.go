@@ -64,7 +64,7 @@ func (o Options) chrootLayer(name string) (*layers.Graph, *layers.Layer, error) 
 // which built layers need not be built again.
 func (b *Builder) imageEnvironment(ctx context.Context, l *layers.Layer) ([]string, error) {
 	if l.From.Type != layers.BaseBuilt {
-		base, err := b.base(ctx, l)
+		base, _, err := b.base(ctx, l)
 		if err != nil {
 			return nil, err
 		}
@@ -141,7 +141,7 @@ func (b *Builder) showImport(ctx context.Context, s *rootfsStep, imp layers.Impo
 		}
 		b.layers[from].chain = &chain{id: id, depth: 1}
 	}
-	all, err := b.imported(ctx, s.l, imp)
+	all, err := b.imported(ctx, s, imp)
 	s.shown = append(s.shown, all...)
 	return err
 }

@@ -8,9 +8,9 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/moby/patternmatcher/ignorefile"
 	"github.com/moby/sys/user"
@@ -22,7 +22,7 @@ import (
 )
 
 // selected returns an import with copy as one import of each path that it stands for now.
-func (b *Builder) selected(ctx context.Context, l *layers.Layer, imp layers.Import) (all []imported, err error) {
+func (b *Builder) selected(ctx context.Context, s *rootfsStep, imp layers.Import) (all []imported, err error) {
 	at := imports.Source{Normalize: imp.Normalize, Owners: imp.Source.Scheme == layers.SchemeStacker}
 	if imp.Copy.IgnoreFile != "" {
 		patterns, err := ignorePatterns(imp.Copy.IgnoreFile)
@@ -32,16 +32,16 @@ func (b *Builder) selected(ctx context.Context, l *layers.Layer, imp layers.Impo
 		at.Filters = []imports.Filter{{Exclude: patterns}}
 	}
 	if imp.Copy.Parents {
-		one, err := b.withParents(ctx, l, imp, at)
+		one, err := b.withParents(ctx, s, imp, at)
 		return []imported{one}, err
 	}
 	for _, pattern := range imp.Copy.Patterns {
-		matches, err := b.matches(ctx, l, imp, at, pattern)
+		matches, err := b.matches(ctx, s, imp, at, pattern)
 		if err != nil {
 			return nil, err
 		}
 		for _, match := range matches {
-			one, err := b.match(ctx, l, imp, at, match)
+			one, err := b.match(ctx, s, imp, at, match)
 			if err != nil {
 				return nil, err
 			}
@@ -69,7 +69,7 @@ func ignorePatterns(file string) ([]string, error) {
 }
 
 // match measures one path that a pattern stands for.
-func (b *Builder) match(ctx context.Context, l *layers.Layer, imp layers.Import, at imports.Source, match imports.Match) (imported, error) {
+func (b *Builder) match(ctx context.Context, s *rootfsStep, imp layers.Import, at imports.Source, match imports.Match) (imported, error) {
 	for i := range at.Filters {
 		at.Filters[i].Below = match.Path
 	}
@@ -80,13 +80,13 @@ func (b *Builder) match(ctx context.Context, l *layers.Layer, imp layers.Import,
 	imp.Name, imp.Source.Content = path.Base(match.Path), match.Dir
 	from := imp.Source
 	from.Raw = strings.TrimSuffix(imp.Source.Raw, "/") + "/" + match.Path
-	source, tree, err := b.measuredBelow(ctx, l, from, match.Path, excluded)
+	source, tree, err := b.measuredBelow(ctx, s, from, match.Path, excluded)
 	return imported{imp, source, tree}, err
 }
 
 // withParents measures what patterns stand for as one tree. A /./ in a pattern says which
 // of the folders before it are left out.
-func (b *Builder) withParents(ctx context.Context, l *layers.Layer, imp layers.Import, at imports.Source) (one imported, err error) {
+func (b *Builder) withParents(ctx context.Context, s *rootfsStep, imp layers.Import, at imports.Source) (one imported, err error) {
 	below, patterns := "", []string{}
 	for i, pattern := range imp.Copy.Patterns {
 		parent, rest, pivot := strings.Cut(pattern, "/./")
@@ -105,52 +105,50 @@ func (b *Builder) withParents(ctx context.Context, l *layers.Layer, imp layers.I
 	}
 	at.Filters = append(at.Filters, imports.Filter{Include: patterns, Exclude: imp.Copy.Exclude})
 	imp.Source.Content = true
-	source, tree, err := b.measuredBelow(ctx, l, imp.Source, below, at)
+	source, tree, err := b.measuredBelow(ctx, s, imp.Source, below, at)
 	return imported{imp, source, tree}, err
 }
 
 // measuredBelow measures what is at a path below a folder or layer, which links do not
 // leave.
-func (b *Builder) measuredBelow(ctx context.Context, l *layers.Layer, from layers.Source, below string, at imports.Source) (*source, imports.Tree, error) {
+func (b *Builder) measuredBelow(ctx context.Context, s *rootfsStep, from layers.Source, below string, at imports.Source) (*source, imports.Tree, error) {
 	if from.Scheme == layers.SchemeStacker {
 		from.Path = path.Join(from.Path, below)
 	} else {
 		at.Within = from.Path
 		from.Path = path.Join("/", below)
 	}
-	return b.measured(ctx, l, from, "", at)
+	return b.reads(ctx, s, from, "", at)
 }
 
 // matches returns the paths that a pattern stands for: of another layer, this is a step
 // that is remembered, like what is measured.
-func (b *Builder) matches(ctx context.Context, l *layers.Layer, imp layers.Import, at imports.Source, pattern string) (found []imports.Match, err error) {
+func (b *Builder) matches(ctx context.Context, s *rootfsStep, imp layers.Import, at imports.Source, pattern string) ([]imports.Match, error) {
 	if imp.Source.Scheme != layers.SchemeStacker {
 		at.Within = imp.Source.Path
 		return imports.Glob(at, pattern)
 	}
-	s, err := b.source(ctx, l, imp.Source, "", at)
+	from, _, err := b.source(ctx, s.l, imp.Source, "", at)
 	if err != nil {
 		return nil, err
 	}
 	var in buildcache.Inputs
-	in.Add(buildcache.BaseChange, "chain", string(s.chain.ID()))
-	in.Add(buildcache.Definition, "glob", path.Join(s.from.Path, pattern))
-	if _, err := b.lookup(buildcache.Digest, in, &found); err == nil {
-		return found, nil
+	in.Add(buildcache.BaseChange, "chain", string(from.chain.ID()))
+	in.Add(buildcache.Definition, "glob", path.Join(from.from.Path, pattern))
+	step := inLayer(from, in, func(_ context.Context, at imports.Source) ([]imports.Match, error) {
+		found, err := imports.Glob(at, pattern)
+		if err != nil {
+			err = fmt.Errorf("layer %q: %w", from.from.Layer, err)
+		}
+		return found, err
+	})
+	step.Compare = func(_ context.Context, before, again []imports.Match) (bool, error) {
+		return slices.Equal(before, again), nil
 	}
-	if err := b.mounts(); err != nil {
-		return nil, err
+	found, came, err := remember(ctx, b, s.l, step)
+	if err == nil && !came.Known() {
+		s.notes(from.unread())
 	}
-	start := time.Now()
-	opened, release, err := s.open(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer release()
-	if found, err = imports.Glob(opened, pattern); err != nil {
-		return nil, fmt.Errorf("layer %q: %w", s.from.Layer, err)
-	}
-	_, err = b.Cache.Put(buildcache.Digest, in, found, time.Since(start), origin(l))
 	return found, err
 }
 

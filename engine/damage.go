@@ -6,21 +6,18 @@ import (
 	"fmt"
 	"io/fs"
 
+	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/explain"
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/overlay"
 	"github.com/layerbuild/layerbuild/progress"
 )
 
-// errDamaged is in the chain of errors about things of the state folder that were
-// found to be damaged or gone when they were used. What was damaged has been put
-// aside: a build that begins anew does not find it, and makes it again.
-var errDamaged = errors.New("damaged")
+// damaged makes an error one about damage that is put aside by now: the step that met it
+// is done again, and finds what else it can be made from.
+func damaged(err error) error { return fmt.Errorf("%w: %w", buildcache.ErrCorrupt, err) }
 
-// damaged makes an error one that the build begins anew for.
-func damaged(err error) error { return fmt.Errorf("%w: %w", errDamaged, err) }
-
-// attempts is how often a build begins that meets damage. Each attempt finds in
-// the cache what the one before has made.
+// attempts is how often something is made that meets damage. Each attempt finds less of it.
 const attempts = 3
 
 // snapshotDamage tells damage from other errors about a snapshot that was there.
@@ -31,7 +28,7 @@ func snapshotDamage(err error) error {
 	return err
 }
 
-// has tells whether there is a snapshot of a chain's highest layer, and keeps it
+// has reports whether there is a snapshot of a chain's highest layer, and keeps it
 // from being removed until the build ends. A damaged one is put aside.
 func (b *Builder) has(ctx context.Context, c *chain) bool {
 	err := b.Snapshots.Hold(ctx, c.id)
@@ -40,6 +37,61 @@ func (b *Builder) has(ctx context.Context, c *chain) bool {
 		_, _ = b.Snapshots.PutAside(c.id)
 	}
 	return err == nil
+}
+
+// remake does a layer's rootfs step again, since a snapshot of its result is lost, and
+// what it could be made from. Those who build on it wait in a nested step, and hold
+// nothing.
+func (b *Builder) remake(ctx context.Context, s *rootfsStep, c *chain) error {
+	s.remaking.Lock()
+	defer s.remaking.Unlock()
+	o := b.layers[s.l]
+	fs, came, err := remember(ctx, b, s.l, b.rootfsStep(s, o, func() {}))
+	if err != nil {
+		return err
+	}
+	if came.How == buildcache.Done {
+		o.told.Outcome, o.told.Seconds = explain.Built, came.Took.Seconds()
+	}
+	for made := fs.onto(s.base.chain); made != nil; made = made.below {
+		if made.id == c.id {
+			return nil
+		}
+	}
+	return fail(s.l, s.l.Pos, errors.New("what it gave is lost, and made again it is something else, since it is not reproducible: build again"))
+}
+
+// restore makes what the images of the build need and what turned out to be damaged;
+// known is false where this process may not.
+func (b *Builder) restore(ctx context.Context) (known bool, err error) {
+	for _, l := range b.graph.Layers {
+		o := b.layers[l]
+		for _, c := range o.chain.all() {
+			if err := b.restorePacked(ctx, c); err != nil {
+				return false, err
+			}
+		}
+		if known, err := o.pack(ctx); err != nil || !known {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// restorePacked forgets what a chain's highest layer was packed to and is gone; that of
+// a base is taken in again.
+func (b *Builder) restorePacked(ctx context.Context, c *chain) error {
+	c.packing.Lock()
+	defer c.packing.Unlock()
+	for layerType, blob := range c.packs {
+		if !b.Blobs.Has(blob) {
+			delete(c.packs, layerType)
+		}
+	}
+	if c.ofBase && !b.Blobs.Has(*c.blob.Load()) {
+		return c.again(ctx)
+	}
+	return nil
 }
 
 // withManifest does what needs the manifest of a tree that was measured. If the

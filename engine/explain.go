@@ -32,7 +32,7 @@ const keptChanges = 50
 // tellMiss finds out why a step is not found in the cache, all causes at once,
 // and reports it.
 func (b *Builder) tellMiss(ctx context.Context, s *rootfsStep, told *explain.Layer, miss error) error {
-	found := explain.Miss{NoCache: named(b.NoCache, s.l), Untracked: s.untracked}
+	found := explain.Miss{NoCache: named(b.NoCache, s.l.Name), Untracked: s.untracked}
 	key := s.inputs.Key(buildcache.Rootfs)
 	latest, err := b.Cache.Latest(s.l.File.Path, s.l.Name)
 	if err != nil {
@@ -164,7 +164,7 @@ func hintFor(reasons []explain.Reason, live bool) string {
 func (b *Builder) said(s *rootfsStep) map[string]explain.Said {
 	said := map[string]explain.Said{}
 	for name, about := range s.said {
-		if by := s.by[name]; by != nil && !b.layers[by].hit {
+		if by := s.by[name]; by != nil && !b.layers[by].hit() {
 			about.By = by.Name
 		}
 		said[name] = about
@@ -228,32 +228,53 @@ func because(reasons []explain.Reason) (names []string) {
 	return names
 }
 
-// latestLabels returns the record of the labels that the layer had last, or nil.
-func (b *Builder) latestLabels(l *layers.Layer) *buildcache.Record {
-	if latest, err := b.Cache.Latest(l.File.Path, l.Name); err == nil {
-		if r, err := b.Cache.Get(buildcache.Labels, latest.Keys[buildcache.Labels]); err == nil {
-			return r
+// tellLabels tells why generate_labels runs again, or would.
+func (b *Builder) tellLabels(s *rootfsStep, in buildcache.Inputs, told *explain.Layer, miss error) error {
+	if told.Outcome == explain.Built {
+		return nil // the layer's own reasons say it
+	}
+	var err error
+	if told.Labels, err = b.labelReasons(s, in, miss); err != nil {
+		return err
+	}
+	for _, reason := range told.Labels {
+		switch {
+		case b.Plan || b.FailOnMiss:
+			b.notice(s.l, progress.Miss, "its labels are not known: %s", reason.Head())
+		case reason.Code != buildcache.First:
+			b.notice(s.l, progress.Notice, "labels are generated again because %s", reason.Head())
 		}
 	}
 	return nil
 }
 
-// tellLabels says why labels are generated again.
-func (b *Builder) tellLabels(s *rootfsStep, in buildcache.Inputs, told *explain.Layer) error {
-	before := b.latestLabels(s.l)
-	if before == nil || told.Outcome == explain.Built {
-		return nil // nothing to compare with, or the layer's own reasons say it
+// labelReasons returns why labels are not remembered, or are generated all the same.
+func (b *Builder) labelReasons(s *rootfsStep, in buildcache.Inputs, miss error) ([]explain.Reason, error) {
+	switch {
+	case miss == nil:
+		return explain.Miss{NoCache: true}.Reasons(), nil
+	case errors.Is(miss, buildcache.ErrCorrupt):
+		return []explain.Reason{{Code: buildcache.Corrupt, Name: "record"}}, nil
+	}
+	latest, err := b.Cache.Latest(s.l.File.Path, s.l.Name)
+	if err != nil || latest.Keys[buildcache.Labels] == "" {
+		return explain.Miss{First: true}.Reasons(), nil
+	}
+	key := latest.Keys[buildcache.Labels]
+	before, err := b.Cache.Get(buildcache.Labels, key)
+	if err != nil {
+		return []explain.Reason{b.missing("last labels' record", string(buildcache.Labels), string(key))}, nil
 	}
 	inputs, err := b.Cache.Redacted(in)
-	if err != nil {
-		return err
-	}
 	was := explain.Side{Inputs: before.Inputs, Origin: before.Origin}
-	told.Labels = explain.Compare(was, explain.Side{Inputs: inputs, Origin: b.origin(s)}, keptChanges)
-	for _, reason := range told.Labels {
-		b.notice(s.l, progress.Notice, "labels are generated again because %s", reason.Head())
+	return explain.Compare(was, explain.Side{Inputs: inputs, Origin: b.origin(s)}, keptChanges), err
+}
+
+// tellPack tells that a layer would have to be packed, where nothing is done but that.
+func (b *Builder) tellPack(l *layers.Layer, as string) {
+	if b.Plan || b.FailOnMiss {
+		b.notice(l, progress.Miss, "it is not packed as %s", as)
 	}
-	return nil
 }
 
 // tellResult notes what came of a layer, and whether that is what it was.

@@ -50,7 +50,7 @@ type failures struct {
 // ends with now, or nil when it goes on.
 func (b *Builder) failed(ctx context.Context, l *layers.Layer, err error) error {
 	var miss *MissError
-	if ctx.Err() != nil || errors.Is(err, errMounts) || errors.Is(err, errDamaged) || errors.As(err, &miss) {
+	if ctx.Err() != nil || errors.As(err, &miss) {
 		return err
 	}
 	b.report(progress.Event{Kind: progress.Failed, Layer: l.Name, Text: err.Error()})

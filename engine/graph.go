@@ -50,7 +50,7 @@ func Nodes(ctx context.Context, o Options) ([]Node, error) {
 			From:        baseName(l),
 			Needs:       []string{},
 			BuildOnly:   l.BuildOnly,
-			Hit:         b.layers[l].hit,
+			Hit:         b.layers[l].image != nil,
 			Reasons:     reasons.byLayer[l.Name],
 		}
 		for _, need := range graph.Needs(l) {

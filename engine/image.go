@@ -21,13 +21,14 @@ import (
 const author = "layerbuild"
 
 // packImage packs what is not packed of the layer's image, and composes it with its
-// blobs. A build_only one has none.
+// blobs. A build_only one has none. The image is nil where something would have to be
+// packed.
 func (b *Builder) packImage(ctx context.Context, s *rootfsStep, c *chain, spec oci.ImageSpec) (*oci.Image, error) {
 	if s.l.BuildOnly {
 		return oci.Compose(spec)
 	}
-	packed, err := b.pack(ctx, s, c)
-	if err != nil {
+	packed, known, err := b.pack(ctx, s, c)
+	if err != nil || !known {
 		return nil, err
 	}
 	return compose(spec, packed)
@@ -49,10 +50,6 @@ func compose(spec oci.ImageSpec, packed []oci.Layer) (*oci.Image, error) {
 
 // putImages puts the images of a build into the OCI layout, all at once.
 func (b *Builder) putImages(ctx context.Context) error {
-	images := map[string]*oci.Image{}
-	for _, o := range b.layers {
-		maps.Copy(images, o.tagged)
-	}
 	before := roomOf(b.OCIDir)
 	output, err := b.layout(ctx)
 	if err != nil {
@@ -61,17 +58,32 @@ func (b *Builder) putImages(ctx context.Context) error {
 	if err := b.Cache.AddLayout(b.OCIDir); err != nil {
 		return err
 	}
-	b.tellChanged(output, images)
+	b.tellChanged(output, b.images())
 	defer b.lingering("", "writing images to "+b.OCIDir)()
-	err = output.Put(ctx, b.Blobs, images)
-	if errors.Is(err, oci.ErrCorrupt) {
-		return damaged(err)
+	for try := 1; ; try++ {
+		err = output.Put(ctx, b.Blobs, b.images())
+		if !errors.Is(err, oci.ErrCorrupt) || try == attempts {
+			break
+		}
+		b.report(progress.Event{Kind: progress.Warning, Text: fmt.Sprintf("%s: making it again", err)})
+		if known, err := b.restore(ctx); err != nil || !known {
+			return err
+		}
 	}
 	if err != nil || b.allHits() {
 		return before.explain(err)
 	}
 	_, err = output.GC(ctx, unusedAge)
 	return err
+}
+
+// images returns the images of all layers, by their tags.
+func (b *Builder) images() map[string]*oci.Image {
+	images := map[string]*oci.Image{}
+	for _, o := range b.layers {
+		maps.Copy(images, o.tagged)
+	}
+	return images
 }
 
 // tellChanged says of layers for which nothing was to be done that their images are
@@ -83,7 +95,7 @@ func (b *Builder) tellChanged(output *oci.Layout, images map[string]*oci.Image) 
 	}
 	for _, l := range b.graph.Layers {
 		was, ok := replaced[l.Name]
-		if !ok || !b.layers[l].hit {
+		if !ok || !b.layers[l].hit() {
 			continue
 		}
 		if changed, err := output.Changed(was, images[l.Name]); err == nil && len(changed) > 0 { // it is only told
@@ -117,7 +129,7 @@ const unusedAge = time.Hour
 
 func (b *Builder) allHits() bool {
 	for _, o := range b.layers {
-		if !o.hit {
+		if !o.hit() {
 			return false
 		}
 	}

@@ -5,57 +5,48 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
-	"time"
+	"slices"
+	"strconv"
 
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/inroot"
+	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/overlay"
+	"github.com/layerbuild/layerbuild/progress"
 )
 
-// labels returns what the layer's generate_labels makes of its rootfs: from the
-// cache, or by running it. Its changes to the rootfs are thrown away; each file
-// it leaves in /oci-labels becomes a label.
-func (b *Builder) labels(ctx context.Context, s *rootfsStep, o *outcome) (map[string]string, buildcache.Key, error) {
+// labels returns what the layer's generate_labels makes of its rootfs. Its changes to
+// that are thrown away; each file it leaves in /oci-labels becomes a label.
+func (b *Builder) labels(ctx context.Context, s *rootfsStep, o *outcome) (map[string]string, buildcache.Outcome, error) {
 	if s.l.GenerateLabels == "" {
-		return nil, "", nil
+		return nil, buildcache.Outcome{How: buildcache.Hit}, nil
 	}
+	step, err := b.labelsStep(s, o)
+	if err != nil {
+		return nil, buildcache.Outcome{}, err
+	}
+	return remember(ctx, b, s.l, step)
+}
+
+func (b *Builder) labelsStep(s *rootfsStep, o *outcome) (*buildcache.Step[map[string]string], error) {
 	c := o.chain
 	s.env = s.l.BuildEnvironment(b.environ, s.base.environment())
 	in := labelsInputs(s, c)
 	if err := b.addMounts(&in, s.l); err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	key := in.Key(buildcache.Labels)
-	var labels map[string]string
-	if _, err := b.lookup(buildcache.Labels, in, &labels); err == nil {
-		return labels, key, nil
-	}
-	if err := b.mounts(); err != nil {
-		return nil, "", err
-	}
-	if err := b.tellLabels(s, in, &o.told); err != nil {
-		return nil, "", err
-	}
-	ended, err := b.limits.steps.acquire(ctx, b.worth()[s.l])
-	if err != nil {
-		return nil, "", err
-	}
-	defer ended()
-	lock, err := b.Cache.Lock(ctx, key, "has been making the same labels")
-	if err != nil {
-		return nil, "", err
-	}
-	defer lock.Unlock()
-	if _, err := b.lookup(buildcache.Labels, in, &labels); err == nil {
-		return labels, key, nil
-	}
-	start := time.Now()
-	if labels, err = b.generateLabels(ctx, s, c); err != nil {
-		return nil, "", err
-	}
-	_, err = b.Cache.Put(buildcache.Labels, in, labels, time.Since(start), origin(s.l))
-	return labels, key, err
+	return &buildcache.Step[map[string]string]{
+		Task:    buildcache.Task{Kind: buildcache.Labels, Inputs: in, Origin: origin(s.l), Doing: "has been making the same labels"},
+		Missed:  func(_ context.Context, miss error) error { return b.tellLabels(s, in, &o.told, miss) },
+		Prepare: func(ctx context.Context) error { return b.ensure(ctx, s.l, c) },
+		Slot:    func(ctx context.Context) (func(), error) { return b.limits.steps.acquire(ctx, b.worth()[s.l]) },
+		Do:      func(ctx context.Context) (map[string]string, error) { return b.generateLabels(ctx, s, c) },
+		Compare: func(_ context.Context, before, again map[string]string) (bool, error) {
+			return b.compareLabels(s.l, before, again), nil
+		},
+	}, nil
 }
 
 func labelsInputs(s *rootfsStep, c *chain) (in buildcache.Inputs) {
@@ -72,9 +63,6 @@ func labelsInputs(s *rootfsStep, c *chain) (in buildcache.Inputs) {
 }
 
 func (b *Builder) generateLabels(ctx context.Context, s *rootfsStep, c *chain) (map[string]string, error) {
-	if err := b.ensure(ctx, s.l, c); err != nil {
-		return nil, err
-	}
 	upper, err := b.Snapshots.Prepare(ctx, c.ID())
 	if err != nil {
 		return nil, snapshotDamage(err)
@@ -136,4 +124,40 @@ func readLabel(dir *os.File, name string) (string, error) {
 		err = errNoLabel
 	}
 	return string(text), err
+}
+
+// compareLabels reports whether generate_labels gave the same labels again, and tells
+// which differ.
+func (b *Builder) compareLabels(l *layers.Layer, before, again map[string]string) bool {
+	if maps.Equal(before, again) {
+		return true
+	}
+	names := slices.Sorted(maps.Keys(before))
+	for name := range again {
+		if _, ok := before[name]; !ok {
+			names = append(names, name)
+		}
+	}
+	for _, name := range names {
+		was, had := before[name]
+		is, has := again[name]
+		switch {
+		case !has:
+			b.notice(l, progress.Warning, "not reproducible: generate_labels gave no label %q, which was %s", name, labelText(was))
+		case !had:
+			b.notice(l, progress.Warning, "not reproducible: generate_labels gave another label, %q: %s", name, labelText(is))
+		case was != is:
+			b.notice(l, progress.Warning, "not reproducible: generate_labels gave %q: %s → %s", name, labelText(was), labelText(is))
+		}
+	}
+	return false
+}
+
+// labelText quotes a label's value, or the beginning of a long one.
+func labelText(value string) string {
+	const most = 64
+	if len(value) > most {
+		return strconv.Quote(value[:most]) + "…"
+	}
+	return strconv.Quote(value)
 }

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"sync"
-	"time"
 
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/layers"
@@ -50,11 +49,11 @@ func typedName(name, layerType string) string {
 }
 
 // typedImages returns the images of a layer by their tags, one of each layer type;
-// none of a build_only one.
-func (b *Builder) typedImages(ctx context.Context, s *rootfsStep, o *outcome, spec oci.ImageSpec) (map[string]*oci.Image, error) {
-	images := map[string]*oci.Image{}
+// none of a build_only one. Known is false where something would have to be packed.
+func (b *Builder) typedImages(ctx context.Context, s *rootfsStep, o *outcome, spec oci.ImageSpec) (images map[string]*oci.Image, known bool, err error) {
+	images = map[string]*oci.Image{}
 	if s.l.BuildOnly {
-		return images, nil
+		return images, true, nil
 	}
 	for _, t := range b.LayerTypes {
 		if t == TypeTar {
@@ -63,66 +62,59 @@ func (b *Builder) typedImages(ctx context.Context, s *rootfsStep, o *outcome, sp
 		}
 		var packed []oci.Layer
 		for _, c := range o.chain.all() {
-			layer, err := b.packFilesystem(ctx, s, c, oci.Filesystem(t))
-			if err != nil {
-				return nil, err
+			blob, known, err := b.packFilesystem(ctx, s, c, oci.Filesystem(t))
+			if err != nil || !known {
+				return nil, false, err
 			}
-			packed = append(packed, layer)
+			packed = append(packed, oci.Layer{Descriptor: blob, DiffID: blob.Digest})
 		}
 		image, err := compose(spec, packed)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		images[typedName(s.l.Name, t)] = image
 	}
-	return images, nil
+	return images, true, nil
 }
 
 // packFilesystem makes the highest layer of a chain a filesystem, of its snapshot,
-// unless that was done before.
-func (b *Builder) packFilesystem(ctx context.Context, s *rootfsStep, c *chain, f oci.Filesystem) (layer oci.Layer, err error) {
+// unless this build knows one already.
+func (b *Builder) packFilesystem(ctx context.Context, s *rootfsStep, c *chain, f oci.Filesystem) (blob oci.Descriptor, known bool, err error) {
 	c.packing.Lock()
 	defer c.packing.Unlock()
+	if blob, done := c.packs[string(f)]; done {
+		return blob, true, nil
+	}
 	version, err := b.makers.version(ctx, f)
 	if err != nil {
-		return layer, err
+		return blob, false, err
 	}
-	in := filesystemInputs(c, f, version, !b.NoVerity)
-	if _, err := b.lookup(buildcache.Pack, in, &layer.Descriptor); err == nil && b.Blobs.Has(layer.Descriptor) {
-		layer.DiffID = layer.Digest
-		return layer, nil
+	step := &buildcache.Step[oci.Descriptor]{
+		Task:   buildcache.Task{Kind: buildcache.Pack, Inputs: filesystemInputs(c, f, version, !b.NoVerity), Origin: origin(c.maker(s.l))},
+		Usable: b.hasBlob,
+		Do:     func(ctx context.Context) (oci.Descriptor, error) { return b.makeFilesystem(ctx, s.l, c, f) },
 	}
-	if err := b.mounts(); err != nil {
-		return layer, err
+	b.packs(step, s, c, string(f))
+	blob, came, err := remember(ctx, b, s.l, step)
+	if err != nil || !came.Known() {
+		return blob, false, err
 	}
-	if err := b.ensure(ctx, s.l, c); err != nil {
-		return layer, err
-	}
-	start := time.Now()
-	if layer, err = b.makeFilesystem(ctx, s.l, c, f); err != nil {
-		return layer, err
-	}
-	_, err = b.Cache.Put(buildcache.Pack, in, layer.Descriptor, time.Since(start), origin(s.l))
-	return layer, err
+	c.isPacked(string(f), blob)
+	return blob, true, nil
 }
 
-func (b *Builder) makeFilesystem(ctx context.Context, l *layers.Layer, c *chain, f oci.Filesystem) (layer oci.Layer, err error) {
+func (b *Builder) makeFilesystem(ctx context.Context, l *layers.Layer, c *chain, f oci.Filesystem) (blob oci.Descriptor, err error) {
 	dir, release, err := b.Snapshots.Difference(ctx, c.id)
 	if err != nil {
-		return layer, snapshotDamage(err)
+		return blob, snapshotDamage(err)
 	}
 	defer release()
-	free, err := b.limits.cores.acquire(ctx, b.worth()[l])
-	if err != nil {
-		return layer, err
-	}
-	defer free()
 	defer b.doing(l, "packing as "+string(f))()
 	layer, warnings, err := b.Blobs.PackFilesystem(ctx, dir, f, !b.NoVerity)
 	for _, warning := range warnings {
 		b.notice(l, progress.Warning, "%s", warning)
 	}
-	return layer, privileged(err, ", or with --layer-type tar")
+	return layer.Descriptor, privileged(err, ", or with --layer-type tar")
 }
 
 // filesystemInputs are the inputs of making a filesystem of a snapshot. Unlike a

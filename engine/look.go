@@ -34,7 +34,7 @@ func openMounting(ctx context.Context, o Options, graph *layers.Graph) (*Builder
 	if err != nil {
 		return nil, err
 	}
-	if err := b.mounts(); err != nil {
+	if err := b.ready(); err != nil {
 		b.close()
 		return nil, err
 	}

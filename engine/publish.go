@@ -155,7 +155,7 @@ func (o PublishOptions) checkCurrent(ctx context.Context, layout *oci.Layout, gr
 	for _, l := range graph.Layers {
 		err := b.layer(ctx, l)
 		var miss *MissError
-		if errors.As(err, &miss) || errors.Is(err, errMounts) {
+		if errors.As(err, &miss) || err == nil && b.layers[l].image == nil {
 			why := strings.Join(reasons.byLayer[l.Name], "; ")
 			if why == "" {
 				why = "what it reads has changed"

@@ -29,9 +29,6 @@ import (
 // and what the imports and the run change becomes one more.
 func (b *Builder) makeRootfs(ctx context.Context, s *rootfsStep) (rootfs, error) {
 	var fs rootfs
-	if err := b.ensure(ctx, s.l, s.base.chain); err != nil {
-		return fs, err
-	}
 	c := s.base.chain
 	add := func(by string, points []sandbox.Mountpoint, change func(root string) error) error {
 		layer, empty, err := b.addLayer(ctx, s, c, points, change)
@@ -107,10 +104,16 @@ func (b *Builder) addLayer(ctx context.Context, s *rootfsStep, c *chain, points 
 // commit packs an upper folder and makes a snapshot of it. The blob is written
 // before the snapshot, and the record of it after: what refers to something
 // comes after it. When others build on the layer they do not wait for its blob:
-// only its DiffID is found out, and the snapshot is packed while they go on.
+// only its DiffID is found out, and the snapshot is packed while they go on. To
+// verify, packing is a step of its own.
 func (b *Builder) commit(ctx context.Context, s *rootfsStep, upper *overlay.Mutable) (digest.Digest, error) {
+	release, err := b.limits.cores.acquire(ctx, b.worth()[s.l])
+	if err != nil {
+		return "", err
+	}
+	defer release()
 	start := time.Now()
-	discard := s.l.BuildOnly || b.needed[s.l]
+	discard := s.l.BuildOnly || b.needed[s.l] || named(b.Verify, s.l.Name)
 	packed, err := b.packFolder(ctx, s, upper.Upper(), discard)
 	if err != nil {
 		return "", err
@@ -123,7 +126,7 @@ func (b *Builder) commit(ctx context.Context, s *rootfsStep, upper *overlay.Muta
 		return "", err
 	}
 	if !discard {
-		err = b.rememberPacked(s.l, packed.Layer, time.Since(start))
+		err = b.keepPacked(ctx, s.l, packed.Layer, time.Since(start))
 	}
 	return packed.DiffID, err
 }

@@ -49,9 +49,6 @@ func (b *Builder) dropKept(l *layers.Layer) {
 // shell runs the shell's command in what a failed run of the layer has left, where
 // changes stay. It sees what the step sees, its script as well.
 func (b *Builder) shell(ctx context.Context, l *layers.Layer) error {
-	if err := b.mounts(); err != nil {
-		return err
-	}
 	upper, err := b.Snapshots.Find(ctx, keptName(l))
 	if errors.Is(err, overlay.ErrNotFound) {
 		err = errors.New("no failed run of it is kept: build it with --keep-failed; " + b.command(l, "chroot", l.Name) + " shows what is built")
@@ -60,7 +57,7 @@ func (b *Builder) shell(ctx context.Context, l *layers.Layer) error {
 		return fail(l, l.Pos, err)
 	}
 	defer upper.Drop()
-	base, err := b.base(ctx, l)
+	base, _, err := b.base(ctx, l)
 	if err == nil {
 		var step *rootfsStep
 		if step, err = b.newRootfsStep(ctx, l, base); err == nil {
@@ -71,6 +68,9 @@ func (b *Builder) shell(ctx context.Context, l *layers.Layer) error {
 }
 
 func (b *Builder) shellIn(ctx context.Context, s *rootfsStep, upper *overlay.Mutable) error {
+	if err := b.ensureAll(ctx, s); err != nil {
+		return err
+	}
 	mirrors, release, err := b.mirrors(ctx, s)
 	if err != nil {
 		return err

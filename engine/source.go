@@ -7,13 +7,13 @@ import (
 	"io/fs"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
+	"github.com/layerbuild/layerbuild/progress"
 	"github.com/layerbuild/layerbuild/registry"
 )
 
@@ -35,30 +35,31 @@ type measure struct {
 
 // source finds a source, and downloads it if it is behind a URL. Its hash, if
 // one is demanded, is checked. How it is read, but where it is, is in at.
-func (b *Builder) source(ctx context.Context, l *layers.Layer, from layers.Source, hash string, at imports.Source) (*source, error) {
+func (b *Builder) source(ctx context.Context, l *layers.Layer, from layers.Source, hash string, at imports.Source) (*source, unknown, error) {
 	at.Content = from.Content
 	s := &source{b: b, l: l, from: from, at: at}
 	switch from.Scheme {
 	case layers.SchemeLocal:
 		s.at.Path = from.Path
 	case layers.SchemeHTTP, layers.SchemeHTTPS:
-		download, err := b.downloads.fetch(ctx, l, from.Raw, hash)
-		if err != nil {
-			return nil, err
+		download, why, err := b.downloads.fetch(ctx, l, from.Raw, hash)
+		if err != nil || why != "" {
+			return nil, why, err
 		}
 		// It lies in the state folder, where nothing else may be imported from.
 		s.at.Root, s.at.Path = "/", download.Path
 		b.use(download.Digest.Encoded())
-		return s, nil
+		return s, "", nil
 	case layers.SchemeStacker:
 		s.chain = b.layers[b.graph.Layer(from.Layer)].chain
 	default:
-		return nil, fmt.Errorf("unknown scheme %q", from.Scheme)
+		return nil, "", fmt.Errorf("unknown scheme %q", from.Scheme)
 	}
 	if hash != "" {
-		return s, s.check(ctx, hash)
+		why, err := s.check(ctx, hash)
+		return s, why, err
 	}
-	return s, nil
+	return s, "", nil
 }
 
 // lingering tells of work on the source that takes some time.
@@ -67,33 +68,61 @@ func (s *source) lingering(doing string) (done func()) {
 }
 
 // check compares the source with the hash that the stackerfile demands.
-func (s *source) check(ctx context.Context, hash string) error {
-	sum, err := s.digest(ctx)
-	if err != nil {
-		return err
+func (s *source) check(ctx context.Context, hash string) (unknown, error) {
+	sum, why, err := s.digest(ctx)
+	if err != nil || why != "" {
+		return why, err
 	}
 	if sum.Encoded() != hash {
-		return fmt.Errorf("the hash %s of %s is different than the actual hash %s: correct the stackerfile if the file is the right one", hash, registry.Redact(s.from.Raw), sum.Encoded())
+		return "", fmt.Errorf("the hash %s of %s is different than the actual hash %s: correct the stackerfile if the file is the right one", hash, registry.Redact(s.from.Raw), sum.Encoded())
 	}
-	return nil
+	return "", nil
 }
 
-// measure digests the source. For a path in another layer this is a step of its
-// own, remembered under the layer's ChainID, so that nothing needs to be mounted
-// to know it.
-func (s *source) measure(ctx context.Context) (m measure, err error) {
+// measure digests the source.
+func (s *source) measure(ctx context.Context) (m measure, why unknown, err error) {
+	step := s.digestStep()
 	if s.at.Path != "" {
+		step = s.readStep()
+	}
+	m, came, err := remember(ctx, s.b, s.l, step)
+	if err != nil {
+		return m, "", err
+	}
+	if !came.Known() {
+		return m, s.unread(), nil
+	}
+	s.b.use(m.Tree.Digest.Encoded())
+	return m, "", nil
+}
+
+// readStep digests what is on this machine. The stat index remembers it.
+func (s *source) readStep() *buildcache.Step[measure] {
+	var in buildcache.Inputs
+	in.Add(buildcache.Import, "source", fmt.Sprintf("%+v", s.at))
+	digest := func(ctx context.Context, reread bool) (m measure, err error) {
 		release, err := s.b.limits.cores.acquire(ctx, 0)
 		if err != nil {
 			return m, err
 		}
 		defer release()
 		defer s.lingering("digesting")()
-		if m.Tree, err = s.b.Sources.Digest(ctx, s.at); err == nil {
-			s.b.use(m.Tree.Digest.Encoded())
-		}
+		at := s.at
+		at.Reread = reread
+		m.Tree, err = s.b.Sources.Digest(ctx, at)
 		return m, err
 	}
+	return &buildcache.Step[measure]{
+		Task:    buildcache.Task{Kind: buildcache.Digest, Inputs: in, Origin: origin(s.l), Light: true},
+		Memory:  &buildcache.Memory[measure]{Recall: func(ctx context.Context) (measure, error) { return digest(ctx, false) }},
+		Do:      func(ctx context.Context) (measure, error) { return digest(ctx, true) },
+		Compare: s.compare,
+	}
+}
+
+// digestStep digests a path in another layer. It is remembered under that layer's
+// ChainID, so that nothing needs to be mounted to know it.
+func (s *source) digestStep() *buildcache.Step[measure] {
 	var in buildcache.Inputs
 	in.Add(buildcache.BaseChange, "chain", string(s.chain.ID()))
 	in.Add(buildcache.Definition, "path", s.from.Path)
@@ -105,43 +134,67 @@ func (s *source) measure(ctx context.Context) (m measure, err error) {
 	if s.at.Owners || len(s.at.Filters) > 0 {
 		in.Add(buildcache.Definition, "picked", fmt.Sprintf("%t %q", s.at.Owners, s.at.Filters))
 	}
-	if _, err := s.b.lookup(buildcache.Digest, in, &m); err == nil {
-		s.b.use(m.Tree.Digest.Encoded())
-		return m, nil
+	step := inLayer(s, in, s.digestAt)
+	step.Compare = s.compare
+	return step
+}
+
+// inLayer is a step that reads a source in another layer, where that is mounted.
+func inLayer[R any](s *source, in buildcache.Inputs, read func(context.Context, imports.Source) (R, error)) *buildcache.Step[R] {
+	return &buildcache.Step[R]{
+		Task:    buildcache.Task{Kind: buildcache.Digest, Inputs: in, Origin: origin(s.l), Doing: "has been digesting the same path"},
+		Here:    s.here,
+		Prepare: s.prepare,
+		Slot:    func(ctx context.Context) (func(), error) { return s.b.limits.cores.acquire(ctx, 0) },
+		Do: func(ctx context.Context) (result R, err error) {
+			at, release, err := s.open(ctx)
+			if err != nil {
+				return result, err
+			}
+			defer release()
+			defer s.lingering("digesting")()
+			return read(ctx, at)
+		},
 	}
-	if err := s.b.mounts(); err != nil {
-		return m, err
-	}
-	start := time.Now()
-	at, release, err := s.open(ctx)
-	if err != nil {
-		return m, err
-	}
-	defer release()
-	defer s.lingering("digesting")()
+}
+
+// unread says why a source in another layer is not known.
+func (s *source) unread() unknown {
+	return unknown(fmt.Sprintf("layer %q must be unpacked to read %s", s.from.Layer, s.from.Path))
+}
+
+func (s *source) digestAt(ctx context.Context, at imports.Source) (m measure, err error) {
 	if m.Tree, err = s.b.Sources.Digest(ctx, at); err != nil {
 		return m, s.missing(err)
 	}
 	if !m.Tree.Dir {
-		if m.File, err = s.b.Sources.FileDigest(ctx, at); err != nil {
-			return m, err
-		}
+		m.File, err = s.b.Sources.FileDigest(ctx, at)
 	}
-	_, err = s.b.Cache.Put(buildcache.Digest, in, m, time.Since(start), origin(s.l))
 	return m, err
 }
 
+// compare reports whether the source has the digest that is remembered.
+func (s *source) compare(_ context.Context, before, again measure) (bool, error) {
+	same := before.Tree.Digest == again.Tree.Digest
+	if !same {
+		s.b.report(progress.Event{Kind: progress.Warning, Layer: s.l.Name, Text: fmt.Sprintf(
+			"%s is not what it was digested as: %s, now %s", registry.Redact(s.from.Raw), before.Tree.Digest, again.Tree.Digest)})
+	}
+	return same, nil
+}
+
 // digest returns the sha256 of a source that must be a file.
-func (s *source) digest(ctx context.Context) (digest.Digest, error) {
+func (s *source) digest(ctx context.Context) (digest.Digest, unknown, error) {
 	if s.at.Path != "" {
 		defer s.lingering("digesting")()
-		return s.b.Sources.FileDigest(ctx, s.at)
+		sum, err := s.b.Sources.FileDigest(ctx, s.at)
+		return sum, "", err
 	}
-	m, err := s.measure(ctx)
-	if err == nil && m.Tree.Dir {
+	m, why, err := s.measure(ctx)
+	if err == nil && why == "" && m.Tree.Dir {
 		err = fmt.Errorf("%s is a folder: only a file can have a hash", s.from.Raw)
 	}
-	return m.File, err
+	return m.File, why, err
 }
 
 // missing says in the stackerfile's words that another layer lacks a path.
@@ -152,13 +205,17 @@ func (s *source) missing(err error) error {
 	return err
 }
 
-// open makes the source readable until it is released.
+// here reports whether the source can be read without unpacking anything, or starting
+// the program anew.
+func (s *source) here(ctx context.Context) bool { return s.chain == nil || s.b.readable(ctx, s.chain) }
+
+// prepare unpacks what holds the source.
+func (s *source) prepare(ctx context.Context) error { return s.b.ensure(ctx, s.l, s.chain) }
+
+// open makes the source readable until it is released. It was prepared.
 func (s *source) open(ctx context.Context) (at imports.Source, release func(), err error) {
 	if s.at.Path != "" {
 		return s.at, func() {}, nil
-	}
-	if err := s.b.ensure(ctx, s.l, s.chain); err != nil {
-		return at, nil, err
 	}
 	view, err := s.b.Snapshots.View(ctx, s.chain.ID())
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -36,7 +37,10 @@ type rootfsStep struct {
 	env      []layers.EnvVar
 
 	inputs    buildcache.Inputs
-	untracked []string // binds that nobody watches: the step is never found in the cache
+	unknown   []unknown // what is not known of them
+	untracked []string  // binds that nobody watches: the step is never found in the cache
+
+	remaking sync.Mutex // held while a lost result is made again
 
 	by   map[string]*layers.Layer // inputs that other layers make
 	said map[string]explain.Said  // what the stackerfile says of inputs
@@ -101,10 +105,28 @@ func (b *Builder) newRootfsStep(ctx context.Context, l *layers.Layer, base *base
 	return s, b.addBinds(ctx, s)
 }
 
+// notes notes why something that the step reads is not known, unless it is.
+func (s *rootfsStep) notes(why unknown) {
+	if why != "" && !slices.Contains(s.unknown, why) {
+		s.unknown = append(s.unknown, why)
+	}
+}
+
+// reads measures something that the step reads, and notes what is not known of it.
+func (b *Builder) reads(ctx context.Context, s *rootfsStep, from layers.Source, hash string, at imports.Source) (*source, imports.Tree, error) {
+	source, why, err := b.source(ctx, s.l, from, hash, at)
+	var m measure
+	if err == nil && why == "" {
+		m, why, err = source.measure(ctx)
+	}
+	s.notes(why)
+	return source, m.Tree, err
+}
+
 func (b *Builder) addOverlays(ctx context.Context, s *rootfsStep) error {
 	for i, dir := range s.l.OverlayDirs {
 		from := layers.Source{Raw: dir.Raw, Path: dir.Source, Content: true}
-		source, tree, err := b.measured(ctx, s.l, from, "", imports.Source{Normalize: s.l.File.Normalize, IgnoreFiles: true})
+		source, tree, err := b.reads(ctx, s, from, "", imports.Source{Normalize: s.l.File.Normalize, IgnoreFiles: true})
 		if err == nil && !tree.Dir {
 			err = fmt.Errorf("overlay dir %s is not a folder: use `imports` with `dest` for a file", dir.Raw)
 		}
@@ -121,7 +143,7 @@ func (b *Builder) addOverlays(ctx context.Context, s *rootfsStep) error {
 
 func (b *Builder) addImports(ctx context.Context, s *rootfsStep) error {
 	for i, imp := range s.l.Imports {
-		all, err := b.imported(ctx, s.l, imp)
+		all, err := b.imported(ctx, s, imp)
 		if err != nil {
 			return b.failAt(ctx, s.l, imp.Pos, err)
 		}
@@ -133,15 +155,15 @@ func (b *Builder) addImports(ctx context.Context, s *rootfsStep) error {
 }
 
 // imported measures what an import is.
-func (b *Builder) imported(ctx context.Context, l *layers.Layer, imp layers.Import) ([]imported, error) {
+func (b *Builder) imported(ctx context.Context, s *rootfsStep, imp layers.Import) ([]imported, error) {
 	switch {
 	case imp.Text != nil || imp.Make:
 		return []imported{{Import: imp}}, nil
 	case imp.Copy != nil:
-		return b.selected(ctx, l, imp)
+		return b.selected(ctx, s, imp)
 	}
-	source, tree, err := b.measured(ctx, l, imp.Source, imp.Hash, importedSource(imp))
-	if err == nil && len(imp.Ignore) > 0 && !tree.Dir {
+	source, tree, err := b.reads(ctx, s, imp.Source, imp.Hash, importedSource(imp))
+	if err == nil && len(s.unknown) == 0 && len(imp.Ignore) > 0 && !tree.Dir {
 		err = errors.New("it is a file: `ignore` is for folders")
 	}
 	return []imported{{imp, source, tree}}, err
@@ -213,7 +235,7 @@ func (b *Builder) addBinds(ctx context.Context, s *rootfsStep) error {
 			}
 			continue
 		}
-		_, tree, err := b.measured(ctx, s.l, layers.Source{Raw: bind.Source, Path: bind.Source}, "", imports.Source{})
+		_, tree, err := b.reads(ctx, s, layers.Source{Raw: bind.Source, Path: bind.Source}, "", imports.Source{})
 		if err != nil {
 			return b.failAt(ctx, s.l, bind.Pos, err)
 		}
@@ -224,20 +246,21 @@ func (b *Builder) addBinds(ctx context.Context, s *rootfsStep) error {
 	return nil
 }
 
-func (b *Builder) measured(ctx context.Context, l *layers.Layer, from layers.Source, hash string, at imports.Source) (*source, imports.Tree, error) {
-	source, err := b.source(ctx, l, from, hash, at)
-	if err != nil {
-		return nil, imports.Tree{}, err
-	}
-	m, err := source.measure(ctx)
-	return source, m.Tree, err
-}
-
 // failAt makes an error about a place in the stackerfile, unless the build was
 // stopped for another reason.
 func (b *Builder) failAt(ctx context.Context, l *layers.Layer, pos layers.Position, err error) error {
-	if err == nil || errors.Is(err, errMounts) || errors.Is(err, errDamaged) || ctx.Err() != nil {
+	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	return fail(l, pos, b.before.explain(err))
+	err = b.before.explain(err)
+	return placedError{fail(l, pos, err), err}
 }
+
+// A placedError is an error about a place in the stackerfile that says what was met
+// there, too: damage, or a change.
+type placedError struct {
+	error
+	cause error
+}
+
+func (e placedError) Unwrap() []error { return []error{e.error, e.cause} }

@@ -25,9 +25,6 @@ func (b *Builder) ensure(ctx context.Context, l *layers.Layer, c *chain) error {
 	if c == nil {
 		return nil
 	}
-	if err := b.mounts(); err != nil { // which decides where snapshots are
-		return err
-	}
 	all, ctx := errgroup.WithContext(ctx)
 	all.SetLimit(mostAhead)
 	below := make(chan struct{})
@@ -61,8 +58,23 @@ type unpacking struct {
 	begun func()          // is called when others may begin
 }
 
-// snapshot makes the layer's snapshot, unless another makes it.
+// snapshot makes the layer's snapshot, unless another makes it. What is damaged or lost of
+// what it is made from is made again.
 func (u *unpacking) snapshot(ctx context.Context) error {
+	for try := 1; ; try++ {
+		err := u.unpackOnce(ctx)
+		if !errors.Is(err, buildcache.ErrCorrupt) || u.c.again == nil || try == attempts || ctx.Err() != nil {
+			return err
+		}
+		u.report(progress.Event{Kind: progress.Warning, Text: fmt.Sprintf("%s: making it again", err)})
+		if err := u.c.again(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// unpackOnce makes the layer's snapshot of its blob.
+func (u *unpacking) unpackOnce(ctx context.Context) error {
 	// Who has this lock waits for those of layers below at most: no two wait for each other.
 	lock, err := u.Cache.Lock(ctx, buildcache.Key(u.c.id.Encoded()), "has been unpacking layer "+u.c.diff.String())
 	if err != nil {
@@ -149,7 +161,7 @@ func (u *unpacking) beside(ctx context.Context) (upper *overlay.Mutable, err err
 
 // to unpacks the layer to a folder. changes is nil if that shows the layers below.
 func (u *unpacking) to(ctx context.Context, root string, changes oci.Changes) error {
-	if !u.packed(u.c) {
+	if !u.packed(ctx, u.c) {
 		return damaged(errors.New("neither its snapshot nor its blob is in the state folder"))
 	}
 	release, err := u.limits.cores.acquire(ctx, u.worth()[u.l])

@@ -20,20 +20,20 @@ import (
 // mostDifferences is how many files of a layer that is not reproducible are named.
 const mostDifferences = 20
 
-// compare tells whether a step that was done again gave another result, and says
-// in which files. What is remembered stays; the other result is thrown away.
-func (b *Builder) compare(ctx context.Context, s *rootfsStep, before, now rootfs) (differs bool, err error) {
+// compare reports whether a step that was done again gave the same result, and tells
+// which files differ. What is remembered stays; the other result is thrown away.
+func (b *Builder) compare(ctx context.Context, s *rootfsStep, before, now rootfs) (same bool, err error) {
 	if slices.Equal(before.Layers, now.Layers) {
 		b.notice(s.l, progress.Notice, "reproducible: built again, it is the same")
-		return false, nil
+		return true, nil
 	}
 	old, err := b.contents(ctx, s, before)
 	if err != nil {
-		return true, err
+		return false, err
 	}
 	again, err := b.contents(ctx, s, now)
 	if err != nil {
-		return true, err
+		return false, err
 	}
 	changes := changedFiles(old, again)
 	b.notice(s.l, progress.Warning, "not reproducible: built again of the same inputs, %s", filesDiffer(len(changes)))
@@ -44,7 +44,7 @@ func (b *Builder) compare(ctx context.Context, s *rootfsStep, before, now rootfs
 		}
 		b.notice(s.l, progress.Warning, "%s", change)
 	}
-	return true, b.discard(ctx, s, before, now)
+	return false, b.discard(ctx, s, before, now)
 }
 
 func filesDiffer(files int) string {

@@ -26,6 +26,9 @@ func TestHandOver(t *testing.T) {
 	if got := digestOf(t, second, Source{Path: dir, Content: true}); got.Digest == tree.Digest {
 		t.Error("another source is taken for it")
 	}
+	if got := digestOf(t, second, src); got.Digest == tree.Digest {
+		t.Error("who asks again is not told what it is now")
+	}
 	ok(t, second.Close())
 	third := must(Open(first.state, Options{}))(t)
 	if got := digestOf(t, third, src); got.Digest == tree.Digest {

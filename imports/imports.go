@@ -187,6 +187,9 @@ type Source struct {
 
 	// Owners count: they are in the tree, and Copy gives them to what it makes.
 	Owners bool
+
+	// Reread means that each file is read, whatever the stat index says of it.
+	Reread bool
 }
 
 // NormalizeGit keeps of modes what git keeps: files are 0755 when their owner

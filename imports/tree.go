@@ -44,7 +44,7 @@ const attempts = 3
 // What cannot be read is an error with its name. A Source without a Root may not
 // have to do with Options.Forbidden. A fifo, socket or device is not a source.
 func (s *Store) Digest(ctx context.Context, src Source) (t Tree, err error) {
-	if t, ok := s.taken[src.id()]; ok && src.Root == "" {
+	if t, ok := s.takenOver(src); ok {
 		if held, err := s.hold(ctx, s.manifestPath(t.Digest)); held || err != nil {
 			return t, err
 		}
@@ -60,6 +60,19 @@ func (s *Store) Digest(ctx context.Context, src Source) (t Tree, err error) {
 		}
 	}
 	return Tree{}, err
+}
+
+// takenOver returns what this process measured of src in its life before, once: who asks
+// again wants to know what it is now.
+func (s *Store) takenOver(src Source) (t Tree, ok bool) {
+	if src.Root != "" {
+		return t, false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t, ok = s.taken[src.id()]
+	delete(s.taken, src.id())
+	return t, ok && !src.Reread
 }
 
 // A reading is what was read of a source.
@@ -121,7 +134,7 @@ func (s *Store) read(ctx context.Context, src Source, index *statIndex) (r readi
 	}
 	if sum, ok := w.sum(top); ok {
 		r.look = hex.EncodeToString(sum[:])
-		if m, ok := readMemo(s.memoPath(src.id())); ok && m.Look == r.look {
+		if m, ok := readMemo(s.memoPath(src.id())); ok && m.Look == r.look && !src.Reread {
 			if held, err := s.hold(ctx, s.manifestPath(m.Tree.Digest)); held || err != nil {
 				r.Tree = m.Tree
 				return r, err
@@ -138,6 +151,7 @@ func (s *Store) readFile(ctx context.Context, src Source, fd int, st *status, in
 	wr := &walker{walk: &walk{ctx: ctx, src: src, index: index}, buf: make([]byte, copyBuffer), hash: sha256.New()}
 	e := Entry{Path: ".", Type: File, Size: st.size, Mode: wr.mode(&st.stamp), Owner: wr.owner(st)}
 	r, ok := index.find(&st.stamp)
+	ok = ok && !src.Reread
 	var err error
 	switch {
 	case !ok:

@@ -458,7 +458,7 @@ func (w *walk) entry(d *openDir, st *status, e *Entry) (known bool, err error) {
 	case File:
 		e.Size, e.Mode = st.size, w.mode(&st.stamp)
 		r, ok := w.index.find(&st.stamp)
-		if !ok {
+		if !ok || w.src.Reread {
 			return false, nil
 		}
 		if e.Sum = r.sum(); !r.hasXattrs() {

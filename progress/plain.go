@@ -80,6 +80,9 @@ func line(e Event, colors bool) string {
 func words(e Event) string {
 	switch e.Kind {
 	case Hit:
+		if e.Text != "" {
+			return e.Layer + ": " + e.Text
+		}
 		return "found cached layer " + e.Layer
 	case Miss:
 		return fmt.Sprintf("%s: cache miss because %s", e.Layer, e.Text)

@@ -18,7 +18,7 @@ type Kind string
 // Kinds of events.
 const (
 	Begin   Kind = "begin"   // a build begins; Total is how many layers it has
-	Hit     Kind = "hit"     // a layer was found in the cache
+	Hit     Kind = "hit"     // a layer was found in the cache; Text is how, if not at once
 	Miss    Kind = "miss"    // a layer must be built; Text is one reason
 	Output  Kind = "output"  // one line that a step wrote, without its newline
 	Built   Kind = "built"   // a layer has been built, in Took; Done is the size of its blobs, in bytes
