@@ -5,14 +5,14 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
-	"strings"
+	"strconv"
 	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/layerbuild/layerbuild/explain"
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/progress"
 )
@@ -117,36 +117,35 @@ func changedFiles(old, now map[string]content) (lines []string) {
 		made[by] = true
 	}
 	for _, by := range slices.Sorted(maps.Keys(made)) {
-		words := map[string][]string{}
-		for _, change := range imports.Compare(old[by].entries, now[by].entries) {
-			words[change.Path] = append(words[change.Path], change.String())
+		changes := map[string]explain.Change{}
+		for _, c := range explain.TreeChanges(old[by].entries, now[by].entries) {
+			changes[c.Path] = c
 		}
 		for path, was := range old[by].status {
 			if is, ok := now[by].status[path]; ok {
-				words[path] = append(words[path], statusChanges(was, is)...)
+				c := explain.ChangeAt(path)
+				c.Attributes = append(changes[c.Path].Attributes, statusChange(was, is).Attributes...)
+				if len(c.Attributes) > 0 {
+					changes[c.Path] = c
+				}
 			}
 		}
-		for _, path := range slices.Sorted(maps.Keys(words)) {
-			if len(words[path]) > 0 {
-				lines = append(lines, fmt.Sprintf("%q: %s", filepath.Join("/", path), strings.Join(words[path], ", ")))
-			}
+		for _, path := range slices.Sorted(maps.Keys(changes)) {
+			c := changes[path]
+			lines = append(lines, c.Text("/", explain.Options{}))
 		}
 	}
 	return lines
 }
 
-// statusChanges tells what of a file's status differs and is no part of a tree.
-func statusChanges(old, now syscall.Stat_t) (words []string) {
-	if old.Uid != now.Uid || old.Gid != now.Gid {
-		words = append(words, fmt.Sprintf("owner %d:%d → %d:%d", old.Uid, old.Gid, now.Uid, now.Gid))
+// statusChange is what of a file's status differs and is no part of a tree.
+func statusChange(old, now syscall.Stat_t) (c explain.Change) {
+	c.Add("owner", fmt.Sprintf("%d:%d", old.Uid, old.Gid), fmt.Sprintf("%d:%d", now.Uid, now.Gid))
+	c.Add("mtime", nanoText(old.Mtim.Nano()), nanoText(now.Mtim.Nano()))
+	if old.Mode&syscall.S_IFMT != syscall.S_IFDIR {
+		c.Add("hard links", strconv.FormatUint(uint64(old.Nlink), 10), strconv.FormatUint(uint64(now.Nlink), 10))
 	}
-	if was, is := old.Mtim.Nano(), now.Mtim.Nano(); was != is {
-		words = append(words, fmt.Sprintf("mtime %s → %s", nanoText(was), nanoText(is)))
-	}
-	if old.Mode&syscall.S_IFMT != syscall.S_IFDIR && old.Nlink != now.Nlink {
-		words = append(words, fmt.Sprintf("hard links %d → %d", old.Nlink, now.Nlink))
-	}
-	return words
+	return c
 }
 
 func nanoText(nanoseconds int64) string {

@@ -1,7 +1,8 @@
 package explain
 
 import (
-	"encoding/hex"
+	"cmp"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -11,10 +12,12 @@ import (
 	"unicode/utf8"
 
 	"github.com/opencontainers/go-digest"
+	gomtree "github.com/vbatts/go-mtree"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/imports"
+	"github.com/layerbuild/layerbuild/mtree"
 )
 
 // changes compares two trees, where they lie, and how they are copied into an image.
@@ -30,34 +33,44 @@ func (c *comparison) changes(was, is *placed) (changes []Change) {
 	reading.Go(func() (err error) { old, err = c.was.Tree(was.tree); return err })
 	reading.Go(func() (err error) { new, err = c.is.Tree(is.tree); return err })
 	if reading.Wait() == nil {
-		for _, at := range imports.Compare(old, new) {
-			changes = append(changes, changeOf(at))
-		}
+		changes = append(changes, TreeChanges(old, new)...)
+	}
+	return changes
+}
+
+// TreeChanges spells out in what two trees differ, by what go-mtree says of the entries that do.
+func TreeChanges(old, new []imports.Entry) (changes []Change) {
+	deltas, err := imports.Compare(old, new)
+	if err != nil { // of entries that are none: those of a bundle from anywhere
+		return nil
+	}
+	for _, d := range deltas {
+		changes = append(changes, changeOf(d))
 	}
 	return changes
 }
 
 // ownChange is what differs of an import itself, whatever is in it.
 func ownChange(was, is *placed) Change {
-	own := Change{Op: "~", Path: "."}
-	add := own.adder()
+	own := ChangeAt(".")
 	if was.kind != is.kind || was.place != is.place {
-		add("place", was.place, is.place)
+		own.Add("place", was.place, is.place)
 	}
 	if was.kind == is.kind {
 		for _, name := range []string{"name", "content", "mode", "uid", "gid"} {
-			add(name, was.how[name], is.how[name])
+			own.Add(name, was.how[name], is.how[name])
 		}
 	}
 	return own
 }
 
-// adder returns a function that adds an attribute if it differs.
-func (c *Change) adder() func(name, old, new string) {
-	return func(name, old, new string) {
-		if old != new {
-			c.Attributes = append(c.Attributes, Attribute{Name: name, Old: old, New: new})
-		}
+// ChangeAt returns the change of what stays at a path.
+func ChangeAt(path string) Change { return Change{Op: "~", Path: printablePath(path)} }
+
+// Add adds an attribute if it differs.
+func (c *Change) Add(name, old, new string) {
+	if old != new {
+		c.Attributes = append(c.Attributes, Attribute{Name: name, Old: old, New: new})
 	}
 }
 
@@ -104,56 +117,90 @@ func modeBits(m fs.FileMode) fs.FileMode {
 }
 
 // changeOf spells out a difference at one path.
-func changeOf(c imports.Change) Change {
-	out := Change{Op: "~", Path: printablePath(c.Path)}
-	switch {
-	case c.Old == nil:
+func changeOf(d gomtree.InodeDelta) Change {
+	out := ChangeAt(d.Path())
+	switch d.Type() {
+	case gomtree.Extra:
 		out.Op = "+"
-		return out
-	case c.New == nil:
+	case gomtree.Missing:
 		out.Op = "-"
-		return out
 	}
-	add := out.adder()
-	old, new := c.Old, c.New
-	add("type", old.Type.String(), new.Type.String())
-	if old.Type == imports.File && new.Type == imports.File {
-		add("sha256", hex.EncodeToString(old.Sum[:]), hex.EncodeToString(new.Sum[:]))
-		add("size", strconv.FormatInt(old.Size, 10), strconv.FormatInt(new.Size, 10))
+	for _, key := range d.Diff() {
+		if a, tells := attributeOf(key, d); tells {
+			out.Attributes = append(out.Attributes, a)
+		}
 	}
-	if old.Type != imports.Symlink && new.Type != imports.Symlink {
-		add("mode", fmt.Sprintf("%04o", old.Mode), fmt.Sprintf("%04o", new.Mode))
-	}
-	add("link", printablePath(old.Link), printablePath(new.Link))
-	add("device", device(old), device(new))
-	addXattrs(old.Xattrs, new.Xattrs, add)
+	slices.SortFunc(out.Attributes, func(a, b Attribute) int {
+		return cmp.Or(cmp.Compare(slices.Index(attributeOrder[:], a.Name), slices.Index(attributeOrder[:], b.Name)), cmp.Compare(a.Name, b.Name))
+	})
 	return out
 }
 
-func device(e *imports.Entry) string {
-	if e.Type != imports.Char && e.Type != imports.Block {
-		return ""
+// attributeOrder is that of an entry's attributes; extended ones come first.
+var attributeOrder = [...]string{"type", "sha256", "size", "mode", "uid", "gid", "link", "device"}
+
+// attributeOf returns what a keyword says, as people know it. What a file has and a folder cannot
+// have tells nothing beside their types, and the mode of a symlink nothing at all.
+func attributeOf(key gomtree.KeyDelta, d gomtree.InodeDelta) (a Attribute, tells bool) {
+	old, new := pointed(key.Old()), pointed(key.New())
+	a = Attribute{Name: string(key.Name()), Old: old, New: new}
+	switch name := key.Name(); name.Prefix() {
+	case mtree.SHA256:
+		a.Name = "sha256"
+		return a, old != "" && new != ""
+	case mtree.Size:
+		return a, old != "" && new != ""
+	case mtree.Mode:
+		a.Old, a.New = permissions(old), permissions(new)
+		return a, !isSymlink(d.Old()) && !isSymlink(d.New())
+	case mtree.Link:
+		a.Old, a.New = decoded(old), decoded(new)
+	case mtree.Device:
+		a.Old, a.New = strings.TrimPrefix(old, "linux,"), strings.TrimPrefix(new, "linux,")
+	case mtree.Xattr:
+		a.Name = "xattr " + decoded(name.Suffix())
+		a.Old, a.New = xattrOf(key.Old()), xattrOf(key.New())
 	}
-	return fmt.Sprintf("%d,%d", e.Major, e.Minor)
+	return a, true
 }
 
-func addXattrs(old, new []imports.Xattr, add func(name, old, new string)) {
-	value := func(all []imports.Xattr, name string) string {
-		for _, x := range all {
-			if x.Name == name {
-				return xattrValue(x.Value)
-			}
-		}
+func pointed(s *string) string {
+	if s == nil {
 		return ""
 	}
-	var names []string
-	for _, x := range slices.Concat(old, new) {
-		names = append(names, x.Name)
+	return *s
+}
+
+// permissions shows a mode as chmod takes it, with four digits.
+func permissions(mode string) string {
+	bits, err := strconv.ParseUint(mode, 8, 32)
+	if err != nil {
+		return mode
 	}
-	slices.Sort(names)
-	for _, name := range slices.Compact(names) {
-		add("xattr "+name, value(old, name), value(new, name))
+	return fmt.Sprintf("%04o", bits)
+}
+
+func isSymlink(e *gomtree.Entry) bool {
+	return e != nil && slices.Contains(e.AllKeys(), gomtree.KeyVal(mtree.Type+"=link"))
+}
+
+func decoded(s string) string {
+	if name, err := mtree.Name(s); err == nil {
+		return printablePath(name)
 	}
+	return s
+}
+
+// xattrOf returns what is shown of an extended attribute's value; "" is none.
+func xattrOf(encoded *string) string {
+	if encoded == nil {
+		return ""
+	}
+	value, err := base64.StdEncoding.DecodeString(*encoded)
+	if err != nil {
+		return *encoded
+	}
+	return xattrValue(string(value))
 }
 
 // xattrValue is short text itself, and the digest of anything else.

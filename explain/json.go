@@ -82,7 +82,14 @@ type Entry struct {
 	Link   []byte `json:"link,omitempty"`
 	Major  uint32 `json:"major,omitempty"`
 	Minor  uint32 `json:"minor,omitempty"`
+	Owner  *Owner `json:"owner,omitempty"` // where it counts
 	Xattrs []Attr `json:"xattrs,omitempty"`
+}
+
+// An Owner is the user and group of an Entry.
+type Owner struct {
+	UID uint32 `json:"uid"`
+	GID uint32 `json:"gid"`
 }
 
 // An Attr is an extended attribute: its name, and its value or what stands for it.

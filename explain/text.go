@@ -300,29 +300,34 @@ func (r *Reason) details(o Options) (lines []string) {
 
 // changeText says of one path in what it differs.
 func (r *Reason) changeText(c *Change, o Options) string {
-	path := below(r.root(), c.Path)
+	if !r.single() && len(c.Attributes) == 0 {
+		return escape(below(r.root(), c.Path)) // + or - stands before it
+	}
+	return c.Text(r.root(), o)
+}
+
+// Text says in one line what became of a path, which is shown below root.
+func (c *Change) Text(root string, o Options) string {
+	path := escape(below(root, c.Path))
+	switch c.Op {
+	case "+":
+		return path + " is new"
+	case "-":
+		return path + " is gone"
+	}
 	var words []string
 	for _, a := range c.Attributes {
 		if text := a.text(c, o); text != "" {
 			words = append(words, text)
 		}
 	}
-	switch {
-	case len(words) > 0:
-		return escape(path) + ": " + strings.Join(words, ", ")
-	case r.single() && c.Op == "+":
-		return escape(path) + " is new"
-	case r.single() && c.Op == "-":
-		return escape(path) + " is gone"
-	}
-	return escape(path)
+	return path + ": " + strings.Join(words, ", ")
 }
 
 // root is what paths below an import are shown below: its source or, if nobody
 // knows that, where it lies.
 func (r *Reason) root() string {
-	root := cmp.Or(r.Called, newPlaced(buildcache.Input{Name: r.Name}).place)
-	return strings.TrimRight(root, "/")
+	return cmp.Or(r.Called, newPlaced(buildcache.Input{Name: r.Name}).place)
 }
 
 // below returns a path as it is below root. One that is not UTF-8 is quoted as a whole.
@@ -330,10 +335,11 @@ func below(root, path string) string {
 	if root == "" {
 		return path
 	}
+	root = strings.TrimSuffix(root, "/")
 	if raw, err := strconv.Unquote(path); err == nil && !utf8.ValidString(raw) {
 		return strconv.Quote(root + "/" + raw)
 	}
-	return strings.TrimSuffix(root+"/"+path, "/.")
+	return cmp.Or(strings.TrimSuffix(root+"/"+path, "/."), "/")
 }
 
 // text says what became of an attribute, in words.

@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/explain"
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/namespace"
 	"github.com/layerbuild/layerbuild/oci"
@@ -200,13 +202,33 @@ func (f *fsck) sources(ctx context.Context) error {
 			if s.Download {
 				kind = KindDownload
 			}
-			f.fault(kind, string(s.Digest), err, func() error { return f.Sources.Remove(s) })
+			f.fault(kind, string(s.Digest), told(err), func() error { return f.Sources.Remove(s) })
 		}
 	}
 	if f.Repair {
 		return f.Sources.DropHints()
 	}
 	return nil
+}
+
+// mostChanges is how many files of a damaged mirror are named.
+const mostChanges = 3
+
+// told names the files of a damaged mirror that are not what they should be.
+func told(err error) error {
+	var mirror *imports.MirrorError
+	if !errors.As(err, &mirror) || mirror.Was == nil {
+		return err
+	}
+	var words []string
+	changes := explain.TreeChanges(mirror.Was, mirror.Now)
+	for _, c := range changes[:min(len(changes), mostChanges)] {
+		words = append(words, c.Text("", explain.Options{}))
+	}
+	if more := len(changes) - len(words); more > 0 {
+		words = append(words, fmt.Sprintf("and %d more", more))
+	}
+	return fmt.Errorf("%w: %s", err, strings.Join(words, "; "))
 }
 
 // caches checks that each is one. What is in them is their steps'.

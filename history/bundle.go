@@ -48,7 +48,7 @@ func exported(entries []imports.Entry) []explain.Entry {
 	for i, e := range entries {
 		out[i] = explain.Entry{
 			Path: []byte(e.Path), Type: e.Type.String(), Mode: e.Mode, Size: e.Size,
-			Link: []byte(e.Link), Major: e.Major, Minor: e.Minor,
+			Link: []byte(e.Link), Major: e.Major, Minor: e.Minor, Owner: (*explain.Owner)(e.Owner),
 		}
 		if e.Type == imports.File {
 			out[i].Sum = e.Sum[:]
@@ -122,7 +122,7 @@ func entriesOf(entries []explain.Entry) ([]imports.Entry, error) {
 		}
 		out[i] = imports.Entry{
 			Path: string(e.Path), Type: kind, Mode: e.Mode, Size: e.Size,
-			Link: string(e.Link), Major: e.Major, Minor: e.Minor,
+			Link: string(e.Link), Major: e.Major, Minor: e.Minor, Owner: (*imports.Owner)(e.Owner),
 		}
 		copy(out[i].Sum[:], e.Sum)
 		for _, x := range e.Xattrs {

@@ -102,7 +102,7 @@ func TestCopyOfEverything(t *testing.T) {
 	uid, gid := 1234, 0
 	ok(t, s.Copy(context.Background(), src, tree, root, "/a/b", CopyOptions{UID: &uid, GID: &gid, Epoch: time.Unix(12345, 0)}))
 	if got := digestOf(t, s, Source{Path: filepath.Join(root, "a/b")}); got.Digest != tree.Digest {
-		t.Errorf("%v", Compare(must(s.Entries(tree.Digest))(t), must(s.Entries(got.Digest))(t)))
+		t.Errorf("%v", differing(must(s.Entries(tree.Digest))(t), must(s.Entries(got.Digest))(t)))
 	}
 	err := filepath.WalkDir(filepath.Join(root, "a/b"), func(p string, d fs.DirEntry, err error) error {
 		ok(t, err)

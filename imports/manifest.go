@@ -13,6 +13,10 @@ import (
 	"math"
 	"strconv"
 	"strings"
+
+	gomtree "github.com/vbatts/go-mtree"
+
+	"github.com/layerbuild/layerbuild/mtree"
 )
 
 // A Type is what an Entry is.
@@ -64,21 +68,8 @@ type Owner struct{ UID, GID uint32 }
 // An Xattr is an extended attribute.
 type Xattr struct{ Name, Value string }
 
-// A manifest is text that mtree(5) describes and go-mtree's ParseSpec reads:
-// entries nest, ".." leaves a folder, names are encoded by vis(3) as go-mtree
-// does. Its rules are chosen so that equal trees have equal texts, and so that
-// nothing in a tree can pretend to be something else:
-//
-//   - No comments, no /set: neither host nor user nor date.
-//   - Keywords are sorted, so that no line ends in a link target (whose last
-//     backslash would continue the line).
-//   - "=" within a name of an extended attribute is encoded too.
-//   - A line is continued after foldAt bytes, since go-mtree reads no longer
-//     lines than 64 KiB.
-const (
-	manifestHead = "#mtree v2.0\n"
-	foldAt       = 32 << 10
-)
+// A manifest of a tree is text as package mtree has it: entries nest, and ".." leaves a folder.
+// Equal trees have equal manifests.
 
 // A folder is the part of a manifest about one folder of a tree, or about a tree
 // that is a file: its lines, and what belongs between them.
@@ -96,7 +87,7 @@ type insert struct {
 
 // writeManifest writes the manifest of the tree at f.
 func writeManifest(w io.Writer, f *folder) error {
-	if _, err := io.WriteString(w, manifestHead); err != nil {
+	if _, err := io.WriteString(w, mtree.Head); err != nil {
 		return err
 	}
 	return f.write(w)
@@ -125,120 +116,51 @@ func (f *folder) write(w io.Writer) error {
 // appendEntry appends the line of an entry called name.
 func appendEntry(b []byte, e *Entry, name string) []byte {
 	start := len(b)
-	b = appendVis(b, name, false)
+	return append(mtree.Fold(e.appendKeywords(mtree.AppendName(b, name)), start), '\n')
+}
+
+// appendKeywords appends all that is told of an entry, a space before each keyword.
+func (e *Entry) appendKeywords(b []byte) []byte {
 	if e.Type == Char || e.Type == Block {
-		b = append(b, " device=linux,"...)
+		b = append(b, deviceKey...)
 		b = strconv.AppendUint(b, uint64(e.Major), 10)
 		b = append(b, ',')
 		b = strconv.AppendUint(b, uint64(e.Minor), 10)
 	}
 	if e.Owner != nil {
-		b = append(b, " gid="...)
-		b = strconv.AppendUint(b, uint64(e.Owner.GID), 10)
+		b = strconv.AppendUint(append(b, gidKey...), uint64(e.Owner.GID), 10)
 	}
 	if e.Type == Symlink {
-		b = append(b, " link="...)
-		b = appendVis(b, e.Link, false)
+		b = mtree.AppendName(append(b, linkKey...), e.Link)
 	}
-	b = append(b, " mode=0"...)
-	b = strconv.AppendUint(b, uint64(e.Mode), 8)
+	b = strconv.AppendUint(append(b, modeKey...), uint64(e.Mode), 8)
 	if e.Type == File {
-		b = append(b, sumKey...)
-		b = hex.AppendEncode(b, e.Sum[:])
-		b = append(b, " size="...)
-		b = strconv.AppendInt(b, e.Size, 10)
+		b = hex.AppendEncode(append(b, sumKey...), e.Sum[:])
+		b = strconv.AppendInt(append(b, sizeKey...), e.Size, 10)
 	}
-	b = append(b, " type="...)
-	b = append(b, e.Type.String()...)
+	b = append(append(b, typeKey...), e.Type.String()...)
 	if e.Owner != nil {
-		b = append(b, " uid="...)
-		b = strconv.AppendUint(b, uint64(e.Owner.UID), 10)
+		b = strconv.AppendUint(append(b, uidKey...), uint64(e.Owner.UID), 10)
 	}
 	for _, x := range e.Xattrs {
-		b = append(b, " xattr."...)
-		b = appendVis(b, x.Name, true)
-		b = append(b, '=')
-		b = base64.StdEncoding.AppendEncode(b, []byte(x.Value))
+		b = mtree.AppendXattr(append(b, ' '), x.Name, x.Value)
 	}
-	return append(fold(b, start), '\n')
+	return b
 }
 
-// sumKey comes before a file's sha256. It is in no name and no link target.
-const sumKey = " sha256digest="
-
-// fold breaks the line that starts at b[start:] after every foldAt bytes.
-func fold(b []byte, start int) []byte {
-	if len(b)-start <= foldAt {
-		return b
-	}
-	line := bytes.Clone(b[start:])
-	b = b[:start]
-	for len(line) > foldAt {
-		b = append(b, line[:foldAt]...)
-		b = append(b, '\\', '\n')
-		line = line[foldAt:]
-	}
-	return append(b, line...)
-}
-
-// appendVis appends s as go-mtree's vis(3) writes it with its default flags:
-// what is not graphic ASCII, and each of *?[#, as a backslash and three octal
-// digits; a backslash twice. With key, "=" is encoded as well.
-func appendVis(b []byte, s string, key bool) []byte {
-	plain := 0 // start of what is appended as it is
-	for i := range len(s) {
-		c := s[i]
-		if !visSpecial[c] && (!key || c != '=') {
-			continue
-		}
-		b = append(b, s[plain:i]...)
-		plain = i + 1
-		if c == '\\' {
-			b = append(b, '\\', '\\')
-		} else {
-			b = append(b, '\\', '0'+c>>6, '0'+c>>3&7, '0'+c&7)
-		}
-	}
-	return append(b, s[plain:]...)
-}
-
-// visSpecial are the bytes that vis(3) encodes.
-var visSpecial = func() (t [256]bool) {
-	for c := range t {
-		t[c] = c <= ' ' || c >= 0x7f || strings.IndexByte(`\*?[#`, byte(c)) >= 0
-	}
-	return t
-}()
+// What comes before a value on a line. sumKey is in no name and no link target.
+const (
+	deviceKey = " " + string(mtree.Device) + "=linux,"
+	gidKey    = " " + string(mtree.GID) + "="
+	linkKey   = " " + string(mtree.Link) + "="
+	modeKey   = " " + string(mtree.Mode) + "=0"
+	sumKey    = " " + string(mtree.SHA256) + "="
+	sizeKey   = " " + string(mtree.Size) + "="
+	typeKey   = " " + string(mtree.Type) + "="
+	uidKey    = " " + string(mtree.UID) + "="
+)
 
 var errManifest = errors.New("not a manifest of layerbuild")
-
-// unvis is the inverse of appendVis.
-func unvis(s []byte) (string, error) {
-	at := bytes.IndexByte(s, '\\')
-	if at < 0 {
-		return string(s), nil
-	}
-	b := append(make([]byte, 0, len(s)), s[:at]...)
-	for i := at; i < len(s); i++ {
-		switch {
-		case s[i] != '\\':
-			b = append(b, s[i])
-		case i+1 < len(s) && s[i+1] == '\\':
-			b = append(b, '\\')
-			i++
-		case i+3 < len(s):
-			c, err := number(s[i+1:i+4], 8, 255)
-			if err != nil {
-				return "", err
-			}
-			b = append(b, byte(c))
-			i += 3
-		default:
-			return "", errManifest
-		}
-	}
-	return string(b), nil
-}
 
 // number reads a number of that base up to max.
 func number(s []byte, base, max uint64) (n uint64, err error) {
@@ -260,7 +182,7 @@ func number(s []byte, base, max uint64) (n uint64, err error) {
 // their bytes.
 func parseManifest(r io.Reader, hint int) ([]Entry, error) {
 	lines := bufio.NewReaderSize(r, 64<<10)
-	if head, err := readLine(lines); err != nil || string(head)+"\n" != manifestHead {
+	if head, err := readLine(lines); err != nil || string(head)+"\n" != mtree.Head {
 		return nil, cmp.Or(err, errManifest)
 	}
 	entries := make([]Entry, 0, hint)
@@ -349,7 +271,7 @@ func readLine(r *bufio.Reader) ([]byte, error) {
 // parseEntry reads one line; the entry's Path is its name.
 func parseEntry(line []byte, e *Entry) (err error) {
 	name, words, _ := bytes.Cut(line, []byte(" "))
-	if e.Path, err = unvis(name); err != nil {
+	if e.Path, err = mtree.Name(string(name)); err != nil {
 		return err
 	}
 	for len(words) > 0 {
@@ -372,29 +294,29 @@ func parseEntry(line []byte, e *Entry) (err error) {
 // set sets what a keyword of the manifest says.
 func (e *Entry) set(key, value []byte) (err error) {
 	var n uint64
-	switch string(key) {
-	case "device":
+	switch gomtree.Keyword(key) {
+	case mtree.Device:
 		return e.setDevice(value)
-	case "gid":
+	case mtree.GID:
 		n, err = number(value, 10, math.MaxUint32)
 		e.owner().GID = uint32(n)
-	case "uid":
+	case mtree.UID:
 		n, err = number(value, 10, math.MaxUint32)
 		e.owner().UID = uint32(n)
-	case "link":
-		e.Link, err = unvis(value)
-	case "mode":
+	case mtree.Link:
+		e.Link, err = mtree.Name(string(value))
+	case mtree.Mode:
 		n, err = number(value, 8, 0o7777)
 		e.Mode = uint32(n)
-	case "sha256digest":
+	case mtree.SHA256:
 		if len(value) != hex.EncodedLen(len(e.Sum)) {
 			return errManifest
 		}
 		_, err = hex.Decode(e.Sum[:], value)
-	case "size":
+	case mtree.Size:
 		n, err = number(value, 10, math.MaxInt64)
 		e.Size = int64(n)
-	case "type":
+	case mtree.Type:
 		for t, name := range typeNames {
 			if string(value) == name && name != "" {
 				e.Type = Type(t)
@@ -429,13 +351,13 @@ func (e *Entry) setDevice(value []byte) error {
 }
 
 func (e *Entry) setXattr(key, value []byte) error {
-	name, ok := bytes.CutPrefix(key, []byte("xattr."))
+	name, ok := strings.CutPrefix(string(key), string(mtree.Xattr)+".")
 	if !ok {
 		return errManifest
 	}
 	x := Xattr{}
 	var err error
-	if x.Name, err = unvis(name); err != nil {
+	if x.Name, err = mtree.Name(name); err != nil {
 		return err
 	}
 	v, err := base64.StdEncoding.AppendDecode(nil, value)

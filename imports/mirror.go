@@ -167,10 +167,10 @@ func (s *Store) makeMirror(ctx context.Context, src Source, d digest.Digest) (er
 // whose entries old are unless there is none, is in it, and nobody uses that one, it is changed into the new one; if it is
 // used, equal files are links to its files.
 func (s *Store) moldMirror(ctx context.Context, src Source, entries []Entry, last digest.Digest, old []Entry) (*lockedDir, error) {
-	changes := Compare(old, entries)
+	changes := differing(old, entries)
 	gone := 0
 	for _, c := range changes {
-		if c.Old != nil {
+		if c.old != nil {
 			gone++
 		}
 	}
@@ -222,7 +222,7 @@ func (s *Store) lastEntries(ctx context.Context, last digest.Digest) ([]Entry, e
 }
 
 // changeMirror makes the changes in the folder of a mirror, so that it has entries.
-func (s *Store) changeMirror(ctx context.Context, src Source, dir *lockedDir, changes []Change, entries []Entry) error {
+func (s *Store) changeMirror(ctx context.Context, src Source, dir *lockedDir, changes []change, entries []Entry) error {
 	if err := removeOld(dir.fd(), changes); err != nil {
 		return fmt.Errorf("changing a mirror: %w", err)
 	}
@@ -232,12 +232,12 @@ func (s *Store) changeMirror(ctx context.Context, src Source, dir *lockedDir, ch
 
 // removeOld removes what the changes say is gone or other. A changed file is a
 // new file, since the old one may be another mirror's too.
-func removeOld(mirror int, changes []Change) error {
+func removeOld(mirror int, changes []change) error {
 	for _, c := range slices.Backward(changes) {
-		if c.Old == nil {
+		if c.old == nil {
 			continue
 		}
-		p := path.Join("root", c.Path)
+		p := path.Join("root", c.path)
 		parent, err := openBeneath(mirror, path.Dir(p))
 		if err != nil {
 			return err
@@ -253,16 +253,16 @@ func removeOld(mirror int, changes []Change) error {
 
 // removeFrom removes the old file of a change from an open folder; of a folder
 // that stays, its extended attributes.
-func removeFrom(parent int, name string, c Change) error {
+func removeFrom(parent int, name string, c change) error {
 	switch {
 	case c.bothDirs():
-		for _, x := range c.Old.Xattrs {
+		for _, x := range c.old.Xattrs {
 			if err := unix.Lremovexattr(procPath(parent, name), x.Name); err != nil {
 				return fmt.Errorf("extended attribute %s: %w", x.Name, err)
 			}
 		}
 		return nil
-	case c.Old.Type == Dir:
+	case c.old.Type == Dir:
 		return unix.Unlinkat(parent, name, unix.AT_REMOVEDIR)
 	}
 	return unix.Unlinkat(parent, name, 0)
@@ -270,15 +270,15 @@ func removeFrom(parent int, name string, c Change) error {
 
 // split returns the entries that the changes bring, and the folders that stay
 // but whose metadata the changes touch.
-func split(changes []Change, entries []Entry) (fresh []Entry, touched []*Entry) {
+func split(changes []change, entries []Entry) (fresh []Entry, touched []*Entry) {
 	dirs := map[string]bool{}
 	for _, c := range changes {
-		dirs[path.Dir(c.Path)] = true
+		dirs[path.Dir(c.path)] = true
 		switch {
 		case c.bothDirs():
-			dirs[c.Path] = true
-		case c.New != nil:
-			fresh = append(fresh, *c.New)
+			dirs[c.path] = true
+		case c.new != nil:
+			fresh = append(fresh, *c.new)
 		}
 	}
 	for i := range entries {
@@ -291,7 +291,7 @@ func split(changes []Change, entries []Entry) (fresh []Entry, touched []*Entry) 
 
 // newMirror makes entries in an empty folder. Files that are not in changes are
 // links to those of the mirror of last, as far as that can be.
-func (s *Store) newMirror(ctx context.Context, src Source, dir *lockedDir, entries []Entry, last digest.Digest, changes []Change) error {
+func (s *Store) newMirror(ctx context.Context, src Source, dir *lockedDir, entries []Entry, last digest.Digest, changes []change) error {
 	f := fill{share: -1}
 	if last != "" {
 		m, err := s.findMirror(ctx, last)
@@ -306,7 +306,7 @@ func (s *Store) newMirror(ctx context.Context, src Source, dir *lockedDir, entri
 			defer unix.Close(f.share)
 			f.differs = map[string]bool{}
 			for _, c := range changes {
-				f.differs[c.Path] = true
+				f.differs[c.path] = true
 			}
 		}
 	}

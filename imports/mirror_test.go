@@ -21,7 +21,7 @@ func checkMirror(t *testing.T, s *Store, m *Mirror, tree Tree) {
 	t.Helper()
 	fresh := open(t, Options{NoStatIndex: true})
 	if got := digestOf(t, fresh, Source{Path: m.Path}); got.Digest != tree.Digest {
-		t.Errorf("the mirror differs:\n%v", Compare(must(s.Entries(tree.Digest))(t), must(fresh.Entries(got.Digest))(t)))
+		t.Errorf("the mirror differs:\n%v", differing(must(s.Entries(tree.Digest))(t), must(fresh.Entries(got.Digest))(t)))
 	}
 	err := filepath.WalkDir(m.Path, func(p string, d fs.DirEntry, err error) error {
 		ok(t, err)
@@ -74,8 +74,8 @@ func TestMirrorOfFile(t *testing.T) {
 	}
 }
 
-// change edits a folder in every way that a diff has to follow.
-func change(t *testing.T, dir string) {
+// edit changes a folder in every way that a diff has to follow.
+func edit(t *testing.T, dir string) {
 	t.Helper()
 	ok(t, os.WriteFile(filepath.Join(dir, "plain"), []byte("other"), 0o644))
 	ok(t, os.RemoveAll(filepath.Join(dir, "dir")))
@@ -110,7 +110,7 @@ func TestMirrorSharesWithTheLast(t *testing.T) {
 			} else {
 				old.Release()
 			}
-			change(t, src.Path)
+			edit(t, src.Path)
 			changed := digestOf(t, s, src)
 			m := mirrorOf(t, s, src, changed)
 			checkMirror(t, s, m, changed)

@@ -1,6 +1,7 @@
 package imports
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -241,8 +242,9 @@ func (s *Store) Check(ctx context.Context, i Stored, data bool) error {
 		}
 		return checkFile(s.downloadPath(i.Digest), i.Digest)
 	}
-	if _, err := openManifest(s.manifestPath(i.Digest), i.Digest); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("manifest: %w: %w", ErrCorrupt, err)
+	entries, err := s.checkManifest(i.Digest)
+	if err != nil {
+		return err
 	}
 	boot, err := bootID()
 	if err != nil || !data {
@@ -261,9 +263,48 @@ func (s *Store) Check(ctx context.Context, i Stored, data bool) error {
 		return err
 	}
 	if d := mirror.folder.digest(); d != i.Digest {
-		return fmt.Errorf("mirror: %w: its content is %s", ErrCorrupt, d)
+		return mirrorError(d, entries, mirror.folder)
 	}
 	return nil
+}
+
+// checkManifest reads the manifest of a tree, which may be gone, with go-mtree: what is stored is
+// no text that only layerbuild understands.
+func (s *Store) checkManifest(d digest.Digest) ([]Entry, error) {
+	f, err := statedir.Open(s.manifestPath(d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("manifest: %w: %w", ErrCorrupt, err)
+	}
+	defer f.Close()
+	entries, err := readSpec(f, d)
+	if err != nil {
+		return nil, fmt.Errorf("manifest: %w: %w", ErrCorrupt, err)
+	}
+	return entries, nil
+}
+
+// A MirrorError is an ErrCorrupt about a mirror that is not what its digest says.
+type MirrorError struct {
+	Digest   digest.Digest // of what it is
+	Was, Now []Entry       // what it should hold, and what it holds; Was is nil if nobody knows
+}
+
+func (e *MirrorError) Error() string {
+	return fmt.Sprintf("mirror: %s: its content is %s", ErrCorrupt, e.Digest)
+}
+
+func (e *MirrorError) Unwrap() error { return ErrCorrupt }
+
+func mirrorError(d digest.Digest, was []Entry, now *folder) error {
+	var text bytes.Buffer
+	if err := writeManifest(&text, now); err != nil {
+		return err
+	}
+	entries, err := parseManifest(&text, len(was))
+	return errors.Join(err, &MirrorError{d, was, entries})
 }
 
 func checkFile(path string, want digest.Digest) error {

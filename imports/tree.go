@@ -13,6 +13,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
+	gomtree "github.com/vbatts/go-mtree"
 	"golang.org/x/sys/unix"
 
 	"github.com/layerbuild/layerbuild/inroot"
@@ -404,19 +405,40 @@ const maxManifest = 2 << 30
 const minCompressed = 32
 
 // readManifest reads a manifest of about hint entries and checks that it is the one it should be.
-func readManifest(f io.Reader, hint int, d digest.Digest) ([]Entry, error) {
+func readManifest(f io.Reader, hint int, d digest.Digest) (entries []Entry, err error) {
+	err = inflateManifest(f, d, func(r io.Reader) (err error) {
+		entries, err = parseManifest(r, hint)
+		return err
+	})
+	return entries, err
+}
+
+// readSpec is readManifest by go-mtree, which takes some times as long.
+func readSpec(f io.Reader, d digest.Digest) (entries []Entry, err error) {
+	err = inflateManifest(f, d, func(r io.Reader) error {
+		spec, err := gomtree.ParseSpec(r)
+		if err != nil {
+			return err
+		}
+		entries, err = specEntries(spec)
+		return err
+	})
+	return entries, err
+}
+
+// inflateManifest has a manifest parsed, and checks that it is the one it should be.
+func inflateManifest(f io.Reader, d digest.Digest, parse func(io.Reader) error) error {
 	z, err := zstd.NewReader(f, zstd.WithDecoderMaxMemory(maxManifest), zstd.WithDecoderConcurrency(1))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer z.Close()
 	h := sha256.New()
-	entries, err := parseManifest(io.TeeReader(io.LimitReader(z, maxManifest), h), hint)
-	if err != nil {
-		return nil, err
+	if err := parse(io.TeeReader(io.LimitReader(z, maxManifest), h)); err != nil {
+		return err
 	}
 	if got := digest.NewDigest(digest.SHA256, h); got != d {
-		return nil, fmt.Errorf("its content is %s", got)
+		return fmt.Errorf("its content is %s", got)
 	}
-	return entries, nil
+	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -16,7 +17,7 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/vbatts/go-mtree"
+	gomtree "github.com/vbatts/go-mtree"
 	"golang.org/x/sys/unix"
 )
 
@@ -107,7 +108,7 @@ x=y\043z\\ mode=0644 sha256digest=2d711642b726b04401627ca9fbac32f5c8530fb1903cc4
 	if tree.Digest.Encoded() != hex.EncodeToString(sum[:]) || tree.Files != 3 || tree.Size != 7 || !tree.Dir {
 		t.Errorf("tree: %+v", tree)
 	}
-	if d, err := mtree.ParseSpec(strings.NewReader(want)); err != nil || len(d.Entries) != 11 {
+	if d, err := gomtree.ParseSpec(strings.NewReader(want)); err != nil || len(d.Entries) != 11 {
 		t.Errorf("go-mtree reads %d entries: %v", len(d.Entries), err)
 	}
 }
@@ -221,10 +222,10 @@ func checkEntry(t *testing.T, p string, e Entry) {
 // checkMtree lets go-mtree read a manifest and compares paths and keywords.
 func checkMtree(t *testing.T, text string, entries []Entry) {
 	t.Helper()
-	spec := must(mtree.ParseSpec(strings.NewReader(text)))(t)
+	spec := must(gomtree.ParseSpec(strings.NewReader(text)))(t)
 	i := 0
 	for _, m := range spec.Entries {
-		if m.Type != mtree.RelativeType && m.Type != mtree.FullType {
+		if m.Type != gomtree.RelativeType && m.Type != gomtree.FullType {
 			continue
 		}
 		p := must(m.Path())(t)
@@ -500,16 +501,21 @@ func TestCompare(t *testing.T) {
 	ok(t, os.Symlink("2", filepath.Join(dir, "l")))
 	ok(t, os.Remove(filepath.Join(dir, "t")))
 	ok(t, os.Mkdir(filepath.Join(dir, "t"), 0o755))
-	changes := Compare(old, must(s.Entries(digestOf(t, s, Source{Path: dir}).Digest))(t))
 	var got []string
-	for _, c := range changes {
-		got = append(got, c.Path+": "+c.String())
+	for _, d := range must(Compare(old, must(s.Entries(digestOf(t, s, Source{Path: dir}).Digest))(t)))(t) {
+		var keys []string
+		for _, key := range d.Diff() {
+			keys = append(keys, string(key.Type())+" "+string(key.Name()))
+		}
+		slices.Sort(keys)
+		got = append(got, fmt.Sprint(d.Path(), " ", d.Type(), keys))
 	}
-	want := []string{"a/f: content", "a/g: removed", `l: link "1" → "2"`, "m: mode 0644 → 0755", "n: added", "t: file → dir", "x: xattr user.new added"}
+	want := []string{"a/f modified[modified sha256digest]", "a/g missing[]", "l modified[modified link]", "m modified[modified mode]", "n extra[]",
+		"t modified[missing sha256digest missing size modified mode modified type]", "x modified[extra xattr.user.new]"}
 	if !slices.Equal(got, want) {
 		t.Errorf("%q", got)
 	}
-	if c := Compare(old, old); len(c) != 0 {
+	if c := must(Compare(old, old))(t); len(c) != 0 {
 		t.Error(c)
 	}
 }
