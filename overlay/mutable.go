@@ -29,7 +29,7 @@ type Mutable struct {
 	point     string // where it is mounted; "" if it is not
 	committed bool
 	made      map[string]bool // mountpoints that were made, relative to the root
-	epoch     *time.Time      // that Normalize was given; nil without it
+	epoch     string          // see Snapshot.Epoch
 	usage     *usage          // what fs holds; nil if that was not normalized
 }
 

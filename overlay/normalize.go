@@ -42,7 +42,10 @@ type Diff struct {
 // So a difference that was packed and unpacked again is the same, file by file. Folders
 // are read once, several at a time.
 func (m *Mutable) Normalize(ctx context.Context, epoch time.Time) (Diff, error) {
-	m.epoch = &epoch
+	m.epoch = "now"
+	if !epoch.IsZero() {
+		m.epoch = epoch.UTC().Format(time.RFC3339)
+	}
 	diff, err := m.normalize(ctx, &normalizer{epoch: epoch})
 	if err != nil {
 		return Diff{}, fmt.Errorf("normalize %s: %w", m.Upper(), err)

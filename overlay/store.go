@@ -75,9 +75,10 @@ type Snapshot struct {
 	Inodes  int64         `json:"inodes"`
 	Created time.Time     `json:"created"`
 
-	// Epoch is the one that Normalize was given: packed, the snapshot has its DiffID with that
-	// epoch. It is nil for what was unpacked, or made by a layerbuild that did not note it.
-	Epoch *time.Time `json:"epoch,omitempty"`
+	// Epoch is the one that Normalize was given, as RFC 3339 has it, or "now" for none: packed
+	// with that, the snapshot has its DiffID. It is "" for what was unpacked, or made by a
+	// layerbuild that did not note it.
+	Epoch string `json:"epoch,omitempty"`
 
 	Label
 }

@@ -65,7 +65,7 @@ func (c *Comparer) learn(r *buildcache.Record) {
 		if in.Code != buildcache.Epoch {
 			continue
 		}
-		epoch, _ := time.Parse(time.RFC3339, in.Value) // "now" is none
+		epoch := parseEpoch(in.Value)
 		for _, layer := range r.AddedLayers() {
 			c.epochs[layer.ChainID] = append(c.epochs[layer.ChainID], epoch)
 		}
@@ -82,8 +82,8 @@ func (c *Comparer) learn(r *buildcache.Record) {
 // two are compared, but for times: a folder that no layer names has the time of unpacking.
 func (c *Comparer) Compare(ctx context.Context, snap overlay.Snapshot) (proven bool, err error) {
 	epochs := append(c.epochs[snap.ID], time.Time{})
-	if snap.Epoch != nil {
-		epochs = []time.Time{*snap.Epoch}
+	if snap.Epoch != "" {
+		epochs = []time.Time{parseEpoch(snap.Epoch)}
 	}
 	var got digest.Digest
 	for _, epoch := range epochs {
@@ -92,7 +92,7 @@ func (c *Comparer) Compare(ctx context.Context, snap overlay.Snapshot) (proven b
 		}
 	}
 	different := fmt.Errorf("%w: packed they are %s, not %s", ErrDiffers, got, snap.DiffID)
-	if snap.Epoch != nil {
+	if snap.Epoch != "" {
 		return true, different
 	}
 	for _, layer := range c.packed[snap.DiffID] {
@@ -113,6 +113,12 @@ func (c *Comparer) Compare(ctx context.Context, snap overlay.Snapshot) (proven b
 		return true, err
 	}
 	return false, nil
+}
+
+// parseEpoch reads an epoch as snapshots and records have it: "now" is the zero time.
+func parseEpoch(text string) time.Time {
+	epoch, _ := time.Parse(time.RFC3339, text)
+	return epoch
 }
 
 // noTimes is the epoch of what is packed without times.
