@@ -19,7 +19,9 @@ const parallelUploads = 4
 // its registry may have, as far as the client knows or because it holds one of bases,
 // are mounted from there. The tag is written last, so that it never stands for something
 // incomplete.
-func (l *Layout) Push(ctx context.Context, c *registry.Client, manifest Descriptor, ref registry.Ref, bases ...string) (there bool, err error) {
+func (l *Layout) Push(
+	ctx context.Context, c *registry.Client, manifest Descriptor, ref registry.Ref, bases ...string,
+) (there bool, err error) {
 	to, tag, err := c.Repository(ref, registry.Push)
 	if err != nil {
 		return false, err
@@ -30,7 +32,9 @@ func (l *Layout) Push(ctx context.Context, c *registry.Client, manifest Descript
 	return there, nil
 }
 
-func (l *Layout) push(ctx context.Context, to *registry.Repository, tag string, manifest Descriptor, bases []string) (there bool, err error) {
+func (l *Layout) push(
+	ctx context.Context, to *registry.Repository, tag string, manifest Descriptor, bases []string,
+) (there bool, err error) {
 	text, err := l.ReadDocument(manifest)
 	if err != nil {
 		return false, err

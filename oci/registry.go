@@ -44,7 +44,9 @@ func Resolve(ctx context.Context, c *registry.Client, ref registry.Ref, p ispec.
 // matter. Blobs that the store has are not fetched again; a layer that was cut is
 // continued. progress, if not nil, receives how many bytes of the layers have come;
 // it is called by several goroutines at once.
-func (s *Store) BaseFromRegistry(ctx context.Context, c *registry.Client, ref registry.Ref, manifest digest.Digest, progress func(done, total int64)) (*Base, error) {
+func (s *Store) BaseFromRegistry(
+	ctx context.Context, c *registry.Client, ref registry.Ref, manifest digest.Digest, progress func(done, total int64),
+) (*Base, error) {
 	image, err := c.Image(ref)
 	if err != nil {
 		return nil, err

@@ -23,15 +23,15 @@ import (
 	"github.com/layerbuild/layerbuild/program"
 )
 
-// Credentials are the files that hold logins. No error about them quotes what is in one.
+// Credentials names the files that logins are looked up in. No error quotes their content.
 type Credentials struct {
 	// Files have the form of containers-auth.json(5), which is that of docker's
-	// config.json. The first that has a login counts. Within one, the credential helper
-	// of a host comes first, then the entry of the longest path, then the helper for all
-	// hosts.
+	// config.json. The first file with a login is used. Within a file, the credential
+	// helper of the host comes first, then the entry with the longest path, then the
+	// helper for all hosts.
 	Files []string
 
-	// Netrc is a netrc(5) for what is no registry; "" for none. It is asked last.
+	// Netrc is a netrc(5) file for http(s) URLs, used last; "" for none.
 	Netrc string
 
 	named bool // by $REGISTRY_AUTH_FILE, so that it must be readable
@@ -78,14 +78,14 @@ func outsideUID() int {
 	return int(ids[0].ParentID)
 }
 
-// A target is what a login is looked up for.
+// A target identifies a server, or a part of one, in auth files.
 type target struct {
 	hosts  []string // it may be known by, the best first
 	path   string   // below the host: "" or "/a/b"
 	server string   // its name for credential helpers; "" for that of the host
 }
 
-// targetOf returns a repository as auth files know it.
+// targetOf returns the target of a repository.
 func targetOf(repo name.Repository) target {
 	host := repo.RegistryStr()
 	t := target{hosts: plainHostNames(host), path: "/" + repo.RepositoryStr()}
@@ -95,7 +95,7 @@ func targetOf(repo name.Repository) target {
 	return t
 }
 
-// plainHostNames are the names that people call a registry by.
+// plainHostNames returns the names that a registry has in configuration files.
 func plainHostNames(host string) []string {
 	if host == name.DefaultRegistry {
 		return []string{host, "docker.io"}
@@ -103,8 +103,8 @@ func plainHostNames(host string) []string {
 	return []string{host}
 }
 
-// targetOfURL returns a URL as auth files know it: by its host with the port and,
-// failing that, without.
+// targetOfURL returns the target of a URL. Its host matches with the port first, then
+// without.
 func targetOfURL(u *url.URL) target {
 	host := strings.ToLower(u.Host)
 	t := target{hosts: []string{host}, path: strings.TrimRight(u.EscapedPath(), "/")}
@@ -114,9 +114,9 @@ func targetOfURL(u *url.URL) target {
 	return t
 }
 
-// ForURL returns the user and password for a file behind an http(s) URL: those in it, or
-// those of the files, or those of netrc; nil without any. Helpers that serve all hosts
-// are asked only if every is true: they are slow, and may ask people to unlock something.
+// ForURL returns the user and password for an http(s) URL: its own, else those in Files,
+// else those in Netrc, else nil. It runs a helper for all hosts only if every is set: such
+// helpers are slow, and may ask people to unlock something.
 func (c Credentials) ForURL(ctx context.Context, u *url.URL, every bool) (*url.Userinfo, error) {
 	if u.User != nil {
 		return u.User, nil
@@ -131,8 +131,8 @@ func (c Credentials) ForURL(ctx context.Context, u *url.URL, every bool) (*url.U
 	return c.netrc(u.Hostname())
 }
 
-// lookup returns the login for a target and the file that has it; nil and "" without
-// any. Helpers that serve all hosts are asked only if every is true.
+// lookup returns the login for a target and the file it comes from, or nil and "". It
+// runs a helper for all hosts only if every is set.
 func (c Credentials) lookup(ctx context.Context, t target, every bool) (*authn.AuthConfig, string, error) {
 	for _, file := range c.Files {
 		data, err := os.ReadFile(file)
@@ -160,8 +160,8 @@ type authFile struct {
 	CredsStore  string                     `json:"credsStore"`
 }
 
-// parseAuthFile reads a file of credentials. Its hosts are in lower case and without
-// the scheme and the version of the API that old versions of docker wrote.
+// parseAuthFile parses a file of credentials. It returns hosts in lower case, without the
+// scheme and API version that old versions of docker wrote.
 func parseAuthFile(data []byte) (*authFile, error) {
 	var raw authFile
 	if err := json.Unmarshal(data, &raw); err != nil {

@@ -11,10 +11,10 @@ import (
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Blob brings what sink lacks of a blob: if sink has a part, that is continued, and
-// fetched once more from the beginning should the whole turn out to be wrong. The error
-// is ErrCorrupt, and sink is empty, when the content is not what d says. On other
-// errors what has come stays in sink for another attempt.
+// Blob writes what sink lacks of a blob. A part that sink has is continued; if the whole
+// then is wrong, it is fetched once more from the beginning. Blob fails with ErrCorrupt,
+// and empties sink, if the content is not what d says. After other errors sink keeps what
+// has come, for another attempt.
 func (r *Repository) Blob(ctx context.Context, d ispec.Descriptor, sink Sink) error {
 	for {
 		begun := sink.Size()
@@ -37,7 +37,7 @@ func (r *Repository) fetch(ctx context.Context, d ispec.Descriptor, sink Sink) e
 		return nil
 	}
 	t := &transfer{sink: sink, length: d.Size, fixed: true}
-	t.resumable = func() bool { return true } // the digest tells
+	t.resumable = func() bool { return true } // since the digest is checked
 	t.same = func(*http.Response) bool { return true }
 	t.request = func(ctx context.Context, header http.Header) (*http.Response, error) {
 		return r.request(ctx, http.MethodGet, "blobs/"+d.Digest.String(), header,

@@ -13,10 +13,10 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 )
 
-// certFolders hold a folder for each registry, named host or host:port, as
-// containers-certs.d(5) says: NAME.crt are authorities that are trusted beside the
-// system's, NAME.cert and NAME.key what we show of ourselves. Of several folders of
-// a registry the first counts.
+// certFolders contain a folder per registry, named host or host:port, as
+// containers-certs.d(5) describes: NAME.crt are authorities to trust besides the
+// system's, NAME.cert and NAME.key identify the client. The first folder found for a
+// registry is used alone.
 type certFolders []string
 
 func defaultCertFolders() (folders certFolders) {
@@ -26,7 +26,7 @@ func defaultCertFolders() (folders certFolders) {
 	return append(folders, "/etc/containers/certs.d", "/etc/docker/certs.d")
 }
 
-// lookup returns a new configuration with what the folders say of a registry.
+// lookup returns a new TLS configuration for a registry.
 func (c certFolders) lookup(registry name.Registry) (*tls.Config, error) {
 	for _, folder := range c {
 		for _, host := range plainHostNames(registry.RegistryStr()) {

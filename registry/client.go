@@ -13,23 +13,23 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Options of a Client. The zero value is what a build wants.
+// Options configure a Client. The zero value suits a build.
 type Options struct {
 	// Username and Password log in everywhere, instead of the credentials files.
 	Username, Password string
 
-	// Allow is how the user allows what is insecure, for messages: `insecure: true` by
-	// default.
+	// Allow is what messages tell the user to set to allow insecure connections;
+	// `insecure: true` by default.
 	Allow string
 
-	FirstByte time.Duration // until an answer begins; a minute by default
-	Stall     time.Duration // for which nothing may come or go; a minute by default
-	Pause     time.Duration // before the second attempt, longer before further ones; 300 ms by default
-	Attempts  int           // at one request; 4 by default
+	FirstByte time.Duration // limit until a response begins; a minute by default
+	Stall     time.Duration // limit without progress; a minute by default
+	Pause     time.Duration // before the second attempt, increasing after it; 300 ms by default
+	Attempts  int           // per request; 4 by default
 }
 
 // A Client reads from and writes to registries, and downloads files. It keeps
-// connections and logins, and may be used by many goroutines.
+// connections and logins, and is safe for concurrent use.
 type Client struct {
 	options     Options
 	credentials Credentials
@@ -42,15 +42,14 @@ type Client struct {
 	seen         map[digest.Digest][]name.Repository // where blobs are
 }
 
-// A place is a repository at one registry, and what is allowed and done there.
+// A place is a repository at one registry, and how it is accessed.
 type place struct {
 	repo     name.Repository
 	insecure bool
 	access   Access
 }
 
-// New returns a Client that finds credentials, certificates and mirrors where the
-// environment says.
+// New returns a Client with the credentials, certificates and mirrors of the environment.
 func New(o Options) *Client {
 	o.Allow = cmp.Or(o.Allow, "`insecure: true`")
 	o.FirstByte, o.Stall = cmp.Or(o.FirstByte, time.Minute), cmp.Or(o.Stall, time.Minute)
@@ -66,7 +65,7 @@ func New(o Options) *Client {
 	}
 }
 
-// at returns the repository at a place, the same one each time.
+// at returns the repository at a place, always the same one.
 func (c *Client) at(p place) *Repository {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -14,9 +14,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 )
 
-// registriesConf is where images are really taken from: containers-registries.conf(5).
-// Short names and their search lists are not in it: a name that begins with
-// docker:// has a host, and that is Docker's if none is written.
+// registriesConf maps names of images to the places they are read from, as
+// containers-registries.conf(5) describes. It ignores short names and their search
+// lists: a name after docker:// always has a host, Docker Hub's by default.
 type registriesConf []registryConf
 
 // A registryConf is a [[registry]] table.
@@ -28,7 +28,7 @@ type registryConf struct {
 	MirrorByDigestOnly bool         `toml:"mirror-by-digest-only"`
 	Mirrors            []mirrorConf `toml:"mirror"`
 
-	file string // that says so
+	file string // it stands in
 }
 
 // A mirrorConf is a [[registry.mirror]] table.
@@ -38,11 +38,11 @@ type mirrorConf struct {
 	PullFromMirror string `toml:"pull-from-mirror"` // all when empty, digest-only, tag-only
 }
 
-// registriesVariable names a file that is read instead of a registries.conf.
+// registriesVariable is the environment variable that overrides registries.conf.
 const registriesVariable = "CONTAINERS_REGISTRIES_CONF"
 
-// registriesFiles are the files that say it, those that count more last. The
-// user's registries.conf counts instead of all that the system says.
+// registriesFiles returns the files to read; later ones override earlier ones. The
+// user's registries.conf replaces the system's files altogether.
 func registriesFiles() ([]string, error) {
 	file, folders := "/etc/containers/registries.conf", []string{"/etc/containers/registries.conf.d"}
 	if dir, err := os.UserConfigDir(); err == nil {
@@ -67,7 +67,8 @@ func registriesFiles() ([]string, error) {
 	return files, nil
 }
 
-// readRegistriesConf reads what the environment says is to be read.
+// readRegistriesConf reads all files of the environment. Missing ones are skipped,
+// unless registriesVariable names them.
 func readRegistriesConf() (registriesConf, error) {
 	files, err := registriesFiles()
 	if err != nil {
@@ -89,7 +90,7 @@ func readRegistriesConf() (registriesConf, error) {
 	return conf, nil
 }
 
-// add adds what a file says. A prefix that an earlier file has is replaced.
+// add adds the tables of a file. A table replaces an earlier file's of the same prefix.
 func (c *registriesConf) add(file, text string) error {
 	var doc struct {
 		Registry   []registryConf `toml:"registry"`
@@ -99,7 +100,8 @@ func (c *registriesConf) add(file, text string) error {
 		return errors.New(strings.Join(strings.Fields(err.Error()), " "))
 	}
 	if doc.Registries != nil {
-		return errors.New("it has the form of version 1, [registries.search] and the like: write [[registry]] tables, see containers-registries.conf(5)")
+		return errors.New("it has the form of version 1, [registries.search] and the like: " +
+			"write [[registry]] tables, see containers-registries.conf(5)")
 	}
 	seen := map[string]bool{}
 	for _, r := range doc.Registry {
@@ -115,7 +117,7 @@ func (c *registriesConf) add(file, text string) error {
 	return nil
 }
 
-// complete fills in what a table leaves out, and checks it.
+// complete fills in the defaults of a table, and checks it.
 func (r *registryConf) complete() error {
 	r.Prefix, r.Location = strings.TrimRight(r.Prefix, "/"), strings.TrimRight(r.Location, "/")
 	r.Prefix = cmp.Or(r.Prefix, r.Location)
@@ -144,8 +146,8 @@ func (r *registryConf) complete() error {
 	return nil
 }
 
-// match returns how long the part of a name is that the table's prefix stands for,
-// or -1.
+// match returns the length of the part of a name that the table's prefix matches, or
+// -1 if it does not match.
 func (r *registryConf) match(text string) int {
 	if domain, wild := strings.CutPrefix(r.Prefix, "*"); wild {
 		host, _, _ := strings.Cut(text, "/")
@@ -161,7 +163,7 @@ func (r *registryConf) match(text string) int {
 	return len(r.Prefix)
 }
 
-// find returns the table with the longest prefix of a name, or nil.
+// find returns the table with the longest prefix that matches, or nil.
 func (c registriesConf) find(ref name.Reference) *registryConf {
 	var best *registryConf
 	for i := range c {
@@ -172,19 +174,19 @@ func (c registriesConf) find(ref name.Reference) *registryConf {
 	return best
 }
 
-// fullName is the name as prefixes know it.
+// fullName returns the name that prefixes are compared with.
 func fullName(ref name.Reference) string {
 	return strings.Replace(ref.Name(), name.DefaultRegistry+"/", "docker.io/", 1)
 }
 
-// An endpoint is one place that an image may be taken from.
+// An endpoint is one place that an image may be read from.
 type endpoint struct {
 	ref      name.Reference
 	insecure bool
 }
 
-// endpoints are the places to look for an image, in order: the mirrors, then where
-// it really is.
+// endpoints returns the places to try for an image, in order: its mirrors, then its
+// location. It fails if the registry is blocked.
 func (c registriesConf) endpoints(image Ref) ([]endpoint, error) {
 	ref, err := image.parse()
 	if err != nil {

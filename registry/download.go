@@ -48,18 +48,17 @@ func ParseURL(text string) (*url.URL, error) {
 	return u, nil
 }
 
-// smallFile is up to which size a file is fetched to be compared where the server's word
-// is no proof. That costs no more than asking.
+// smallFile is the size up to which a file without a strong ETag is fetched and compared,
+// which costs no more than asking about it.
 const smallFile = 64 << 10
 
-// Download brings a file into its sink, and returns its version. It reports false, with
-// the sink empty, if the server has what the caller has: by a strong ETag that the server
-// was asked with, by a strong Last-Modified and the length, or, if it is small, by
-// its content. Whatever the server says otherwise contradicts that: then the file is
-// fetched.
+// Download writes a file to its sink, and returns its version. If the file is still the
+// one that the caller has, it reports false and leaves the sink empty. That is decided by
+// a strong ETag, by a strong Last-Modified together with the length, or, for a small file,
+// by its content; anything in a response that contradicts it has the file fetched.
 //
-// A connection that is cut is resumed where it was, if the server can tell that the file
-// is still the same or the caller knows its digest.
+// A download that was cut is resumed if the caller knows its digest, or the server can
+// tell that the file is still the same.
 func (c *Client) Download(ctx context.Context, f File) (v Version, changed bool, err error) {
 	d := &download{File: f, client: c, version: f.Part}
 	if d.login, err = c.credentials.ForURL(ctx, f.URL, false); err != nil {
@@ -142,8 +141,8 @@ func (d *download) request(ctx context.Context, header http.Header) (*http.Respo
 	return nil, refusal(resp)
 }
 
-// unchanged asks for the head of a large file that has no strong ETag. Servers compare
-// times for newer, so that If-Modified-Since does not do.
+// unchanged sends HEAD for a large file without a strong ETag. It does not send
+// If-Modified-Since, since servers take any older time for unmodified.
 func (d *download) unchanged(ctx context.Context) (bool, error) {
 	if d.Have.Length <= smallFile || d.Have.validator() == "" {
 		return false, nil
@@ -159,7 +158,7 @@ func (d *download) unchanged(ctx context.Context) (bool, error) {
 	return d.same, nil
 }
 
-// send sends a request, once more with another login if the first is refused.
+// send sends a request, and repeats it with another login if the first is rejected.
 func (d *download) send(ctx context.Context, method string, header http.Header) (*http.Response, error) {
 	u := *d.URL
 	u.User = nil
@@ -217,8 +216,8 @@ func (d *download) accept(resp *http.Response) (io.Reader, error) {
 	return body, d.Begin(d.version)
 }
 
-// compare finds out whether a whole response is what the caller has, and returns its
-// body. A small one is believed for its content only.
+// compare sets d.same if a whole response is what the caller has, and returns its body.
+// Only the content of a small file counts.
 func (d *download) compare(resp *http.Response) (io.Reader, error) {
 	size := d.Have.Length
 	if resp.ContentLength >= 0 && resp.ContentLength != size {
@@ -249,8 +248,8 @@ func (d *download) continues(resp *http.Response) bool {
 // maxRedirects is as in curl's and Go's clients, roughly.
 const maxRedirects = 10
 
-// redirect decides whether to follow one. What the first URL's host may know is
-// not told to another.
+// redirect decides whether to follow a redirect. It keeps the login and the URL from
+// other hosts.
 func (d *download) redirect(req *http.Request, via []*http.Request) error {
 	if len(via) > maxRedirects {
 		return &redirectError{fmt.Sprintf("more than %d redirects", maxRedirects)}
@@ -260,7 +259,8 @@ func (d *download) redirect(req *http.Request, via []*http.Request) error {
 	}
 	req.Header.Del("Referer") // the first URL may have a secret parameter
 	if via[len(via)-1].URL.Scheme == "https" && req.URL.Scheme == "http" && d.SHA256 == "" {
-		return &redirectError{fmt.Sprintf("it leads from https to %s, which anyone on the way can change: give its hash", Redact(req.URL.String()))}
+		return &redirectError{fmt.Sprintf("it leads from https to %s, which anyone on the way can change: give its hash",
+			Redact(req.URL.String()))}
 	}
 	return nil
 }

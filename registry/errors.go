@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
-// The kinds of failures that callers tell apart.
+// The kinds of failures.
 var (
 	ErrUnreachable     = errors.New("registry not reachable")
 	ErrUnauthorized    = errors.New("access refused by the registry")
@@ -22,12 +22,11 @@ var (
 	ErrTooManyRequests = errors.New("the registry allows no more requests for now")
 	ErrServer          = errors.New("the registry has failed")
 
-	// ErrCorrupt is the cause of an error when a registry sends something else than
-	// what a digest and a size say.
+	// ErrCorrupt means that a registry sent content that does not match its digest or size.
 	ErrCorrupt = errors.New("not what its digest says")
 )
 
-// A StatusError is a server's refusal. It wraps the kind that its status stands for.
+// A StatusError is an error status of a server. It wraps the kind of failure.
 type StatusError struct {
 	Status int // of HTTP
 	text   string
@@ -52,8 +51,7 @@ func (e *StatusError) Unwrap() error {
 	return nil
 }
 
-// Passing reports whether a failure may be gone another time, without anyone doing
-// something about it.
+// Passing reports whether a failure may be transient.
 func Passing(err error) bool {
 	var told *StatusError
 	if errors.As(err, &told) {
@@ -96,7 +94,7 @@ func (r *Repository) explain(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %w: check the name, the network, and HTTPS_PROXY", ErrUnreachable, request.Err)
 }
 
-// explainAnswer puts the refusal of a registry into words.
+// explainAnswer puts an error status of a registry into words.
 func (r *Repository) explainAnswer(e *transport.Error) *StatusError {
 	said, host, from := said(e), r.name.RegistryStr(), r.login.source()
 	answer := &StatusError{Status: e.StatusCode}
@@ -118,7 +116,7 @@ func (r *Repository) explainAnswer(e *transport.Error) *StatusError {
 	return answer
 }
 
-// said returns what a registry says about an error.
+// said returns a registry's own words about an error, in brackets.
 func said(e *transport.Error) string {
 	if len(e.Errors) == 0 {
 		return ""

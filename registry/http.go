@@ -14,20 +14,20 @@ import (
 	"time"
 )
 
-// maxWait is the longest time that a server may ask us to wait.
+// maxWait is the longest Retry-After that is obeyed; a longer one ends the attempts.
 const maxWait = time.Minute
 
-// parallel is how many connections to one host are kept open.
+// parallel is how many idle connections to a host are kept.
 const parallel = 4
 
-// newTransport returns a transport that repeats what fails for the moment and gives up
-// what stands still. What is insecure needs no certificate, and may be plain http.
+// newTransport returns a transport that retries transient failures and gives up stalled
+// connections. If insecure, it checks no certificate and allows plain http.
 func newTransport(certs *tls.Config, insecure bool, o Options) http.RoundTripper {
 	certs.InsecureSkipVerify = insecure
 	return &patient{next: connections(certs, o), insecure: insecure, options: o}
 }
 
-// connections returns a transport that gives up what stands still.
+// connections returns a transport that gives up stalled connections.
 func connections(certs *tls.Config, o Options) http.RoundTripper {
 	t := &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
@@ -43,8 +43,8 @@ func connections(certs *tls.Config, o Options) http.RoundTripper {
 	return &watchful{t, o.FirstByte, o.Stall}
 }
 
-// patient repeats requests that fail for the moment, and refuses plain http where
-// that is not allowed, also for redirects and token services.
+// patient retries requests after transient failures. It refuses plain http unless that
+// is allowed, also on redirects and to token services.
 type patient struct {
 	next     http.RoundTripper
 	insecure bool
@@ -78,7 +78,7 @@ func (t *patient) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // repeatable reports whether a request may be sent again. A part of a blob may not,
-// unless it was turned away at once: the registry may have taken it all the same.
+// unless it was rejected outright, since the registry may have stored some of it.
 func repeatable(req *http.Request, resp *http.Response) bool {
 	if req.Body == nil || req.GetBody == nil {
 		return req.Body == nil
@@ -88,14 +88,14 @@ func repeatable(req *http.Request, resp *http.Response) bool {
 
 var errPlain = errors.New("plain http is refused")
 
-// loopback reports whether host is this machine, where no one else can listen on the
-// way, as docker does.
+// loopback reports whether host is this machine, to which plain http is safe. Docker
+// makes the same exception.
 func loopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// retry reports whether another attempt may go better, and how long to wait before it.
+// retry reports whether to try again after a response or an error, and when.
 func retry(resp *http.Response, err error, pause time.Duration, attempt int) (time.Duration, bool) {
 	if err != nil {
 		return backoff(pause, attempt), cut(err)
@@ -110,7 +110,7 @@ func retry(resp *http.Response, err error, pause time.Duration, attempt int) (ti
 	return max(wait, backoff(pause, attempt)), true
 }
 
-// passing reports whether a status stands for a failure of the moment.
+// passing reports whether a status stands for a transient failure.
 func passing(status int) bool {
 	switch status {
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests, http.StatusInternalServerError,
@@ -127,8 +127,8 @@ func backoff(pause time.Duration, attempt int) time.Duration {
 	return pause
 }
 
-// retryAfter returns the time that a server asks to be left alone, given in seconds or
-// as a date (RFC 9110, 10.2.3); 0 if it asks for none.
+// retryAfter returns the delay that a Retry-After header asks for, in seconds or as a
+// date (RFC 9110, 10.2.3), or 0. It is never negative.
 func retryAfter(h http.Header, now time.Time) time.Duration {
 	v := h.Get("Retry-After")
 	if seconds, err := strconv.Atoi(v); err == nil {
@@ -158,7 +158,7 @@ func (e cutError) Unwrap() error { return e.error }
 
 var errStalled = errors.New("nothing came for too long")
 
-// cut reports whether a connection was there and has gone, or stood still.
+// cut reports whether an established connection broke or stalled.
 func cut(err error) bool {
 	var dial *net.OpError
 	if errors.As(err, &dial) && dial.Op == "dial" {
@@ -173,8 +173,8 @@ func cut(err error) bool {
 	return errors.As(err, &n) && n.Timeout() && !errors.Is(err, context.DeadlineExceeded)
 }
 
-// watchful gives up a request whose answer does not begin in time, or of which nothing
-// more comes or goes for too long.
+// watchful cancels a request whose response does not begin within firstByte, or that
+// makes no progress in either direction for stall.
 type watchful struct {
 	next      http.RoundTripper
 	firstByte time.Duration
@@ -207,7 +207,7 @@ func (t *watchful) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, err
 }
 
-// A sentBody puts the limit off whenever the server takes something.
+// A sentBody extends the deadline whenever the server accepts more of it.
 type sentBody struct {
 	io.ReadCloser
 	timer    *time.Timer
@@ -222,8 +222,8 @@ func (b *sentBody) Read(p []byte) (int, error) {
 	return b.ReadCloser.Read(p)
 }
 
-// A watchedBody gives up a body that brings nothing for too long. Its errors of
-// reading are cutErrors.
+// A watchedBody gives up on a body that brings nothing for too long. Its read errors
+// are cutErrors.
 type watchedBody struct {
 	body   io.ReadCloser
 	ctx    context.Context

@@ -9,9 +9,9 @@ import (
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// An Image is what a name stands for, at all places it may be read from: the mirrors
-// of registries.conf first. What one place does not give the next is asked for. It is
-// safe for concurrent use.
+// An Image reads one image from wherever it may be found: the mirrors of registries.conf
+// first. Each place is tried for what the ones before it did not provide. It is safe for
+// concurrent use.
 type Image struct {
 	places []endpoint
 	client *Client
@@ -20,7 +20,7 @@ type Image struct {
 	from int // those before it could not be reached
 }
 
-// Image returns the image that ref names. It asks no registry yet.
+// Image returns the image that ref names, without contacting a registry.
 func (c *Client) Image(ref Ref) (*Image, error) {
 	conf, err := c.conf()
 	if err != nil {
@@ -30,8 +30,8 @@ func (c *Client) Image(ref Ref) (*Image, error) {
 	return &Image{client: c, places: places}, err
 }
 
-// try does something at one place after the other until it succeeds. The error is
-// that of the last, which is no mirror.
+// try calls do with one place after the other until it succeeds. It returns the error of
+// the last place, which is not a mirror.
 func (i *Image) try(ctx context.Context, do func(r *Repository, identifier string) error) error {
 	i.mu.Lock()
 	from := i.from
@@ -67,8 +67,8 @@ func (i *Image) Head(ctx context.Context) (d ispec.Descriptor, err error) {
 	return d, err
 }
 
-// Document returns a manifest, an index or a config of the image, checked. d.Size may
-// be 0 where it is not known.
+// Document returns a manifest, index or config of the image, after checking it. d.Size
+// may be 0 if it is not known.
 func (i *Image) Document(ctx context.Context, d ispec.Descriptor) (data []byte, err error) {
 	err = i.try(ctx, func(r *Repository, _ string) (err error) {
 		data, err = r.Document(ctx, d)
@@ -77,8 +77,8 @@ func (i *Image) Document(ctx context.Context, d ispec.Descriptor) (data []byte, 
 	return data, err
 }
 
-// Blob brings what sink lacks of a blob. Where one place has cut it the next goes on.
-// The error is ErrCorrupt, and sink is empty, when the content is another one.
+// Blob writes what sink lacks of a blob. If one place cuts it, the next continues.
+// It fails with ErrCorrupt, and empties sink, if the content is not what d says.
 func (i *Image) Blob(ctx context.Context, d ispec.Descriptor, sink Sink) error {
 	return i.try(ctx, func(r *Repository, _ string) error { return r.Blob(ctx, d, sink) })
 }

@@ -7,9 +7,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 )
 
-// A login is who we are for one repository. It is looked up when it is first needed,
-// and again when it was refused: those that helpers give may be valid for minutes.
-// It is an authn.ContextAuthenticator.
+// A login identifies the user to one repository. It is looked up when first needed, and
+// again after it was rejected, since helpers may return tokens that expire within
+// minutes. It implements authn.ContextAuthenticator.
 type login struct {
 	find func(context.Context) (*authn.AuthConfig, string, error) // nil where it was given
 

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// netrc returns the login for a host that the netrc file has, or its default, or nil.
+// netrc returns the login of a host in the netrc file, or the file's default, or nil.
 func (c Credentials) netrc(host string) (*url.Userinfo, error) {
 	if c.Netrc == "" {
 		return nil, nil
@@ -33,8 +33,11 @@ func (c Credentials) netrc(host string) (*url.Userinfo, error) {
 
 type netrcLogin struct{ user, password string }
 
-// parseNetrc reads what netrc(5) and curl describe: machine, default, login,
-// password; account and macro definitions are passed over.
+// parseNetrc parses a file as netrc(5) and curl describe it: machine, default, login and
+// password. It skips accounts and macro definitions, and never fails.
+//
+// It is ours because jdx/go-netrc 1.0.0 panics on a file that ends after "machine", loses
+// logins after a comment line, finds machines in macros, and cuts quoted passwords.
 func parseNetrc(text string) (machines map[string]netrcLogin, others *netrcLogin) {
 	machines = map[string]netrcLogin{}
 	var name string
@@ -88,8 +91,8 @@ func parseNetrc(text string) (machines map[string]netrcLogin, others *netrcLogin
 	return machines, others
 }
 
-// netrcWords splits a netrc file: words may be in double quotes, lines that
-// start with # are comments, a macro definition ends at an empty line.
+// netrcWords splits a netrc file into words, which may be in double quotes. It leaves out
+// lines that start with # and macro definitions, which end at an empty line.
 func netrcWords(text string) (words []string) {
 	macro := false
 	for line := range strings.Lines(text) {
@@ -111,7 +114,7 @@ func netrcWords(text string) (words []string) {
 	return words
 }
 
-// netrcWord takes the first word off a line without spaces around it.
+// netrcWord splits the first word off a trimmed, non-empty line.
 func netrcWord(line string) (word, rest string) {
 	if line[0] != '"' {
 		end := strings.IndexAny(line, " \t")

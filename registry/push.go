@@ -30,11 +30,13 @@ func (r *Repository) Has(ctx context.Context, d digest.Digest) (bool, error) {
 	return true, resp.Body.Close()
 }
 
-// Upload brings a blob into the repository, and reports whether it had to be sent: the
-// repository may have it, or the registry may mount it from another repository where the
-// Client has seen it, or from one of others, names of images that may contain it. open
-// is called for each attempt at sending it; an error of reading it is returned as it is.
-func (r *Repository) Upload(ctx context.Context, d ispec.Descriptor, open func() (io.ReadCloser, error), others ...string) (sent bool, err error) {
+// Upload stores a blob in the repository, and reports whether it had to be sent. It is
+// not sent if the repository has it, or the registry mounts it from another repository:
+// one in which the Client has seen it, or that of an image named in others. Upload calls
+// open for each attempt to send it, and returns read errors unchanged.
+func (r *Repository) Upload(
+	ctx context.Context, d ispec.Descriptor, open func() (io.ReadCloser, error), others ...string,
+) (sent bool, err error) {
 	h, err := v1.NewHash(d.Digest.String())
 	if err != nil {
 		return false, err
@@ -84,7 +86,7 @@ type document struct {
 func (d *document) MediaType() (types.MediaType, error) { return d.mediaType, nil }
 func (d *document) RawManifest() ([]byte, error)        { return d.text, nil }
 
-// An upload is a blob that is being sent. It is a partial.CompressedLayer.
+// An upload is a blob being sent. It implements partial.CompressedLayer.
 type upload struct {
 	d    ispec.Descriptor
 	hash v1.Hash
@@ -121,8 +123,8 @@ func (u *upload) outcome() (sent bool, err error) {
 	return u.sent, u.err
 }
 
-// An uploadBody notes what fails in reading it, so that this is not taken for a failure
-// of the registry.
+// An uploadBody records its read errors, which would otherwise pass for failures of the
+// registry.
 type uploadBody struct {
 	io.ReadCloser
 	of *upload
@@ -134,7 +136,7 @@ func (b *uploadBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Remember notes that the repository has blobs, so that Upload may mount them elsewhere.
+// Remember records that the repository has blobs, so that Upload can mount them elsewhere.
 func (r *Repository) Remember(blobs ...ispec.Descriptor) {
 	r.client.mu.Lock()
 	defer r.client.mu.Unlock()
@@ -145,7 +147,7 @@ func (r *Repository) Remember(blobs ...ispec.Descriptor) {
 	}
 }
 
-// elsewhere returns another repository of the same registry that has a blob, or may.
+// elsewhere returns another repository of the same registry that has, or may have, a blob.
 func (c *Client) elsewhere(to name.Repository, d digest.Digest, others []string) (name.Repository, bool) {
 	c.mu.Lock()
 	known := slices.Clone(c.seen[d])

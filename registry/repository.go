@@ -19,10 +19,10 @@ import (
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Access is what one wants to do in a repository. Tokens are asked for accordingly.
+// Access is what a login permits in a repository.
 type Access string
 
-// What can be done in a repository.
+// The kinds of access.
 const (
 	Pull = Access(transport.PullScope)
 	Push = Access(transport.PushScope) // and read
@@ -42,7 +42,7 @@ type Repository struct {
 	session *session // nil before the first login
 }
 
-// A session is a repository that was logged into.
+// A session is a login to a repository that the registry accepted.
 type session struct {
 	http   http.Client
 	pusher *remote.Pusher
@@ -74,9 +74,9 @@ func (c *Client) Repository(ref Ref, access Access) (*Repository, string, error)
 // String returns the repository's name, with its host.
 func (r *Repository) String() string { return r.name.String() }
 
-// with does something in a session. If the registry refuses it, the login is looked up
-// once more. If that has changed, or the session was not a new one and may have expired,
-// it is done again in a new session.
+// with calls do with a session. If the registry rejects the login, it is looked up again;
+// if it has changed, or the session was an old one that may have expired, with calls do
+// once more with a new session.
 func (r *Repository) with(ctx context.Context, do func(s *session) error) error {
 	s, fresh, err := r.loggedIn(ctx, nil)
 	if err == nil {
@@ -95,8 +95,7 @@ func (r *Repository) with(ctx context.Context, do func(s *session) error) error 
 	return do(s)
 }
 
-// loggedIn returns the session, and whether it is a new one. A session that was refused
-// is replaced.
+// loggedIn returns the session and whether it is new. It replaces a rejected session.
 func (r *Repository) loggedIn(ctx context.Context, refused *session) (s *session, fresh bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -127,8 +126,8 @@ func (r *Repository) loggedIn(ctx context.Context, refused *session) (s *session
 	return r.session, true, nil
 }
 
-// request sends a request for a manifest or blob, and returns an answer that has one of
-// the wanted statuses.
+// request sends a request for a manifest or blob, and returns a response with one of the
+// wanted statuses.
 func (r *Repository) request(ctx context.Context, method, path string, header http.Header, want ...int) (resp *http.Response, err error) {
 	u := url.URL{Scheme: r.name.Scheme(), Host: r.name.RegistryStr(), Path: "/v2/" + r.name.RepositoryStr() + "/" + path}
 	err = r.with(ctx, func(s *session) error {
@@ -153,8 +152,8 @@ func manifestHeader() http.Header {
 	return http.Header{"Accept": {strings.Join(types, ", ")}}
 }
 
-// Head describes the manifest or index that a tag or digest stands for. Where the
-// answer to HEAD does not say all of it, the whole is fetched.
+// Head describes the manifest or index that a tag or digest stands for. It fetches the
+// whole document if the response to HEAD is incomplete.
 func (r *Repository) Head(ctx context.Context, identifier string) (ispec.Descriptor, error) {
 	resp, err := r.request(ctx, http.MethodHead, "manifests/"+identifier, manifestHeader(), http.StatusOK, http.StatusMethodNotAllowed)
 	if err != nil {
@@ -176,7 +175,7 @@ func (r *Repository) Head(ctx context.Context, identifier string) (ispec.Descrip
 	return ispec.Descriptor{MediaType: found, Digest: digest.FromBytes(data), Size: int64(len(data))}, nil
 }
 
-// matches checks that a registry gave what was asked for by digest.
+// matches returns an ErrCorrupt if identifier is a digest, and not that of d.
 func matches(d ispec.Descriptor, identifier string) error {
 	if want := digest.Digest(identifier); isDigest(want) && want != d.Digest {
 		return fmt.Errorf("the registry gives manifest %s for %s: %w", d.Digest, want, ErrCorrupt)
@@ -184,7 +183,8 @@ func matches(d ispec.Descriptor, identifier string) error {
 	return nil
 }
 
-// sniff returns the media type that a document names itself, or shows by its form.
+// sniff returns the media type of a document: the given one if it is known, else the one
+// in the document, else the one it looks like.
 func sniff(mediaType string, data []byte) string {
 	if isManifest(mediaType) || isIndex(mediaType) {
 		return mediaType
@@ -209,8 +209,8 @@ func mediaType(h http.Header) string {
 	return strings.TrimSpace(t)
 }
 
-// Manifest returns the bytes of a manifest or index, and its media type. What is asked
-// for by digest is checked.
+// Manifest returns the bytes of a manifest or index and its media type. If identifier is
+// a digest, the bytes match it.
 func (r *Repository) Manifest(ctx context.Context, identifier string) ([]byte, string, error) {
 	data, found, err := r.read(ctx, "manifests/"+identifier, manifestHeader())
 	if err != nil {
@@ -219,8 +219,8 @@ func (r *Repository) Manifest(ctx context.Context, identifier string) ([]byte, s
 	return data, sniff(found, data), matches(ispec.Descriptor{Digest: digest.FromBytes(data)}, identifier)
 }
 
-// Document returns a manifest, an index, or a small blob as a config is one, checked.
-// d.Size may be 0 where it is not known.
+// Document returns a manifest, an index, or a small blob such as a config, after checking
+// it. d.Size may be 0 if it is not known.
 func (r *Repository) Document(ctx context.Context, d ispec.Descriptor) (data []byte, err error) {
 	path, header := "blobs/"+d.Digest.String(), http.Header{}
 	if isManifest(d.MediaType) || isIndex(d.MediaType) || d.MediaType == "" {

@@ -12,15 +12,15 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// A Sink takes a file, part by part.
+// A Sink receives a file, part by part.
 type Sink interface {
 	Write(p []byte) (int, error)
-	Size() int64           // of what it has
-	Digest() digest.Digest // of what it has
-	Reset() error          // forgets what it has
+	Size() int64           // of what it has received
+	Digest() digest.Digest // of what it has received
+	Reset() error          // forgets what it has received
 }
 
-// A transfer brings one file into a sink, over as many connections as it takes.
+// A transfer writes one file to a sink, over as many connections as it takes.
 type transfer struct {
 	sink   Sink
 	length int64 // of the whole file; -1 while it is not known
@@ -41,8 +41,8 @@ type transfer struct {
 	same      func(resp *http.Response) bool
 }
 
-// run brings what the sink lacks. It returns a cutError when it was cut too often, and
-// nil when the server has given all that it has.
+// run writes what the sink lacks. It returns a cutError after too many cuts, and nil once
+// the server has sent all it has, which need not be what the caller wants.
 func (t *transfer) run(ctx context.Context, o Options) error {
 	begun := t.sink.Size()
 	return o.persist(ctx, func() (int64, error) {
@@ -51,9 +51,9 @@ func (t *transfer) run(ctx context.Context, o Options) error {
 	})
 }
 
-// persist does what may be cut again, as long as it comes further than before and
-// some times more. A server that has begun to give may be gone for a moment: it is
-// restarted, say.
+// persist calls do again after each cut, as long as it comes further than before, and
+// Attempts times without. A server that has begun to send may be away for a moment: it
+// may be restarting.
 func (o Options) persist(ctx context.Context, do func() (came int64, err error)) error {
 	var furthest int64
 	for attempt := 1; ; attempt++ {
@@ -118,7 +118,7 @@ func (t *transfer) rest(ctx context.Context) error {
 	return nil
 }
 
-// begin makes the sink ready for what a response brings.
+// begin prepares the sink for the body of a response.
 func (t *transfer) begin(resp *http.Response) error {
 	switch resp.StatusCode {
 	case http.StatusPartialContent:
@@ -143,7 +143,7 @@ func (t *transfer) begin(resp *http.Response) error {
 	return t.sink.Reset() // the server knows no ranges, or has another version
 }
 
-// restart forgets what has come, and returns the cutError that has it fetched again.
+// restart empties the sink, and returns a cutError so that the file is fetched again.
 func (t *transfer) restart(why string) error {
 	t.pieced = false
 	if !t.fixed {

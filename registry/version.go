@@ -10,8 +10,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// A Version is what a server says of one state of a file, to tell it from others. What
-// is empty, or -1 for Length, is not known.
+// A Version identifies one state of a file by what its server says of it. Empty fields,
+// and a Length of -1, are unknown.
 type Version struct {
 	URL          string // where redirects led, without passwords and signatures
 	ETag         string
@@ -20,7 +20,7 @@ type Version struct {
 	SHA256       string // as the server says, in hexadecimal
 }
 
-// versionOf returns what a response says of its file.
+// versionOf returns the version that a response describes.
 func versionOf(resp *http.Response, now time.Time) Version {
 	v := Version{
 		URL:          finalURL(resp.Request.URL),
@@ -28,7 +28,7 @@ func versionOf(resp *http.Response, now time.Time) Version {
 		LastModified: lastModified(resp.Header, now),
 		Length:       resp.ContentLength,
 	}
-	if len(v.ETag) > 1000 || v.ETag == `""` { // nothing to keep, or to tell versions by
+	if len(v.ETag) > 1000 || v.ETag == `""` { // too long to keep, or no identity
 		v.ETag = ""
 	}
 	if sum := strings.ToLower(resp.Header.Get("X-Checksum-Sha256")); isDigest(digest.Digest("sha256:" + sum)) {
@@ -55,10 +55,10 @@ func strong(etag string) bool {
 	return etag != "" && !strings.HasPrefix(etag, "W/") && !strings.HasPrefix(etag, "w/")
 }
 
-// validator returns what another request can name the version by, and be sure of its
-// bytes: a strong ETag or Last-Modified; or "".
+// validator returns the strong ETag or Last-Modified by which a request can name exactly
+// these bytes, or "".
 func (v Version) validator() string {
-	if v.URL == "" { // then it may be another file's
+	if v.URL == "" { // it may be another file's
 		return ""
 	}
 	if strong(v.ETag) {
@@ -67,12 +67,11 @@ func (v Version) validator() string {
 	return v.LastModified
 }
 
-// Continues reports whether the rest of the version can be asked for, if a part of it is
-// here.
+// Continues reports whether a part of the version can be continued.
 func (v Version) Continues() bool { return v.validator() != "" }
 
-// contradicts reports whether a response cannot be of the version: what both say must
-// be equal. Times are compared for equality, since older files replace newer ones, too.
+// contradicts reports whether a response is of another version: whatever both name must
+// be equal. That includes times, since a file may be rolled back to an older one.
 func (v Version) contradicts(resp *http.Response) bool {
 	if v.URL != finalURL(resp.Request.URL) {
 		return true
@@ -82,8 +81,8 @@ func (v Version) contradicts(resp *http.Response) bool {
 		v.LastModified != "" && modified != "" && v.LastModified != modified
 }
 
-// is reports whether a whole response, whose body need not be read then, is of the
-// version: by a strong ETag, or by a strong Last-Modified and the length.
+// is reports whether the head of a whole response proves that its body is the version: by
+// a strong ETag, or by a strong Last-Modified and the length.
 func (v Version) is(resp *http.Response) bool {
 	length := resp.ContentLength
 	if v.contradicts(resp) || length >= 0 && length != v.Length {
@@ -95,8 +94,8 @@ func (v Version) is(resp *http.Response) bool {
 	return length >= 0 && v.LastModified != "" && v.LastModified == resp.Header.Get("Last-Modified")
 }
 
-// finalURL returns what is to be kept of the URL that a file came from: nothing secret,
-// and nothing that changes although the file does not, as signatures do.
+// finalURL returns the URL that a file came from without its secrets, and without
+// signatures, which change although the file does not.
 func finalURL(u *url.URL) string {
 	plain := *u
 	plain.User, plain.Fragment, plain.RawFragment = nil, "", ""
@@ -113,8 +112,8 @@ func paramName(param string) string {
 	return strings.ToLower(name)
 }
 
-// signatures are the parameters that make a URL a signed one: of S3, Google's storage,
-// CloudFront, and Azure's.
+// signatures are the parameters that sign a URL of S3, Google Cloud Storage, CloudFront
+// or Azure.
 var signatures = map[string]bool{"x-amz-signature": true, "x-goog-signature": true, "signature": true, "sig": true}
 
 // ofSignature reports whether a parameter of a signed URL belongs to the signature.
