@@ -154,6 +154,9 @@ func (s *Store) create(name, id string) error {
 	if err := os.Chmod(data, 0o755); err != nil { // whatever the umask
 		return err
 	}
+	if err := os.Chtimes(data, time.Time{}, time.Unix(0, 0)); err != nil { // a run sees it
+		return err
+	}
 	text, err := json.Marshal(cacheFile{id})
 	if err == nil {
 		err = renameio.WriteFile(filepath.Join(dir, "cache.json"), append(text, '\n'), 0o600)

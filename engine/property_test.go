@@ -216,7 +216,7 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// list writes down all that a step could see of a tree.
+// list writes down all that a step could see of a tree, its times included.
 func list(w *bytes.Buffer, name, root string, hidden map[string]bool) error {
 	return filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || hidden[path] {
@@ -227,7 +227,7 @@ func list(w *bytes.Buffer, name, root string, hidden map[string]bool) error {
 			return err
 		}
 		rel, _ := filepath.Rel(root, path)
-		fmt.Fprintln(w, name, rel, info.Mode())
+		fmt.Fprintln(w, name, rel, info.Mode(), info.ModTime().UnixNano())
 		if link, err := os.Readlink(path); err == nil {
 			fmt.Fprintf(w, "%q\n", link)
 		}
@@ -237,7 +237,7 @@ func list(w *bytes.Buffer, name, root string, hidden map[string]bool) error {
 		}
 		if info.Mode().IsRegular() {
 			content, err := os.ReadFile(path)
-			fmt.Fprintf(w, "%q %d\n", content, info.ModTime().Unix())
+			fmt.Fprintf(w, "%q\n", content)
 			return err
 		}
 		return nil

@@ -23,7 +23,7 @@ type CopyOptions struct {
 
 	Mode     *fs.FileMode // of files; folders keep theirs
 	UID, GID *int         // of all that is copied; 0 by default, or the owner with Source.Owners
-	Epoch    time.Time    // mtime of all that is copied; now by default
+	Epoch    time.Time    // mtime of all that is copied or made, and of the folder that it comes into; now by default
 
 	// Whole has Mode count for folders as well, and gives the folders that are made on
 	// the way to dest the mode and owner, as COPY of a Dockerfile does.
@@ -98,7 +98,25 @@ func (s *Store) Copy(ctx context.Context, src Source, t Tree, root, dest string,
 	if o.UID != nil {
 		entries = withoutOwners(entries)
 	}
-	return f.run(ctx, entries, nil)
+	if err := f.run(ctx, entries, nil); err != nil || o.Epoch.IsZero() {
+		return err
+	}
+	return f.date(t)
+}
+
+// date gives the folder that the tree came into the time of all that is copied: a step that
+// sees it should not see when that was.
+func (f *fill) date(t Tree) error {
+	at := f.at
+	if !t.Dir {
+		at = path.Dir(at)
+	}
+	fd, err := inroot.WalkFolder(f.root, at, nil)
+	if err == nil {
+		defer unix.Close(fd)
+		err = futimens(fd, f.times())
+	}
+	return err
 }
 
 // withoutOwners returns entries that become the owner's that is asked for.
@@ -113,6 +131,7 @@ func withoutOwners(entries []Entry) []Entry {
 // folder returns what the folders are like that are made on the way.
 func (o CopyOptions) folder() *inroot.NewFolder {
 	f := inroot.PlainFolder()
+	f.Mtime = o.Epoch
 	if !o.Whole {
 		return f
 	}

@@ -139,7 +139,11 @@ func (f *fill) existingDir(p string) error {
 			return err
 		}
 	}
-	fd, err := inroot.WalkFolder(f.root, f.in(p), inroot.PlainFolder())
+	missing := inroot.PlainFolder()
+	if f.on != nil {
+		missing.Mtime = f.on.Mtime
+	}
+	fd, err := inroot.WalkFolder(f.root, f.in(p), missing)
 	if err == nil {
 		unix.Close(fd)
 	}

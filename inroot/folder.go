@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -78,6 +79,7 @@ func step(root, at int, name string, missing *NewFolder) (next int, target strin
 type NewFolder struct {
 	UID, GID int
 	Mode     uint32
+	Mtime    time.Time // also of the folder that it is made in; zero for now
 }
 
 // PlainFolder is root's, and open to all for reading.
@@ -91,7 +93,16 @@ func (n *NewFolder) Make(at int, name string) error {
 	if err := unix.Fchownat(at, name, n.UID, n.GID, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
-	return unix.Fchmodat(at, name, n.Mode, 0)
+	if err := unix.Fchmodat(at, name, n.Mode, 0); err != nil || n.Mtime.IsZero() {
+		return err
+	}
+	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, unix.NsecToTimespec(n.Mtime.UnixNano())}
+	for _, name := range []string{name, "."} {
+		if err := unix.UtimesNanoAt(at, name, times, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func sameFile(a, b int) (bool, error) {

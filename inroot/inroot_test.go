@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -163,7 +164,7 @@ func TestSpecialFiles(t *testing.T) {
 
 // What WalkFolder makes is below the root, wherever links lead.
 func TestWalkFolderMakes(t *testing.T) {
-	host := t.TempDir()
+	host, epoch := t.TempDir(), time.Unix(1_000_000_000, 0)
 	for i, at := range []string{"a", "a/b", "a/b/c"} {
 		root := t.TempDir()
 		link(t, filepath.Join(root, at), host)
@@ -171,12 +172,18 @@ func TestWalkFolderMakes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		made, err := WalkFolder(fd, "a/b/c/d", PlainFolder())
+		made, err := WalkFolder(fd, "a/b/c/d", &NewFolder{Mode: 0o755, Mtime: epoch})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if path, _ := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", made)); !strings.HasPrefix(path, root+"/") {
 			t.Errorf("with a link at element %d it made %s", i, path)
+		}
+		for _, name := range []string{".", ".."} {
+			var st unix.Stat_t
+			if err := unix.Fstatat(made, name, &st, 0); err != nil || st.Mtim.Sec != epoch.Unix() {
+				t.Errorf("with a link at element %d, %s is of %v (%v)", i, name, st.Mtim, err)
+			}
 		}
 		unix.Close(made)
 		unix.Close(fd)

@@ -15,6 +15,8 @@ import (
 
 	"github.com/opencontainers/umoci/oci/layer"
 	"golang.org/x/sys/unix"
+
+	"github.com/layerbuild/layerbuild/inroot"
 )
 
 // An extractor applies the entries of one layer to a folder, as umoci's TarExtractor
@@ -184,26 +186,75 @@ func (x *extractor) byUmoci(hdr *tar.Header, r io.Reader) error {
 		return err
 	}
 	name, when := clean(hdr.Name), timesOf(hdr)
+	in := above(name)
+	if at, err := inroot.Resolve(x.path, in); err == nil { // a symlink may lead to folders that are missing
+		in = clean(at)
+	}
+	there, err := x.deepest(in)
+	if err != nil {
+		return err
+	}
 	if err := x.umoci.UnpackEntry(x.path, hdr, r); err != nil {
 		return err
 	}
 	x.forget() // a folder may have been replaced
+	if err := x.implied(in, there); err != nil {
+		return err
+	}
 	if name == "" {
 		x.times[""] = when
 		return nil
 	}
 	dir, base := path.Split(name)
-	in, err := x.folder(clean(dir))
+	folder, err := x.folder(clean(dir))
 	if err != nil {
 		return err
 	}
-	x.mark(in, base)
-	if at := path.Join(in.path, base); hdr.Typeflag == tar.TypeDir {
+	x.mark(folder, base)
+	if at := path.Join(folder.path, base); hdr.Typeflag == tar.TypeDir {
 		x.times[at] = when
 	} else {
 		x.gone(at)
 	}
 	return nil
+}
+
+// deepest returns how many of the folders that a path leads through are there. The last of
+// them keeps its times.
+func (x *extractor) deepest(at string) (int, error) {
+	for {
+		in, err := x.folder(at)
+		if err == nil {
+			return depth(at), x.touch(in)
+		}
+		if at == "" {
+			return 0, err
+		}
+		at = above(at)
+	}
+}
+
+// implied gives those folders that a path leads through beyond the first ones the times of
+// what a layer does not name.
+func (x *extractor) implied(at string, first int) error {
+	for ; depth(at) > first; at = above(at) {
+		in, err := x.folder(at)
+		if err != nil {
+			return err
+		}
+		if _, ok := x.times[in.path]; !ok {
+			x.times[in.path] = impliedTimes
+		}
+	}
+	return nil
+}
+
+// depth is how many elements a path has.
+func depth(at string) int {
+	if at == "" {
+		return 0
+	}
+	return strings.Count(at, "/") + 1
 }
 
 func (x *extractor) makeFolder(in *openFolder, base string, hdr *tar.Header) error {
@@ -421,6 +472,15 @@ func (x *extractor) imply(at string) error {
 	}
 	if err := unix.Mkdirat(in.fd, base, 0o755); err != nil {
 		return err
+	}
+	if !in.acl {
+		var st unix.Stat_t
+		if err := unix.Fstatat(in.fd, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return err
+		}
+		if err := unix.Fchmodat(in.fd, base, st.Mode&unix.S_ISGID|0o755, 0); err != nil { // whatever the umask
+			return err
+		}
 	}
 	x.mark(in, base)
 	x.times[path.Join(in.path, base)] = impliedTimes

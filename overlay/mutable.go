@@ -61,7 +61,8 @@ func (m *Mutable) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	if len(folders) == 0 {
-		return os.Chmod(m.Upper(), 0o755) // whatever the umask
+		err := os.Chmod(m.Upper(), 0o755) // whatever the umask
+		return errors.Join(err, os.Chtimes(m.Upper(), time.Time{}, time.Unix(0, 0)))
 	}
 	// The root folder of a mount is that of the upper folder.
 	return copyAttributes(folders[0], m.Upper())

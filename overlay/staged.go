@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,9 +19,8 @@ var ErrApart = errors.New("it depends on the layers below it")
 
 // A Staged is a layer that is unpacked while those below it are not there yet, and
 // joined to them when they are. What comes of it is what unpacking it on a mount of
-// them gives, down to the whiteouts; where that cannot be had, ErrApart tells. Only
-// that a folder keeps its time, which on a mount is that of now where umoci adds to it
-// or removes from it by an entry of another folder. It belongs to one goroutine.
+// them gives, down to the whiteouts and times; where that cannot be had, ErrApart tells.
+// It belongs to one goroutine.
 //
 //	staged, err := store.Stage(ctx)
 //	defer staged.Drop()
@@ -147,8 +147,9 @@ func (s *Staged) through(path string, making bool) (n *node, ok bool) {
 	return n, true
 }
 
-// mkdirKeeping makes a folder below a root, in one that keeps its time: the parents may have
-// that already.
+// mkdirKeeping makes a folder below a root that the layer may never name: from 1970 and
+// 0755, as one that is implied on a mount is. The one it is in keeps its time: the parents
+// may have that already.
 func mkdirKeeping(root, path string) error {
 	r, err := os.OpenRoot(root)
 	if err != nil {
@@ -159,7 +160,17 @@ func mkdirKeeping(root, path string) error {
 	if err != nil {
 		return err
 	}
-	if err := r.Mkdir(path, 0o777); err != nil {
+	if err := r.Mkdir(path, 0o755); err != nil {
+		return err
+	}
+	made, err := r.Lstat(path)
+	if err != nil {
+		return err
+	}
+	if err := r.Chmod(path, made.Mode()&fs.ModeSetgid|0o755); err != nil { // whatever the umask
+		return err
+	}
+	if err := r.Chtimes(path, time.Time{}, time.Unix(0, 0)); err != nil {
 		return err
 	}
 	return r.Chtimes(filepath.Dir(path), time.Time{}, info.ModTime())

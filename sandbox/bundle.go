@@ -103,6 +103,9 @@ func (b *bundle) fill(o orders) error {
 		if err := os.WriteFile(b.file(n), content, 0o400); err != nil {
 			return err
 		}
+		if err := os.Chtimes(b.file(n), time.Time{}, time.Unix(0, 0)); err != nil { // a step sees it
+			return err
+		}
 	}
 	return os.WriteFile(b.config(), o.Config, 0o600)
 }
