@@ -103,6 +103,9 @@ type Options struct {
 	// Again spells out a command of the program about a stackerfile, as hints name it.
 	Again func(stackerfile string, args ...string) string
 
+	// Told is given what a Plan tells; nil keeps it to the Sink.
+	Told func(*explain.Report)
+
 	Debug bool // explain misses in full
 	Sink  progress.Sink
 }
@@ -458,8 +461,11 @@ func (b *Builder) build(ctx context.Context) error {
 	if complete {
 		err = b.verdict()
 	}
-	if !b.Plan {
-		b.keepJournal(ctx, start, err)
+	switch {
+	case !b.Plan:
+		b.keepJournal(b.reportOf(ctx, start, err))
+	case b.Told != nil:
+		b.Told(b.reportOf(ctx, start, err))
 	}
 	if complete {
 		b.sumUp(start)
@@ -469,9 +475,9 @@ func (b *Builder) build(ctx context.Context) error {
 
 // keepJournal keeps what explains the build. Without it, as on a full disk, the
 // build is as good.
-func (b *Builder) keepJournal(ctx context.Context, start time.Time, failure error) {
+func (b *Builder) keepJournal(report *explain.Report) {
 	ended := time.Now()
-	if err := b.tell(ctx, start, failure); err != nil {
+	if err := b.tell(report); err != nil {
 		b.report(progress.Event{Kind: progress.Warning, Text: fmt.Sprintf("the build cannot be explained later: %s", err)})
 	}
 	b.report(progress.Event{Kind: progress.Debug, Text: fmt.Sprintf("kept the journal of the build in %dµs", time.Since(ended).Microseconds())})

@@ -22,8 +22,11 @@ type Finding struct {
 	Cure  string // what is wrong and what to do about it, if it does not do
 }
 
-// OK tells whether a build has what it needs.
+// OK reports whether a build has what it needs.
 func (f Finding) OK() bool { return f.Found != "" }
+
+// Bad reports whether no build does without what is missing.
+func (f Finding) Bad() bool { return !f.OK() && !f.Extra }
 
 // Check finds out whether this machine can build, by trying. Without a rootsDir root
 // filesystems are where they were. It is called with nothing printed yet, see

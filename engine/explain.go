@@ -311,8 +311,8 @@ func (b *Builder) origin(s *rootfsStep) buildcache.Origin {
 	return o
 }
 
-// tell keeps the journal of a build that has ended, however it has.
-func (b *Builder) tell(ctx context.Context, start time.Time, failure error) error {
+// reportOf returns what is told of a build or a plan that has ended, however it has.
+func (b *Builder) reportOf(ctx context.Context, start time.Time, failure error) *explain.Report {
 	report := &explain.Report{
 		Version: explain.Version,
 		Build: explain.Build{
@@ -323,10 +323,15 @@ func (b *Builder) tell(ctx context.Context, start time.Time, failure error) erro
 			Result:      explain.OK,
 		},
 	}
-	if len(b.Verify) > 0 {
+	var miss *MissError
+	switch {
+	case len(b.Verify) > 0:
 		report.Build.Command = explain.CommandVerify
+	case b.Plan:
+		report.Build.Command = explain.CommandPlan
 	}
 	switch {
+	case b.Plan && errors.As(failure, &miss): // that is what a plan tells
 	case ctx.Err() != nil:
 		report.Build.Result = explain.Interrupted
 	case failure != nil:
@@ -336,6 +341,11 @@ func (b *Builder) tell(ctx context.Context, start time.Time, failure error) erro
 	report.Layers = b.told()
 	report.Work = worked(b.timeline.Spans(), start)
 	report.Count()
+	return report
+}
+
+// tell keeps the journal of a build.
+func (b *Builder) tell(report *explain.Report) error {
 	number, err := b.numbered()
 	if err != nil {
 		return err
@@ -361,7 +371,7 @@ func worked(spans []progress.Span, start time.Time) (all []explain.Work) {
 
 // told is what is told of the layers, in the order of the graph.
 func (b *Builder) told() []explain.Layer {
-	var all []explain.Layer
+	all := []explain.Layer{}
 	for _, l := range b.graph.Layers {
 		told := b.layers[l].told
 		told.Name = l.Name

@@ -28,6 +28,17 @@ type PublishOptions struct {
 
 	Username, Password string // for the registry; "" takes the credentials files
 	SkipTLS            bool   // allow http and unknown certificates
+
+	Published func(Published) // is told of each image, unless nil
+}
+
+// A Published is an image that was published, or would be.
+type Published struct {
+	Layer       string `json:"layer"`
+	Stackerfile string `json:"stackerfile"`
+	Name        string `json:"name"`   // where it is now
+	Digest      string `json:"digest"` // of its manifest
+	There       bool   `json:"there"`  // it was there already
 }
 
 // Publish publishes the images of the layers of stackerfiles, of those that are
@@ -182,7 +193,15 @@ func (o PublishOptions) checkCurrent(ctx context.Context, layout *oci.Layout, gr
 	return nil
 }
 
-func (o PublishOptions) publish(ctx context.Context, layout *oci.Layout, graph *layers.Graph, j job, to target) error {
+func (o PublishOptions) publish(ctx context.Context, layout *oci.Layout, graph *layers.Graph, j job, to target) (err error) {
+	published := Published{Layer: j.l.Name, Stackerfile: j.l.File.Name, Name: j.name, Digest: string(j.image.Manifest.Digest)}
+	if o.Published != nil {
+		defer func() {
+			if err == nil {
+				o.Published(published)
+			}
+		}()
+	}
 	if o.ShowOnly {
 		o.say("would publish: %s %s to %s", j.l.File.Name, j.l.Name, j.name)
 		return nil
@@ -196,6 +215,7 @@ func (o PublishOptions) publish(ctx context.Context, layout *oci.Layout, graph *
 	case err != nil:
 		return fmt.Errorf("publishing %s: %w", j.l.Name, err)
 	case there:
+		published.There = true
 		o.say("%s is there already", j.name)
 	default:
 		o.Sink.Report(progress.Event{Time: time.Now(), Kind: progress.Summary, Text: "published " + j.name, Took: time.Since(start)})

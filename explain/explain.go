@@ -47,13 +47,14 @@ const (
 // Commands of a Build.
 const (
 	CommandBuild  = "build"
+	CommandPlan   = "plan"
 	CommandVerify = "verify"
 )
 
 // A Build is what a Report is about.
 type Build struct {
 	Number      int       `json:"number,omitempty"`
-	Command     string    `json:"command"` // CommandBuild or CommandVerify
+	Command     string    `json:"command"` // CommandBuild, CommandPlan or CommandVerify
 	Stackerfile string    `json:"stackerfile"`
 	Started     time.Time `json:"started"`
 	Seconds     float64   `json:"seconds"`

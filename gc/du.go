@@ -25,7 +25,7 @@ type Usage struct {
 func DiskUsage(ctx context.Context, state string, filters []Filter) (*Usage, error) {
 	set, err := stores.OpenExisting(ctx, state)
 	if set == nil || err != nil {
-		return &Usage{}, err
+		return &Usage{Items: []*Item{}}, err
 	}
 	defer set.Close()
 	v, err := take(ctx, set)

@@ -31,9 +31,10 @@ type FsckOptions struct {
 // A Fault is something of a state folder that is not as it should be. No build
 // comes out wrong for it, since it would be noticed; but it would be made again.
 type Fault struct {
-	Type, ID string
-	Problem  string
-	Repaired bool
+	Type     string `json:"type"`
+	ID       string `json:"id"`
+	Problem  string `json:"problem"`
+	Repaired bool   `json:"repaired"`
 }
 
 // A FsckError says that a state folder has faults that were not repaired.

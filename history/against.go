@@ -128,7 +128,7 @@ func (p *Past) recordOf(prefix string) (*buildcache.Record, error) {
 func compareSides(here, there *side) *explain.Report {
 	out := *here.report
 	out.Against = there.title
-	out.Layers = nil
+	out.Layers = []explain.Layer{}
 	for _, l := range here.report.Layers {
 		told := explain.Layer{Name: l.Name, Needs: l.Needs, Key: l.Key, Result: l.Result, Seconds: l.Seconds, Outcome: explain.Absent}
 		told.There = outcomeIn(there.report, l.Name)

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/layerbuild/layerbuild/engine"
+	"github.com/layerbuild/layerbuild/explain"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/progress"
 )
@@ -23,6 +24,7 @@ type buildFlags struct {
 	shellFail  bool
 	timestamps string
 	orderOnly  bool
+	shown      format // of plan
 
 	secrets     secretFlags
 	limits      limitFlags
@@ -87,13 +89,23 @@ func newPlanCommand(s *settings) *cobra.Command {
 Nothing is built. The exit status is 3 when something would be.`,
 		RunE: func(cmd *cobra.Command, targets []string) error {
 			f.Plan, f.Targets = true, targets
-			return s.build(cmd, &f)
+			var report *explain.Report
+			if f.shown.json() {
+				s.log, s.quiet = os.Stderr, true
+				f.Told = func(r *explain.Report) { report = r }
+			}
+			err := s.build(cmd, &f)
+			if report != nil {
+				err = writeJSON(cmd.OutOrStdout(), report, err)
+			}
+			return err
 		},
 		ValidArgsFunction: s.completeLayers(&f.Stackerfile, &f.Load),
 	}
 	f.add(cmd, s)
 	f.addNoCache(cmd)
 	mustComplete(cmd, "no-cache", s.completeLayers(&f.Stackerfile, &f.Load))
+	addFormat(cmd, &f.shown)
 	hide(cmd, "runtime", "memory", "pids-limit", "cpus", "timeout", "on-run-failure", "shell-fail", "keep-failed", "keep-going", "jobs", "trace", "report")
 	return cmd
 }

@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -11,6 +13,7 @@ import (
 
 func newCheckCommand(s *settings) *cobra.Command {
 	var runtime string
+	var shown format
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Find out whether this machine can build",
@@ -23,25 +26,50 @@ cure, and makes the exit status 1. What only some builds need is marked with --.
 			if err != nil {
 				return err
 			}
-			bad := 0
-			for _, f := range findings {
-				switch {
-				case !f.OK() && !f.Extra:
-					bad++
-					fmt.Fprintf(cmd.OutOrStdout(), "BAD  %-10s %s\n", f.What, f.Cure)
-				case s.quiet:
-				case f.OK():
-					fmt.Fprintf(cmd.OutOrStdout(), "ok   %-10s %s\n", f.What, f.Found)
-				default:
-					fmt.Fprintf(cmd.OutOrStdout(), "--   %-10s %s\n", f.What, f.Cure)
-				}
+			ready := !slices.ContainsFunc(findings, engine.Finding.Bad)
+			if shown.json() {
+				err = writeJSON(cmd.OutOrStdout(), map[string]any{"ready": ready, "findings": findingsJSON(findings)}, nil)
+			} else {
+				showFindings(cmd.OutOrStdout(), findings, s.quiet)
 			}
-			if bad > 0 {
-				return errors.New("this machine cannot build yet")
+			if err == nil && !ready {
+				err = errors.New("this machine cannot build yet")
 			}
-			return nil
+			return err
 		},
 	}
+	addFormat(cmd, &shown)
 	cmd.Flags().StringVar(&runtime, "runtime", "", "the OCI `RUNTIME` to try, by name or path (default: crun or runc, whichever starts)")
 	return cmd
+}
+
+func showFindings(w io.Writer, findings []engine.Finding, quiet bool) {
+	for _, f := range findings {
+		switch {
+		case f.Bad():
+			fmt.Fprintf(w, "BAD  %-10s %s\n", f.What, f.Cure)
+		case quiet:
+		case f.OK():
+			fmt.Fprintf(w, "ok   %-10s %s\n", f.What, f.Found)
+		default:
+			fmt.Fprintf(w, "--   %-10s %s\n", f.What, f.Cure)
+		}
+	}
+}
+
+// A findingJSON is what check writes as JSON of one thing that a build needs.
+type findingJSON struct {
+	What   string `json:"what"`
+	OK     bool   `json:"ok"`
+	Needed bool   `json:"needed"` // by every build
+	Found  string `json:"found,omitempty"`
+	Cure   string `json:"cure,omitempty"`
+}
+
+func findingsJSON(findings []engine.Finding) []findingJSON {
+	all := []findingJSON{}
+	for _, f := range findings {
+		all = append(all, findingJSON{f.What, f.OK(), !f.Extra, f.Found, f.Cure})
+	}
+	return all
 }

@@ -7,7 +7,8 @@ import (
 )
 
 func newGCCommand(s *settings) *cobra.Command {
-	return &cobra.Command{
+	var shown format
+	cmd := &cobra.Command{
 		Use:   "gc",
 		Short: "Remove what the config file's policy says, now",
 		Long: `Apply the gc policy to the state folder, as builds do after they have gone well,
@@ -29,10 +30,11 @@ there are rules like these; "gc: []" is none.`,
 			if err != nil {
 				return err
 			}
-			tally := newTally(s, cmd, false)
+			tally := newTally(s, cmd, false, shown)
 			err = gc.Collect(cmd.Context(), s.stateDir, policy, tally.removed)
-			tally.total()
-			return err
+			return tally.total(err)
 		},
 	}
+	addFormat(cmd, &shown)
+	return cmd
 }

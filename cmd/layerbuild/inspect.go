@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/docker/go-units"
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
 	"github.com/layerbuild/layerbuild/engine"
@@ -16,6 +17,7 @@ import (
 func newInspectCommand(s *settings) *cobra.Command {
 	var file string
 	var load layers.Options
+	var shown format
 	cmd := &cobra.Command{
 		Use:   "inspect [TAG...]",
 		Short: "Show the images that were built",
@@ -32,6 +34,9 @@ A tag that is of no layer of the stackerfile any more is marked as such.`,
 				return err
 			}
 			warnUnread(cmd.ErrOrStderr(), found)
+			if shown.json() {
+				return writeJSON(cmd.OutOrStdout(), imagesJSON(found.Images), nil)
+			}
 			for i, image := range found.Images {
 				if i > 0 {
 					fmt.Fprintln(cmd.OutOrStdout())
@@ -45,6 +50,7 @@ A tag that is of no layer of the stackerfile any more is marked as such.`,
 	}
 	cmd.ValidArgsFunction = s.completeTags
 	addStackerfileFlags(cmd, &file, &load)
+	addFormat(cmd, &shown)
 	return cmd
 }
 
@@ -74,6 +80,46 @@ func showImage(w io.Writer, image engine.Tagged) error {
 	}
 	fmt.Fprintf(w, "  config    %s\n", config)
 	return nil
+}
+
+// An imageJSON is what inspect writes as JSON of one image. Config is that of the OCI image spec.
+type imageJSON struct {
+	Tag      string             `json:"tag"`
+	Manifest string             `json:"manifest"`
+	Platform string             `json:"platform"`
+	Size     int64              `json:"size"` // bytes of its layers
+	Layers   []layerJSON        `json:"layers"`
+	Missing  []string           `json:"missing"` // digests of blobs that are not there
+	Damage   string             `json:"damage,omitempty"`
+	Stale    bool               `json:"stale"` // of an earlier build
+	Config   *ispec.ImageConfig `json:"config,omitempty"`
+}
+
+type layerJSON struct {
+	Digest    string `json:"digest"`
+	DiffID    string `json:"diff_id"`
+	Size      int64  `json:"size"`
+	MediaType string `json:"media_type"`
+}
+
+func imagesJSON(images []engine.Tagged) []imageJSON {
+	all := []imageJSON{}
+	for _, image := range images {
+		out := imageJSON{Tag: image.Tag, Manifest: string(image.Manifest.Digest), Stale: image.Stale, Size: image.Size(), Layers: []layerJSON{}, Missing: []string{}}
+		if image.Damage != nil {
+			out.Damage = image.Damage.Error()
+		} else {
+			out.Platform, out.Config = image.Image.OS+"/"+image.Image.Architecture, &image.Image.Config
+		}
+		for _, l := range image.Layers {
+			out.Layers = append(out.Layers, layerJSON{string(l.Digest), string(l.DiffID), l.Size, l.MediaType})
+		}
+		for _, blob := range image.Missing {
+			out.Missing = append(out.Missing, string(blob.Digest))
+		}
+		all = append(all, out)
+	}
+	return all
 }
 
 // warnUnread says in one line that tags of earlier builds are not marked, if that

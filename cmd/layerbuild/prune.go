@@ -19,6 +19,7 @@ type pruneFlags struct {
 	rule   ruleText
 	dryRun bool
 	force  bool
+	shown  format
 }
 
 func newPruneCommand(s *settings) *cobra.Command {
@@ -51,6 +52,7 @@ of the disk; durations 90m, 36h or 7d.`,
 	flags.StringVar(&f.rule.ReservedSpace, "reserved-space", "", "leave this `SIZE` alone, whatever the limits say")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "say what would be removed; remove nothing")
 	flags.BoolVarP(&f.force, "force", "f", false, "do not ask")
+	addFormat(cmd, &f.shown)
 	return cmd
 }
 
@@ -67,12 +69,11 @@ func (s *settings) prune(cmd *cobra.Command, f *pruneFlags) error {
 			return err
 		}
 	}
-	tally := newTally(s, cmd, f.dryRun)
+	tally := newTally(s, cmd, f.dryRun, f.shown)
 	err = gc.Prune(cmd.Context(), gc.PruneOptions{
 		StateDir: s.stateDir, Rules: []gc.Rule{rule}, By: "layerbuild prune", DryRun: f.dryRun, Removed: tally.removed,
 	})
-	tally.total()
-	return err
+	return tally.total(err)
 }
 
 // confirm asks whether to go on.
@@ -84,7 +85,7 @@ func confirm(cmd *cobra.Command, all bool) error {
 	if all {
 		what = "all that no running build uses"
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "This removes %s from the state folder. Go on? [y/N] ", what)
+	fmt.Fprintf(cmd.ErrOrStderr(), "This removes %s from the state folder. Go on? [y/N] ", what)
 	answer, err := bufio.NewReader(os.Stdin).ReadString('\n')
 	if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
 		return errors.Join(errors.New("nothing was removed"), err)
@@ -94,38 +95,53 @@ func confirm(cmd *cobra.Command, all bool) error {
 
 // A tally shows what is removed, and adds it up.
 type tally struct {
-	s     *settings
-	cmd   *cobra.Command
-	verb  string
-	items int
-	bytes int64
+	s      *settings
+	cmd    *cobra.Command
+	shown  format
+	dryRun bool
+	items  []removedJSON
+	bytes  int64
 }
 
-func newTally(s *settings, cmd *cobra.Command, dryRun bool) *tally {
-	verb := "removed"
-	if dryRun {
-		verb = "would remove"
+// A removedJSON is what prune and gc write as JSON of one item.
+type removedJSON struct {
+	*gc.Item
+	Rule string `json:"rule"`
+}
+
+func newTally(s *settings, cmd *cobra.Command, dryRun bool, shown format) *tally {
+	return &tally{s: s, cmd: cmd, shown: shown, dryRun: dryRun, items: []removedJSON{}}
+}
+
+func (t *tally) verb() string {
+	if t.dryRun {
+		return "would remove"
 	}
-	return &tally{s: s, cmd: cmd, verb: verb}
+	return "removed"
 }
 
 func (t *tally) removed(r gc.Removed) {
-	t.items++
+	t.items = append(t.items, removedJSON{r.Item, r.Rule})
 	t.bytes += r.Item.Bytes()
-	if t.s.quiet {
+	if t.s.quiet || t.shown.json() {
 		return
 	}
 	what := size10(r.Item.Bytes())
 	if r.Item.Description != "" {
 		what += ", " + printable(r.Item.Description)
 	}
-	fmt.Fprintf(t.cmd.OutOrStdout(), "%s %s %s (%s): %s\n", t.verb, r.Item.Type, printable(r.Item.ID), what, r.Rule)
+	fmt.Fprintf(t.cmd.OutOrStdout(), "%s %s %s (%s): %s\n", t.verb(), r.Item.Type, printable(r.Item.ID), what, r.Rule)
 }
 
-func (t *tally) total() {
+// total sums up. It returns err, which the command has ended with.
+func (t *tally) total(err error) error {
+	if t.shown.json() {
+		return writeJSON(t.cmd.OutOrStdout(), map[string]any{"removed": t.items, "bytes": t.bytes, "dry_run": t.dryRun}, err)
+	}
 	noun := "items"
-	if t.items == 1 {
+	if len(t.items) == 1 {
 		noun = "item"
 	}
-	fmt.Fprintf(t.cmd.OutOrStdout(), "%s %d %s, %s\n", t.verb, t.items, noun, size10(t.bytes))
+	fmt.Fprintf(t.cmd.OutOrStdout(), "%s %d %s, %s\n", t.verb(), len(t.items), noun, size10(t.bytes))
+	return err
 }

@@ -6,11 +6,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/layerbuild/layerbuild/engine"
+	"github.com/layerbuild/layerbuild/progress"
 )
 
 func newPublishCommand(s *settings) *cobra.Command {
 	var o engine.PublishOptions
 	var dir, pattern, timestamps string
+	var shown format
 	cmd := &cobra.Command{
 		Use:   "publish [LAYER...]",
 		Short: "Publish the images that were built",
@@ -44,7 +46,14 @@ Credentials are --username and --password, or those of podman, skopeo and docker
 			}
 			s.place(&o.Options)
 			o.Sink, o.Author, o.CreatedBy = s.sink(), s.name(), s.createdBy()
-			return engine.Publish(cmd.Context(), o)
+			if !shown.json() {
+				return engine.Publish(cmd.Context(), o)
+			}
+			published := []engine.Published{}
+			o.Sink = progress.NewPlain(cmd.ErrOrStderr(), progress.Quiet)
+			o.Published = func(p engine.Published) { published = append(published, p) }
+			err = engine.Publish(cmd.Context(), o)
+			return writeJSON(cmd.OutOrStdout(), map[string]any{"published": published, "show_only": o.ShowOnly}, err)
 		},
 	}
 	cmd.ValidArgsFunction = s.completeLayers(&o.Stackerfile, &o.Load)
@@ -62,6 +71,7 @@ Credentials are --username and --password, or those of podman, skopeo and docker
 	flags.BoolVar(&o.Force, "force", false, "publish what is in the OCI layout even if it is stale")
 	flags.BoolVar(&o.Offline, "offline", false, "do not check whether bases and downloads have changed")
 	flags.StringVar(&timestamps, "timestamps", "reproducible", "the `TIMES` that the build was given: reproducible or now")
+	addFormat(cmd, &shown)
 	addManifestFlags(cmd, &o.Options)
 	cmd.MarkFlagsRequiredTogether("username", "password")
 	if err := cmd.MarkFlagRequired("url"); err != nil {

@@ -12,6 +12,7 @@ import (
 func newValidateCommand(s *settings) *cobra.Command {
 	var file string
 	var load layers.Options
+	var shown format
 	cmd := &cobra.Command{
 		Use:   "validate [FILE...]",
 		Short: "Find all faults of a stackerfile; build nothing",
@@ -27,6 +28,9 @@ its file, line and column. Nothing is built; what layers read is not looked at.`
 				files = []string{file}
 			}
 			graph, err := engine.Validate(files, load)
+			if shown.json() {
+				return writeJSON(cmd.OutOrStdout(), validationOf(graph, err), err)
+			}
 			if err != nil {
 				return err
 			}
@@ -40,6 +44,29 @@ its file, line and column. Nothing is built; what layers read is not looked at.`
 		},
 	}
 	addStackerfileFlags(cmd, &file, &load)
+	addFormat(cmd, &shown)
 	cmd.Flags().BoolVar(&load.RequireHash, "require-hash", false, "refuse http(s) imports that have no hash")
 	return cmd
+}
+
+// validation is what validate writes as JSON.
+type validation struct {
+	Valid    bool        `json:"valid"`
+	Layers   []string    `json:"layers"`
+	Faults   []faultJSON `json:"faults"`
+	Warnings []faultJSON `json:"warnings"`
+}
+
+func validationOf(graph *layers.Graph, err error) validation {
+	v := validation{Valid: err == nil, Layers: []string{}, Faults: faultsJSON(err), Warnings: []faultJSON{}}
+	if err != nil {
+		return v
+	}
+	for _, l := range graph.Layers {
+		v.Layers = append(v.Layers, l.Name)
+	}
+	if len(graph.Warnings) > 0 {
+		v.Warnings = faultsJSON(graph.Warnings)
+	}
+	return v
 }
