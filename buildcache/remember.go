@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 )
@@ -77,9 +76,10 @@ type Session struct {
 	Ready func(context.Context) (bool, error)
 	// Used is told the keys of records that serve.
 	Used func(Key)
-	// Damaged is told once of each damaged record, and of each damage that a step is
-	// done again for.
-	Damaged func(text string)
+	// Damaged is told once of each damaged record.
+	Damaged func(Kind)
+	// Again is told of damage that a step is done again for.
+	Again func(damage error)
 
 	did  sync.Map // keys of steps that were done in this session: no policy has one done twice
 	said sync.Map // keys of records that Damaged was told of
@@ -164,7 +164,9 @@ func Remember[R any](ctx context.Context, s *Session, step *Step[R]) (R, Outcome
 		if !errors.Is(err, ErrCorrupt) || try == mostDamage || ctx.Err() != nil {
 			return r.result, r.out, err
 		}
-		s.damaged(fmt.Sprintf("%s: making it again", err))
+		if s.Again != nil {
+			s.Again(err)
+		}
 	}
 }
 
@@ -240,17 +242,11 @@ func (s *Session) get(t *Task, result any) (*Record, error) {
 		err = ErrCorrupt
 	}
 	if errors.Is(err, ErrCorrupt) {
-		if _, said := s.said.LoadOrStore(key, true); !said {
-			s.damaged(fmt.Sprintf("a damaged %s record has been put aside in the state folder's corrupt folder", t.Kind))
+		if _, said := s.said.LoadOrStore(key, true); !said && s.Damaged != nil {
+			s.Damaged(t.Kind)
 		}
 	}
 	return record, err
-}
-
-func (s *Session) damaged(text string) {
-	if s.Damaged != nil {
-		s.Damaged(text)
-	}
 }
 
 // fetch asks the remote cache for a step that is not remembered here.

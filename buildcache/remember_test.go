@@ -213,7 +213,11 @@ func TestNested(t *testing.T) {
 func TestRememberDamage(t *testing.T) {
 	c := open(t, t.TempDir())
 	var said []string
-	s := &Session{Cache: c, Damaged: func(text string) { said = append(said, text) }}
+	s := &Session{
+		Cache:   c,
+		Damaged: func(kind Kind) { said = append(said, string(kind)) },
+		Again:   func(damage error) { said = append(said, damage.Error()) },
+	}
 	step := newFake(Rootfs, "x")
 	met := 0
 	damage := func(context.Context) error {

@@ -121,7 +121,7 @@ func (b *Builder) packOne(ctx context.Context, s *rootfsStep, c *chain) (known b
 		made, err := b.packFolder(ctx, s, dir, false)
 		if err == nil && made.DiffID != c.diff {
 			_, err = b.Snapshots.PutAside(c.id)
-			err = errors.Join(damaged(fmt.Errorf("snapshot %s does not hold what it held when it was made", c.id)), err)
+			err = errors.Join(damageError{fmt.Errorf("snapshot %s does not hold what it held when it was made", c.id)}, err)
 		}
 		return made.Descriptor, err
 	}
@@ -189,7 +189,7 @@ func (b *Builder) packFolder(ctx context.Context, s *rootfsStep, dir string, dis
 
 // packed reports whether the highest layer has a blob, remembered and there.
 func (b *Builder) packed(ctx context.Context, c *chain) bool {
-	if c.blob.Load() != nil {
+	if blob := c.blob.Load(); blob != nil && b.Blobs.Has(*blob) {
 		return true // a base's layer, taken over as it was, or packed by this build
 	}
 	blob, err := buildcache.Recall(ctx, b.session, b.packStep(buildcache.Origin{}, c.diff))

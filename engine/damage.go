@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/explain"
@@ -13,9 +14,21 @@ import (
 	"github.com/layerbuild/layerbuild/progress"
 )
 
-// damaged makes an error one about damage that is put aside by now: the step that met it
-// is done again, and finds what else it can be made from.
-func damaged(err error) error { return fmt.Errorf("%w: %w", buildcache.ErrCorrupt, err) }
+// A damageError is about damage that is put aside by now: the step that met it is done
+// again, and finds what else it can be made from.
+type damageError struct{ error }
+
+// Error leaves out what nobody needs to do.
+func (e damageError) Error() string { return strings.TrimSuffix(e.error.Error(), ": build again") }
+
+// Is makes it a buildcache.ErrCorrupt.
+func (e damageError) Is(target error) bool { return target == buildcache.ErrCorrupt }
+func (e damageError) Unwrap() error        { return e.error }
+
+// tellDamage reports damage that is about to be made good.
+func (b *Builder) tellDamage(err error) {
+	b.report(progress.Event{Kind: progress.Warning, Text: damageError{err}.Error() + ": making it again"})
+}
 
 // attempts is how often something is made that meets damage. Each attempt finds less of it.
 const attempts = 3
@@ -23,7 +36,7 @@ const attempts = 3
 // snapshotDamage tells damage from other errors about a snapshot that was there.
 func snapshotDamage(err error) error {
 	if errors.Is(err, overlay.ErrInvalid) || errors.Is(err, overlay.ErrNotFound) {
-		return damaged(err)
+		return damageError{err}
 	}
 	return err
 }
@@ -45,6 +58,7 @@ func (b *Builder) has(ctx context.Context, c *chain) bool {
 func (b *Builder) remake(ctx context.Context, s *rootfsStep, c *chain) error {
 	s.remaking.Lock()
 	defer s.remaking.Unlock()
+	s.lost = true
 	o := b.layers[s.l]
 	fs, came, err := remember(ctx, b, s.l, b.rootfsStep(s, o, func() {}))
 	if err != nil {

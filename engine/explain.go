@@ -20,7 +20,10 @@ import (
 
 // A goneError says that a record is there, but that a snapshot of its result is
 // not, and has no blob to be made from.
-type goneError struct{ chain *chain }
+type goneError struct {
+	chain   *chain
+	damaged bool
+}
 
 func (e *goneError) Error() string { return "snapshot " + string(e.chain.id) + " is gone" }
 
@@ -103,7 +106,7 @@ func (b *Builder) gone(miss error, key buildcache.Key, latest *buildcache.Latest
 		reason = explain.Reason{Code: buildcache.Corrupt, Name: "record"}
 	case errors.As(miss, &gone):
 		reason = b.missing("snapshot", buildcache.BurySnapshot, gone.chain.id.Encoded())
-		if reason.Code == buildcache.Missing && b.Snapshots.IsAside(gone.chain.id) {
+		if reason.Code == buildcache.Missing && (gone.damaged || b.Snapshots.IsAside(gone.chain.id)) {
 			reason.Code = buildcache.Corrupt
 		}
 	default:

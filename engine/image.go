@@ -65,7 +65,7 @@ func (b *Builder) putImages(ctx context.Context) error {
 		if !errors.Is(err, oci.ErrCorrupt) || try == attempts {
 			break
 		}
-		b.report(progress.Event{Kind: progress.Warning, Text: fmt.Sprintf("%s: making it again", err)})
+		b.tellDamage(err)
 		if known, err := b.restore(ctx); err != nil || !known {
 			return err
 		}

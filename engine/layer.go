@@ -232,7 +232,7 @@ func (b *Builder) measureAgain(ctx context.Context, s *rootfsStep, failure error
 func (b *Builder) usable(ctx context.Context, s *rootfsStep, fs rootfs) error {
 	for c := fs.onto(s.base.chain); c != s.base.chain; c = c.below {
 		if !b.has(ctx, c) && !b.packed(ctx, c) {
-			return &goneError{c}
+			return &goneError{c, s.lost}
 		}
 	}
 	return nil

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 
 	"github.com/layerbuild/layerbuild/buildcache"
@@ -22,9 +23,12 @@ func (b *Builder) newSession() *buildcache.Session {
 			FailOnMiss: b.FailOnMiss,
 			Plan:       b.Plan,
 		},
-		Ready:   func(context.Context) (bool, error) { return b.mayDo() },
-		Used:    func(key buildcache.Key) { b.use(string(key)) },
-		Damaged: func(text string) { b.report(progress.Event{Kind: progress.Warning, Text: text}) },
+		Ready: func(context.Context) (bool, error) { return b.mayDo() },
+		Used:  func(key buildcache.Key) { b.use(string(key)) },
+		Again: b.tellDamage,
+		Damaged: func(kind buildcache.Kind) {
+			b.report(progress.Event{Kind: progress.Warning, Text: fmt.Sprintf("a damaged %s record has been put aside in the state folder's corrupt folder", kind)})
+		},
 	}
 }
 

@@ -11,10 +11,12 @@ import (
 	"github.com/layerbuild/layerbuild/layers"
 )
 
-// limits bound what goes on at once, by kind. Whoever holds a slot may wait for one
-// of a later kind, and not for one of the same or an earlier kind. Locks of steps
-// are taken with a slot of theirs in hand: so no one who has such a lock waits for
-// a slot, and no more files are open than there are slots.
+// limits bound what goes on at once, by class, in this order. The holder of a slot may
+// wait for one of a later class, never for one of the same or an earlier class.
+// buildcache.Remember takes a step's slot when its nested steps are done, and its lock
+// when it has the slot: so nobody waits for an earlier class or for another step with a
+// lock in hand, and no more locks are open than there are slots. Only a look is held while
+// a step is nested, by a layer that has nothing else.
 type limits struct {
 	looks       *slots // layers that are looked up: their files, records and servers are asked
 	steps       *slots // steps that run: --jobs

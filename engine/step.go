@@ -41,6 +41,7 @@ type rootfsStep struct {
 	untracked []string  // binds that nobody watches: the step is never found in the cache
 
 	remaking sync.Mutex // held while a lost result is made again
+	lost     bool       // since it was damaged
 
 	by   map[string]*layers.Layer // inputs that other layers make
 	said map[string]explain.Said  // what the stackerfile says of inputs

@@ -66,7 +66,7 @@ func (u *unpacking) snapshot(ctx context.Context) error {
 		if !errors.Is(err, buildcache.ErrCorrupt) || u.c.again == nil || try == attempts || ctx.Err() != nil {
 			return err
 		}
-		u.report(progress.Event{Kind: progress.Warning, Text: fmt.Sprintf("%s: making it again", err)})
+		u.tellDamage(err)
 		if err := u.c.again(ctx); err != nil {
 			return err
 		}
@@ -86,7 +86,7 @@ func (u *unpacking) unpackOnce(ctx context.Context) error {
 	}
 	upper, err := u.unpack(ctx)
 	if errors.Is(err, oci.ErrCorrupt) {
-		return damaged(err)
+		return damageError{err}
 	}
 	if err != nil {
 		return snapshotDamage(err)
@@ -162,7 +162,7 @@ func (u *unpacking) beside(ctx context.Context) (upper *overlay.Mutable, err err
 // to unpacks the layer to a folder. changes is nil if that shows the layers below.
 func (u *unpacking) to(ctx context.Context, root string, changes oci.Changes) error {
 	if !u.packed(ctx, u.c) {
-		return damaged(errors.New("neither its snapshot nor its blob is in the state folder"))
+		return damageError{errors.New("the snapshot and the blob of layer " + u.c.diff.String() + " are lost")}
 	}
 	release, err := u.limits.cores.acquire(ctx, u.worth()[u.l])
 	if err != nil {
