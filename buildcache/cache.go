@@ -49,6 +49,7 @@ type Cache struct {
 	dir       statedir.Dir
 	inUse     *os.File // locked shared: see Destroy
 	redaction func() ([]byte, error)
+	concealed []string // see Conceal
 }
 
 // Open returns the cache in a state folder and makes the folder if need be,

@@ -14,50 +14,18 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/layerbuild/layerbuild/redact"
 	"github.com/layerbuild/layerbuild/statedir"
 )
 
-// secretWords are parts of the names of variables that hold secrets, and
-// secretParts are whole parts, between underscores, of such names.
-var (
-	secretWords = [...]string{"token", "secret", "passw", "passphrase", "credential", "apikey"}
-	secretParts = [...]string{"key", "auth", "pwd", "pat", "cookie", "session"}
-)
-
-// LooksSecret reports whether a variable of that name and value is likely to hold a secret.
-func LooksSecret(name, value string) bool {
-	return secretName(name) || credential.MatchString(value)
-}
-
-// secretName tells whether a variable of that name is likely to hold a secret.
-func secretName(name string) bool {
-	name = strings.ToLower(name)
-	for _, word := range secretWords {
-		if strings.Contains(name, word) {
-			return true
-		}
-	}
-	for part := range strings.SplitSeq(name, "_") {
-		if slices.Contains(secretParts[:], part) {
-			return true
-		}
-	}
-	return false
-}
-
-// credential matches text that is a secret whatever it stands in: the password
-// of a URL, a private key, a JSON web token, tokens of well-known services.
-var credential = regexp.MustCompile(strings.Join([]string{
-	`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)`,
-	`\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*`,
-	`\b(?:gh[pousr]_|github_pat_|glpat-|xox[abprs]-|sk_live_|npm_|pypi-|dckr_pat_)[\w-]{10,}`,
-	`\b(?:AKIA|ASIA)[A-Z0-9]{16}\b`,
-	`\bAIza[\w-]{35}`,
-	`://[^/\s:@"']*:[^/\s@"']+@`,
-}, "|"))
-
 // Redacted returns the inputs as a record of them holds them.
 func (c *Cache) Redacted(in Inputs) (Inputs, error) { return c.redact(in) }
+
+// Conceal has these texts redacted in the inputs of records, wherever they stand in a value. It
+// is called before anything is looked up.
+func (c *Cache) Conceal(texts []string) {
+	c.concealed = slices.SortedFunc(slices.Values(texts), func(a, b string) int { return len(b) - len(a) }) // one may be part of another
+}
 
 // redact replaces what looks like a secret by a digest that is keyed with a
 // secret of the state folder: that it changed is still seen, and what it is
@@ -65,7 +33,7 @@ func (c *Cache) Redacted(in Inputs) (Inputs, error) { return c.redact(in) }
 func (c *Cache) redact(in Inputs) (Inputs, error) {
 	var key []byte
 	var err error
-	out := in.replaceSecrets(func(name, secret string) string {
+	out := in.replaceSecrets(c.concealed, func(name, secret string) string {
 		if key == nil && err == nil {
 			key, err = c.redaction()
 		}
@@ -79,16 +47,17 @@ func (c *Cache) redact(in Inputs) (Inputs, error) {
 
 // WithoutSecrets returns the inputs without anything that looks like a secret.
 func (in Inputs) WithoutSecrets() Inputs {
-	return in.replaceSecrets(func(_, _ string) string { return "[redacted]" })
+	return in.replaceSecrets(nil, func(_, _ string) string { return "[redacted]" })
 }
 
-// replaceSecrets returns the inputs with what hide makes of each text in them that looks
-// like a secret, and marks those inputs. Inputs without any are returned as they are.
-func (in Inputs) replaceSecrets(hide func(name, secret string) string) Inputs {
+// replaceSecrets returns the inputs with what hide makes of each text in them that is known as
+// or looks like a secret, and marks those inputs. Inputs without any are returned as they are.
+func (in Inputs) replaceSecrets(known []string, hide func(name, secret string) string) Inputs {
 	var out Inputs
 	for i, input := range in {
-		whole := input.Code == Env && input.Value != "" && secretName(strings.TrimPrefix(input.Name, "env "))
-		if input.Redacted || !whole && !credential.MatchString(input.Value) {
+		whole := input.Code == Env && input.Value != "" && redact.Name(strings.TrimPrefix(input.Name, "env "))
+		has := func(secret string) bool { return strings.Contains(input.Value, secret) }
+		if input.Redacted || !whole && !redact.Found(input.Value) && !slices.ContainsFunc(known, has) {
 			continue
 		}
 		if out == nil {
@@ -98,7 +67,14 @@ func (in Inputs) replaceSecrets(hide func(name, secret string) string) Inputs {
 		if whole {
 			out[i].Value = hide(input.Name, input.Value)
 		} else {
-			out[i].Value = credential.ReplaceAllStringFunc(input.Value, func(secret string) string { return hide(input.Name, secret) })
+			var pairs []string
+			for _, secret := range known {
+				if has(secret) {
+					pairs = append(pairs, secret, hide(input.Name, secret))
+				}
+			}
+			text := strings.NewReplacer(pairs...).Replace(input.Value)
+			out[i].Value = redact.Replace(text, func(secret string) string { return hide(input.Name, secret) })
 		}
 	}
 	if out == nil {

@@ -37,10 +37,10 @@ func TestRedact(t *testing.T) {
 		{env("MONKEY", "abc"), "abc"},
 		{env("PATH", "/bin"), "/bin"},
 		{env("AUTHOR", "me"), "me"},
-		{env("REPO", "https://me:pw@host/x"), "https[redacted]host/x"},
+		{env("REPO", "https://me:pw@host/x"), "https://[redacted]@host/x"},
 		{env("REPO", "https://host:80/x@y"), "https://host:80/x@y"},
 		{env("X", "ghp_0123456789abcdef"), "[redacted]"},
-		{Input{Code: Definition, Name: "run", Value: "curl https://u:p@h\n"}, "curl https[redacted]h\n"},
+		{Input{Code: Definition, Name: "run", Value: "curl https://u:p@h\n"}, "curl https://[redacted]@h\n"},
 		{Input{Code: Definition, Name: "run", Value: "a\n-----BEGIN RSA PRIVATE KEY-----\nx\n-----END RSA PRIVATE KEY-----\nb"}, "a\n[redacted]\nb"},
 	} {
 		out, err := c.redact(Inputs{test.in})
@@ -50,6 +50,23 @@ func TestRedact(t *testing.T) {
 		if got := unredacted(out[0].Value); got != test.want || out[0].Redacted != (test.want != test.in.Value) {
 			t.Errorf("%s=%q is kept as %q, want %q", test.in.Name, test.in.Value, got, test.want)
 		}
+	}
+}
+
+// Texts that are known to be secret are redacted wherever they stand, the longest first.
+func TestConceal(t *testing.T) {
+	c := open(t, t.TempDir())
+	c.Conceal([]string{"s3cr", "s3cret"})
+	in := Inputs{{Code: Definition, Name: "run", Value: "login -p s3cret s3cr ghp_0123456789abcdef\n"}, {Code: Definition, Name: "x", Value: "none"}}
+	out, err := c.redact(in)
+	if err != nil || unredacted(out[0].Value) != "login -p [redacted] [redacted] [redacted]\n" || !out[0].Redacted || out[1].Redacted {
+		t.Errorf("%+v, %v", out, err)
+	}
+	if _, err := c.Put(Rootfs, in, 1, 0, Origin{}); err != nil {
+		t.Fatal(err)
+	}
+	if record, err := c.Get(Rootfs, in.Key(Rootfs)); err != nil || c.MayLeave(record) {
+		t.Errorf("%v: others may have the record", err)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/oci"
 	"github.com/layerbuild/layerbuild/progress"
+	"github.com/layerbuild/layerbuild/redact"
 	"github.com/layerbuild/layerbuild/registry"
 )
 
@@ -260,7 +261,7 @@ func (b *Builder) tarBase(ctx context.Context, l *layers.Layer) (image *oci.Base
 	in.Add(buildcache.Platform, "platform", l.OS+"/"+l.Arch)
 	in.Add(buildcache.Format, "compressor", oci.CompressorVersion)
 	_, came, err := remember(ctx, b, l, &buildcache.Step[digest.Digest]{
-		Task: buildcache.Task{Kind: buildcache.Resolve, Inputs: in, Origin: origin(l), Doing: "has been taking in " + registry.Redact(l.From.URL)},
+		Task: buildcache.Task{Kind: buildcache.Resolve, Inputs: in, Origin: origin(l), Doing: "has been taking in " + redact.URL(l.From.URL)},
 		Usable: func(_ context.Context, manifest digest.Digest) (err error) {
 			image, err = b.Blobs.Base(manifest)
 			return err
@@ -275,7 +276,7 @@ func (b *Builder) tarBase(ctx context.Context, l *layers.Layer) (image *oci.Base
 		},
 	})
 	if err == nil && !came.Known() {
-		why = unknown(fmt.Sprintf("%s must be taken in first", registry.Redact(l.From.URL)))
+		why = unknown(fmt.Sprintf("%s must be taken in first", redact.URL(l.From.URL)))
 	}
 	return image, why, err
 }

@@ -319,6 +319,7 @@ func open(ctx context.Context, o Options, graph *layers.Graph) (*Builder, error)
 	if err != nil {
 		return nil, err
 	}
+	b.Cache.Conceal(graph.Secrets)
 	b.session = b.newSession()
 	b.Blobs.Bounds = o.Bounds
 	b.Blobs.ByUmoci = os.Getenv("LAYERBUILD_UNPACK") == "umoci"

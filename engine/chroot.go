@@ -14,7 +14,7 @@ import (
 
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/progress"
-	"github.com/layerbuild/layerbuild/registry"
+	"github.com/layerbuild/layerbuild/redact"
 	"github.com/layerbuild/layerbuild/sandbox"
 )
 
@@ -92,7 +92,7 @@ func (b *Builder) chroot(ctx context.Context, l *layers.Layer, id digest.Digest,
 			continue // a run does not see it
 		}
 		if err := b.showImport(ctx, s, imp); err != nil {
-			b.notice(l, progress.Warning, "import %s is not there: %s", registry.Redact(imp.Source.Raw), err)
+			b.notice(l, progress.Warning, "import %s is not there: %s", redact.URL(imp.Source.Raw), err)
 		}
 	}
 	mirrors, release, err := b.mirrors(ctx, s)

@@ -12,7 +12,7 @@ import (
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/progress"
-	"github.com/layerbuild/layerbuild/registry"
+	"github.com/layerbuild/layerbuild/redact"
 )
 
 // A downloader fetches each URL once in a build, so that all layers of it see the
@@ -57,7 +57,7 @@ func (d *downloader) ask(ctx context.Context, l *layers.Layer, url, hash string)
 		return file, err
 	}
 	defer release()
-	what := "downloading " + registry.Redact(url)
+	what := "downloading " + redact.URL(url)
 	done := func() {}
 	file.Download, err = d.b.Sources.Fetch(ctx, url, imports.FetchOptions{
 		Client:   d.b.registry(),
@@ -97,12 +97,12 @@ func (d *downloader) begin(ctx context.Context, l *layers.Layer, url string, tot
 		may, err = d.b.session.Ready(ctx)
 	}
 	if err != nil || !may {
-		return unknown(registry.Redact(url) + " has changed, or is not here: it would be downloaded"), err
+		return unknown(redact.URL(url) + " has changed, or is not here: it would be downloaded"), err
 	}
 	size := ""
 	if total >= 0 {
 		size = ", " + units.HumanSize(float64(total))
 	}
-	d.b.notice(l, progress.Notice, "downloading %s%s", registry.Redact(url), size)
+	d.b.notice(l, progress.Notice, "downloading %s%s", redact.URL(url), size)
 	return "", nil
 }

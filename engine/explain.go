@@ -15,7 +15,7 @@ import (
 	"github.com/layerbuild/layerbuild/explain"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/progress"
-	"github.com/layerbuild/layerbuild/registry"
+	"github.com/layerbuild/layerbuild/redact"
 )
 
 // A goneError says that a record is there, but that a snapshot of its result is
@@ -77,7 +77,7 @@ func (b *Builder) tellPull(l *layers.Layer, manifest digest.Digest) {
 	told := &b.layers[l].told
 	is := explain.Side{
 		Inputs: buildcache.Inputs{{Code: buildcache.BaseChange, Name: "base"}},
-		Origin: buildcache.Origin{Base: registry.Redact(l.From.URL), Manifest: string(manifest)},
+		Origin: buildcache.Origin{Base: redact.URL(l.From.URL), Manifest: string(manifest)},
 	}
 	var was explain.Side
 	live := false
@@ -306,7 +306,7 @@ func (b *Builder) origin(s *rootfsStep) buildcache.Origin {
 	case layers.BaseOCI:
 		o.Base = from.URL + ":" + from.Tag
 	default:
-		o.Base = registry.Redact(from.URL)
+		o.Base = redact.URL(from.URL)
 	}
 	if s.l.From.Type != layers.BaseBuilt && s.base.image != nil {
 		o.Manifest = string(s.base.image.Manifest)

@@ -14,7 +14,7 @@ import (
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/progress"
-	"github.com/layerbuild/layerbuild/registry"
+	"github.com/layerbuild/layerbuild/redact"
 )
 
 // A source is a file or folder that a layer reads: on this machine, downloaded,
@@ -64,7 +64,7 @@ func (b *Builder) source(ctx context.Context, l *layers.Layer, from layers.Sourc
 
 // lingering tells of work on the source that takes some time.
 func (s *source) lingering(doing string) (done func()) {
-	return s.b.lingering(s.l.Name, doing+" "+registry.Redact(s.from.Raw))
+	return s.b.lingering(s.l.Name, doing+" "+redact.URL(s.from.Raw))
 }
 
 // check compares the source with the hash that the stackerfile demands.
@@ -74,7 +74,7 @@ func (s *source) check(ctx context.Context, hash string) (unknown, error) {
 		return why, err
 	}
 	if sum.Encoded() != hash {
-		return "", fmt.Errorf("the hash %s of %s is different than the actual hash %s: correct the stackerfile if the file is the right one", hash, registry.Redact(s.from.Raw), sum.Encoded())
+		return "", fmt.Errorf("the hash %s of %s is different than the actual hash %s: correct the stackerfile if the file is the right one", hash, redact.URL(s.from.Raw), sum.Encoded())
 	}
 	return "", nil
 }
@@ -178,7 +178,7 @@ func (s *source) compare(_ context.Context, before, again measure) (bool, error)
 	same := before.Tree.Digest == again.Tree.Digest
 	if !same {
 		s.b.report(progress.Event{Kind: progress.Warning, Layer: s.l.Name, Text: fmt.Sprintf(
-			"%s is not what it was digested as: %s, now %s", registry.Redact(s.from.Raw), before.Tree.Digest, again.Tree.Digest)})
+			"%s is not what it was digested as: %s, now %s", redact.URL(s.from.Raw), before.Tree.Digest, again.Tree.Digest)})
 	}
 	return same, nil
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/namespace"
+	"github.com/layerbuild/layerbuild/redact"
 	"github.com/layerbuild/layerbuild/registry"
 	"github.com/layerbuild/layerbuild/stores"
 )
@@ -21,7 +22,7 @@ type Stackerfiles struct {
 }
 
 // Name is a method of layers.Fetcher.
-func (s *Stackerfiles) Name(url string) string { return registry.Redact(url) }
+func (s *Stackerfiles) Name(url string) string { return redact.URL(url) }
 
 // Fetch is a method of layers.Fetcher.
 func (s *Stackerfiles) Fetch(url string) (string, error) {

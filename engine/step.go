@@ -17,7 +17,7 @@ import (
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/progress"
-	"github.com/layerbuild/layerbuild/registry"
+	"github.com/layerbuild/layerbuild/redact"
 )
 
 // compatibility pins whatever decides the content of snapshots: what a step
@@ -188,7 +188,7 @@ func (b *Builder) addImport(s *rootfsStep, i int, in imported) {
 		s.shown = append(s.shown, in)
 		s.inputs.Add(buildcache.Import, name, string(in.tree.Digest))
 	}
-	s.said[name] = explain.Said{Source: registry.Redact(in.Source.Raw), Normalized: in.Normalize != ""}
+	s.said[name] = explain.Said{Source: redact.URL(in.Source.Raw), Normalized: in.Normalize != ""}
 	if in.Source.Scheme == layers.SchemeStacker {
 		s.by[name] = b.graph.Layer(in.Source.Layer)
 	}

@@ -18,7 +18,7 @@ import (
 	"github.com/layerbuild/layerbuild/explain"
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
-	"github.com/layerbuild/layerbuild/registry"
+	"github.com/layerbuild/layerbuild/redact"
 )
 
 // A Past is the builds that a state folder remembers. It reads only.
@@ -154,7 +154,7 @@ func (p *Past) Building(stackerfile string, layers ...string) ([]*explain.Report
 // passwords.
 func Place(stackerfile string) (string, error) {
 	if layers.IsURL(stackerfile) {
-		return registry.Redact(stackerfile), nil
+		return redact.URL(stackerfile), nil
 	}
 	return filepath.Abs(stackerfile)
 }

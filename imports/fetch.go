@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/layerbuild/layerbuild/locks"
+	"github.com/layerbuild/layerbuild/redact"
 	"github.com/layerbuild/layerbuild/registry"
 	"github.com/layerbuild/layerbuild/statedir"
 )
@@ -81,9 +82,9 @@ func (s *Store) Fetch(ctx context.Context, rawURL string, o FetchOptions) (Downl
 	}
 	o.Hash = strings.ToLower(o.Hash)
 	if o.Hash != "" && !isHash(o.Hash) {
-		return Download{}, fmt.Errorf("%s: its hash %q is not 64 hexadecimal digits", registry.Redact(rawURL), o.Hash)
+		return Download{}, fmt.Errorf("%s: its hash %q is not 64 hexadecimal digits", redact.URL(rawURL), o.Hash)
 	}
-	f := &fetch{Store: s, FetchOptions: o, url: u, name: registry.Redact(rawURL)}
+	f := &fetch{Store: s, FetchOptions: o, url: u, name: redact.URL(rawURL)}
 	return f.run(ctx)
 }
 

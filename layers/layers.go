@@ -29,7 +29,7 @@ type Stackerfile struct {
 	Path          string   // absolute, or the URL without passwords
 	Dir           string   // absolute folder that relative paths in it start from; of one by URL, the working folder
 	Content       string   // after substitution
-	Portable      string   // the same, but for placeholders whose value is an absolute path: they are left
+	Portable      string   // the same for others to read: placeholders of absolute paths and of secrets are left, and what else looks like a secret is not there
 	Prerequisites []string // their Paths, in the order of `config: prerequisites`
 	Normalize     string   // `config: normalize`: "" or NormalizeGit
 	Layers        []*Layer // in the order of the file
@@ -225,7 +225,8 @@ type Graph struct {
 	Files  []*Stackerfile // prerequisites before who names them; otherwise in the order they were asked for
 	Layers []*Layer       // each after all that it needs; otherwise in the order of the files
 
-	Warnings Errors // of what is accepted and should not be written any more
+	Warnings Errors   // of what is accepted and should not be written any more
+	Secrets  []string // values of substitutions that are named like secrets
 
 	byName map[string]*Layer
 	needs  map[*Layer][]*Layer

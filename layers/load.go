@@ -221,7 +221,7 @@ func (l *loader) graph() (*Graph, error) {
 	if err := l.errs.Err(); err != nil {
 		return nil, err
 	}
-	g.Warnings = l.warnings
+	g.Warnings, g.Secrets = l.warnings, secrets(l.subs)
 	return g, nil
 }
 

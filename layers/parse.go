@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/layerbuild/layerbuild/redact"
 )
 
 // A directive is one key of a layer: how it is read into the Layer, and what of the
@@ -31,7 +33,7 @@ func (p *parser) stackerfile(text string, subs []substitution) bool {
 		return false
 	}
 	p.file.Content = p.expanded.text
-	p.file.Portable = expand(text, portable(subs), func(int, string, ...any) {}).text
+	p.file.Portable = redact.Text(expand(text, portable(subs), func(int, string, ...any) {}).text)
 	if root == nil {
 		p.failAt(0, "the file is empty: declare a layer")
 		return false

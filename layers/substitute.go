@@ -6,6 +6,8 @@ import (
 	"sort"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/layerbuild/layerbuild/redact"
 )
 
 // A substitution gives the value of a `${{name}}`.
@@ -15,14 +17,28 @@ type substitution struct {
 	stays       bool // the placeholder is not replaced: see portable
 }
 
-// portable returns substitutions of which those by a path of this machine leave
-// the placeholder as it is.
+// portable returns substitutions of which those by a path of this machine or by a secret
+// leave the placeholder as it is.
 func portable(subs []substitution) []substitution {
 	all := slices.Clone(subs)
 	for i, s := range all {
-		all[i].stays = filepath.IsAbs(s.value)
+		all[i].stays = filepath.IsAbs(s.value) || redact.Variable(s.name, s.value)
 	}
 	return all
+}
+
+// minSecret is how many bytes a value has at least that is taken for a secret wherever it is
+// found: shorter ones occur everywhere.
+const minSecret = 4
+
+// secrets returns the values of substitutions that are named like secrets.
+func secrets(subs []substitution) (values []string) {
+	for _, s := range subs {
+		if redact.Name(s.name) && len(s.value) >= minSecret {
+			values = append(values, s.value)
+		}
+	}
+	return values
 }
 
 const (

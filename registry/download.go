@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/layerbuild/layerbuild/redact"
 )
 
 // A File is a file behind an http(s) URL, and what the caller has of it.
@@ -39,10 +41,10 @@ type File struct {
 func ParseURL(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	if err != nil {
-		return nil, fmt.Errorf("%s is not a URL", Redact(text))
+		return nil, fmt.Errorf("%s is not a URL", redact.URL(text))
 	}
 	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, fmt.Errorf("%s is not an http or https URL", Redact(text))
+		return nil, fmt.Errorf("%s is not an http or https URL", redact.URL(text))
 	}
 	u.Fragment = ""
 	return u, nil
@@ -260,7 +262,7 @@ func (d *download) redirect(req *http.Request, via []*http.Request) error {
 	req.Header.Del("Referer") // the first URL may have a secret parameter
 	if via[len(via)-1].URL.Scheme == "https" && req.URL.Scheme == "http" && d.SHA256 == "" {
 		return &redirectError{fmt.Sprintf("it leads from https to %s, which anyone on the way can change: give its hash",
-			Redact(req.URL.String()))}
+			redact.URL(req.URL.String()))}
 	}
 	return nil
 }
@@ -319,5 +321,5 @@ func (d *download) explain(ctx context.Context, err error) error {
 }
 
 func oneLine(err error) string {
-	return Redact(strings.Join(strings.Fields(err.Error()), " "))
+	return redact.URL(strings.Join(strings.Fields(err.Error()), " "))
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/layerbuild/layerbuild/redact"
 )
 
 // A Version identifies one state of a file by what its server says of it. Empty fields,
@@ -104,7 +106,7 @@ func finalURL(u *url.URL) string {
 		params = slices.DeleteFunc(params, func(p string) bool { return ofSignature(paramName(p)) })
 	}
 	plain.RawQuery = strings.Join(params, "&")
-	return Redact(plain.String())
+	return redact.URL(plain.String())
 }
 
 func paramName(param string) string {

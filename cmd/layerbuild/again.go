@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/layerbuild/layerbuild/buildcache"
+	"github.com/layerbuild/layerbuild/redact"
 )
 
 // kept are the flags that say where everything is, and what a stackerfile means.
@@ -48,7 +48,7 @@ func given(f *pflag.Flag) (words []string) {
 		values = list.GetSlice()
 	}
 	for _, value := range values {
-		if name, _, ok := strings.Cut(value, "="); ok && f.Name == "substitute" && buildcache.LooksSecret(name, value) {
+		if name, _, ok := strings.Cut(value, "="); ok && f.Name == "substitute" && redact.Variable(name, value) {
 			value = name + "=…"
 		}
 		words = append(words, "--"+f.Name, value)

@@ -1,4 +1,4 @@
-package registry
+package redact
 
 import (
 	"net/url"
@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestRedact(t *testing.T) {
+func TestURL(t *testing.T) {
 	for in, want := range map[string]string{
 		"https://host/path?v=1":                      "https://host/path?v=1",
 		"https://user:pw@host/path@x":                "https://xxxxx@host/path@x",
@@ -19,14 +19,15 @@ func TestRedact(t *testing.T) {
 		"http://h/path:with@at":                      "http://h/path:with@at",
 		"http://u:p@h":                               "http://xxxxx@h",
 		"%zz://u:p@h/":                               "%zz://xxxxx@h/",
+		"docker://busybox:1.36@sha256:0123":          "docker://busybox:1.36@sha256:0123",
 	} {
-		if got := Redact(in); got != want {
+		if got := URL(in); got != want {
 			t.Errorf("%s: %s, want %s", in, got, want)
 		}
 	}
 }
 
-func FuzzRedact(f *testing.F) {
+func FuzzURL(f *testing.F) {
 	f.Add("host", "user", "pass")
 	f.Add("host:80", "a@b", "c:d/e")
 	f.Fuzz(func(t *testing.T, host, user, password string) {
@@ -35,8 +36,21 @@ func FuzzRedact(f *testing.F) {
 			return
 		}
 		want := "https://" + hidden + "@" + strings.TrimPrefix((&url.URL{Scheme: "https", Host: host, Path: "/f"}).String(), "https://")
-		if got := Redact(u.String()); got != want {
+		if got := URL(u.String()); got != want {
 			t.Errorf("%q: %q, want %q", u, got, want)
 		}
 	})
+}
+
+func TestText(t *testing.T) {
+	for in, want := range map[string]string{
+		"run: curl https://u:p@h/f?token=a -H ghp_0123456789abcdef":               "run: curl https://xxxxx@h/f?token=xxxxx -H xxxxx",
+		"a\n-----BEGIN RSA PRIVATE KEY-----\nx\n-----END RSA PRIVATE KEY-----\nb": "a\nxxxxx\nb",
+		"url: docker://busybox:1.36@sha256:0123":                                  "url: docker://busybox:1.36@sha256:0123",
+		"mail me@example.org: {a: b}":                                             "mail me@example.org: {a: b}",
+	} {
+		if got := Text(in); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
 }
