@@ -7,143 +7,161 @@ import (
 	"path"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 )
 
-// A stage is one that is being converted.
+// A stage is one that is being converted. Its texts are those of word.go.
 type stage struct {
 	c     *converter
-	name  string
+	index int
+	name  string // of its last layer
 	vars  variables
 	layer *layer // the last of it
 	count int    // how many layers it has
 	dir   string // WORKDIR
+	made  bool   // dir is there
 	user  string
 	shell []string
-	env   []string  // lines that set what has been set so far
-	known variables // what ENV has set
+	image config // what the image says
 
-	standing string // the folder that the layer's run is in
+	onBuild  []string // triggers for stages that are built on it
+	standing string   // the folder that the layer's run is in
 }
 
-// defaultPath is the PATH that an image most likely has.
+// defaultPath is the PATH of an image that has none.
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// notInFrom is what the name of a layer does not have that is made of an image.
-var notInFrom = regexp.MustCompile(`[^A-Za-z0-9_.]+`)
+// notInName is what the name of a layer does not have that is made of something else's.
+var notInName = regexp.MustCompile(`[^A-Za-z0-9_.]+`)
 
-// name is what the layer of a stage is called, the i-th of n.
-func (c *converter) name(stage string, i, n int) string {
-	switch {
-	case stage != "":
-		return c.free(stage)
-	case i == n-1:
-		return c.free(c.Name)
+// stage converts the i-th stage.
+func (c *converter) stage(i int, from instructions.Stage) error {
+	s := &stage{c: c, index: i, name: c.names[i], vars: variables{}, dir: "/", made: true, shell: []string{"/bin/sh", "-c"}}
+	triggers, err := s.from(from)
+	if err != nil {
+		return at(line(from.Location), err)
 	}
-	return c.free("stage-" + strconv.Itoa(i))
-}
-
-// free is a name that no other layer has.
-func (c *converter) free(name string) string {
-	for free, n := name, 2; ; free, n = fmt.Sprintf("%s-%d", name, n), n+1 {
-		if !c.taken[free] {
-			c.taken[free] = true
-			return free
+	for _, text := range triggers {
+		trigger, err := parseTrigger(text)
+		if err != nil {
+			return at(line(from.Location), fmt.Errorf("ONBUILD of its base, %s: %w", text, err))
+		}
+		maps.Copy(c.flags, trigger.flags)
+		for _, command := range trigger.stages[0].Commands {
+			if err := s.command(command, line(from.Location)); err != nil {
+				return at(line(from.Location), err)
+			}
 		}
 	}
-}
-
-func (c *converter) stage(i, n int, from instructions.Stage) error {
-	name := c.stageNames[i]
-	s := &stage{c: c, name: name, vars: variables{"PATH": defaultPath}, known: variables{}, dir: "/", shell: []string{"/bin/sh", "-c"}}
-	if err := s.from(from); err != nil {
-		return err
-	}
-	c.stages[name] = s
 	for _, command := range from.Commands {
-		if err := s.command(command); err != nil {
-			return fmt.Errorf("line %d: %w", line(command.Location()), err)
+		if err := s.command(command, line(command.Location())); err != nil {
+			return at(line(command.Location()), err)
 		}
 	}
-	s.layer.name = name
-	s.layer.buildOnly = i < n-1
-	c.finals[cmp.Or(from.Name, name)] = name
+	s.end(i == len(c.stages)-1)
+	c.finals[strings.ToLower(cmp.Or(from.Name, s.name))] = s
 	return nil
 }
 
-// from begins the stage's first layer.
-func (s *stage) from(from instructions.Stage) error {
-	known := variables{}
-	maps.Copy(known, platformArguments())
-	maps.Copy(known, s.c.global)
-	base, err := s.c.word(from.BaseName, known)
+// from begins the stage's first layer, and returns the triggers of its base.
+func (s *stage) from(from instructions.Stage) (triggers []string, err error) {
+	base, err := s.c.words.word(from.BaseName, s.c.global)
 	if err != nil {
-		return fmt.Errorf("line %d: %w", line(from.Location), err)
+		return nil, err
 	}
-	if meant := s.c.byDefault(base); meant != base && s.c.isStage(meant) {
-		s.c.note(line(from.Location), "FROM %s is taken to be the stage %s, whatever the build says", from.BaseName, meant)
-		base = meant
+	here := line(from.Location)
+	s.begin(mapping{{"type", "scratch"}})
+	s.c.noteFixed(here)
+	if n, ok := s.c.stageNamed(value(base), s.index); ok {
+		if value(base) != base {
+			s.c.note(here, "FROM %s is taken to be the stage %s, whatever the build says", from.BaseName, value(base))
+		}
+		triggers = s.fromStage(s.c.finals[strings.ToLower(cmp.Or(s.c.stages[n].Name, s.c.names[n]))])
+		return triggers, s.platform(from)
 	}
-	s.c.require(line(from.Location), base)
-	s.begin(baseOf(s.c, base))
-	if below := s.c.stages[s.layer.from.built()]; below != nil {
-		s.dir, s.user, s.shell, s.env, s.known = below.dir, below.user, below.shell, slices.Clone(below.env), maps.Clone(below.known)
-		maps.Copy(s.vars, s.known)
+	if err := s.platform(from); err != nil {
+		return nil, err
 	}
-	platform, err := s.c.word(from.Platform, known)
+	if strings.EqualFold(value(base), "scratch") {
+		s.vars["PATH"] = variable{text: defaultPath, set: true}
+		return nil, nil
+	}
+	s.layer.from = image(s.c.require(here, base))
+	return s.fromImage(here, value(base)), nil
+}
+
+// fromStage takes over what the stage below hands on.
+func (s *stage) fromStage(below *stage) (triggers []string) {
+	s.layer.from = mapping{{"type", "built"}, {"tag", below.name}}
+	s.layer.os, s.layer.arch = below.layer.os, below.layer.arch
+	s.vars, s.dir, s.user, s.shell = maps.Clone(below.vars), below.dir, below.user, below.shell
+	return below.onBuild
+}
+
+// fromImage takes over what is known of an image.
+func (s *stage) fromImage(here int, reference string) (triggers []string) {
+	s.vars["PATH"] = variable{text: defaultPath, set: true}
+	known, err := s.c.Image(reference, s.layer.os, s.layer.arch)
 	if err != nil {
-		return fmt.Errorf("line %d: %w", line(from.Location), err)
-	}
-	if platform == "" || platform == known["BUILDPLATFORM"] {
+		s.c.note(here, "%s cannot be looked at (%v): its environment reaches the RUNs when they are built; if it has a USER, WORKDIR, SHELL "+
+			"or ONBUILD, or this Dockerfile uses variables of it, say them here, or convert again where it can be had", reference, err)
 		return nil
 	}
-	os, arch, ok := strings.Cut(platform, "/")
-	if !ok || strings.Contains(platform, "$") {
+	for _, entry := range known.Env {
+		name, text, _ := strings.Cut(entry, "=")
+		s.vars[name] = variable{text: literal(text), set: true}
+	}
+	s.dir, s.user = cmp.Or(literal(known.WorkingDir), "/"), literal(known.User)
+	if len(known.Shell) > 0 {
+		s.shell = literals(known.Shell)
+	}
+	return known.OnBuild
+}
+
+// platform notes which one the stage is for, if that is not this machine's.
+func (s *stage) platform(from instructions.Stage) error {
+	text, err := s.c.words.word(from.Platform, s.c.global)
+	if err != nil {
+		return err
+	}
+	s.c.noteFixed(line(from.Location))
+	platform := value(text)
+	if platform == "" || platform == thisOS+"/"+thisArch {
+		return nil
+	}
+	parts := strings.Split(platform, "/")
+	if len(parts) < 2 {
 		s.c.note(line(from.Location), "--platform=%s is left out: this machine's is meant", from.Platform)
 		return nil
 	}
-	s.layer.os, s.layer.arch = os, arch
+	if len(parts) > 2 && platform != "linux/arm64/v8" {
+		s.c.note(line(from.Location), "the variant of --platform=%s is left out", from.Platform)
+	}
+	if text != literal(platform) {
+		s.c.note(line(from.Location), "--platform=%s is taken as its ARGs' defaults make it", from.Platform)
+	}
+	s.layer.os, s.layer.arch = parts[0], parts[1]
 	return nil
 }
 
-// byDefault is a text with the values that arguments have unless the build says
-// otherwise.
-func (c *converter) byDefault(text string) string {
-	for _, arg := range slices.Backward(c.values) {
-		text = strings.ReplaceAll(text, "${{"+arg.key+"}}", arg.value.(string))
-	}
-	return text
-}
-
-func (c *converter) isStage(name string) bool { return baseOf(c, name).built() != "" }
-
-// require leaves out the empty values of arguments that a FROM cannot do without: who
-// builds is asked for them.
-func (c *converter) require(at int, base string) {
-	c.values = slices.DeleteFunc(c.values, func(arg pair) bool {
-		without := strings.ReplaceAll(base, "${{"+arg.key+"}}", "")
-		needed := arg.value == "" && without != base && (without == "" || strings.HasPrefix(without, ":") || strings.ContainsAny(without[len(without)-1:], ":/@"))
-		if needed {
-			c.note(at, "%s has no default: the build needs --substitute %s=VALUE", strings.TrimPrefix(arg.key, "ARG_"), arg.key)
+// require leaves out the empty defaults of arguments that a FROM cannot do without: the
+// build is to give them.
+func (c *converter) require(here int, base string) string {
+	var out strings.Builder
+	eachPart(base, func(part string, isPlaceholder bool) {
+		name, def, _ := cutPlaceholder(part)
+		before := out.String()
+		needed := before == "" || strings.ContainsAny(before[len(before)-1:], ":/@")
+		if isPlaceholder && def == "" && needed {
+			c.note(here, "%s has no default: the build needs --substitute %s=VALUE", strings.TrimPrefix(name, "ARG_"), name)
+			c.values = slices.DeleteFunc(c.values, func(p pair) bool { return p.key == name })
+			part = "${{" + name + "}}"
 		}
-		return needed
+		out.WriteString(part)
 	})
-}
-
-// baseOf is what a FROM, or a --from, names: a stage before, or an image.
-func baseOf(c *converter, name string) mapping {
-	if strings.EqualFold(name, "scratch") {
-		return mapping{{"type", "scratch"}}
-	}
-	for stage, layer := range c.finals {
-		if strings.EqualFold(stage, name) {
-			return mapping{{"type", "built"}, {"tag", layer}}
-		}
-	}
-	return mapping{{"type", "docker"}, {"url", "docker://" + name}}
+	return out.String()
 }
 
 // begin begins a layer of the stage. Layers have their final names in the end.
@@ -151,12 +169,20 @@ func (s *stage) begin(from mapping) {
 	l := &layer{from: from, buildOnly: true}
 	if s.layer != nil {
 		s.layer.name = s.c.free(fmt.Sprintf("%s-%d", s.name, s.count))
-		l.os, l.arch, l.buildEnv = s.layer.os, s.layer.arch, slices.Clone(s.layer.buildEnv)
+		l.os, l.arch = s.layer.os, s.layer.arch
 		l.from = mapping{{"type", "built"}, {"tag", s.layer.name}}
 	}
 	s.count++
 	s.layer, s.standing = l, "/"
-	s.c.layers = append(s.c.layers, l)
+	s.c.layers, s.c.current = append(s.c.layers, l), l
+}
+
+// end gives the last layer what the image says.
+func (s *stage) end(last bool) {
+	s.enter()
+	s.layer.name, s.layer.buildOnly = s.name, !last
+	s.layer.image = s.image
+	s.c.current = nil
 }
 
 // importing is called before an import: what ran before must be in a layer below.
@@ -166,181 +192,94 @@ func (s *stage) importing() {
 	}
 }
 
-// running adds lines to the layer's run. The first that runs finds what was set
-// before.
+// enter has the WORKDIR made.
+func (s *stage) enter() {
+	if s.made {
+		return
+	}
+	s.made = true
+	if len(s.layer.run) > 0 && !s.layer.closed && isRoot(s.user) && s.layer.buildUser == "" {
+		s.layer.run = append(s.layer.run, "mkdir -p "+quote(s.dir))
+		return
+	}
+	s.importing()
+	folder := mapping{{"folder", s.dir}}
+	if !isRoot(s.user) {
+		folder.put("owner", s.user)
+	}
+	s.layer.imports = append(s.layer.imports, folder)
+}
+
+// isRoot reports whether a USER is root.
+func isRoot(user string) bool {
+	name, _, _ := strings.Cut(value(user), ":")
+	return name == "" || name == "root" || name == "0"
+}
+
+// running adds lines to the run of a layer with the environment and user that are now.
 func (s *stage) running(lines ...string) {
-	if s.layer.closed {
+	s.enter()
+	user := s.user
+	if isRoot(user) {
+		user = ""
+	}
+	if len(s.layer.run) > 0 && (s.layer.buildUser != user || !slices.Equal(s.layer.buildEnv, s.environment())) || s.layer.closed {
 		s.begin(nil)
 	}
-	if len(s.layer.run) == 0 {
-		s.layer.run = append(s.layer.run, s.env...)
-	}
+	s.layer.buildUser, s.layer.buildEnv = user, s.environment()
 	if s.dir != s.standing {
-		s.layer.run = append(s.layer.run, "mkdir -p "+quote(s.dir), "cd "+quote(s.dir))
+		s.layer.run = append(s.layer.run, "cd "+quote(s.dir))
 		s.standing = s.dir
 	}
 	s.layer.run = append(s.layer.run, lines...)
 }
 
-// set changes what runs find, from here on.
-func (s *stage) set(line string) {
-	if len(s.layer.run) > 0 {
-		s.layer.run = append(s.layer.run, line)
+// environment returns the variables that the layer's run does not have of its base.
+func (s *stage) environment() (env mapping) {
+	for _, name := range slices.Sorted(maps.Keys(s.vars)) {
+		v := s.vars[name]
+		_, own := s.layer.environment.get(name)
+		if (v.arg || own) && !isProxy(name, v) {
+			env = append(env, pair{name, v.text})
+		}
 	}
+	return env
 }
 
-func (s *stage) command(command instructions.Command) error {
-	at := line(command.Location())
-	if expandable, ok := command.(instructions.SupportsSingleWordExpansion); ok {
-		if _, isArg := command.(*instructions.ArgCommand); !isArg {
-			if err := expandable.Expand(func(word string) (string, error) { return s.c.word(word, s.vars) }); err != nil {
-				return err
-			}
-		}
-	}
-	switch c := command.(type) {
-	case *instructions.ArgCommand:
-		s.c.arguments(c, s.vars, func(name, value string) { s.layer.buildEnv.put(name, value) })
-	case *instructions.EnvCommand:
-		if original := c.String(); strings.Contains(original, "$PATH") || strings.Contains(original, "${PATH") {
-			if _, own := s.known["PATH"]; !own {
-				s.c.note(at, "the base's PATH is taken to be %s", defaultPath)
-			}
-		}
-		for _, e := range c.Env {
-			s.vars[e.Key], s.known[e.Key] = e.Value, e.Value
-			s.layer.environment.put(e.Key, e.Value)
-			export := "export " + e.Key + "=" + quote(e.Value)
-			s.set(export)
-			s.env = append(s.env, export)
-		}
-	case *instructions.WorkdirCommand:
-		s.dir = path.Clean(s.absolute(c.Path))
-		s.layer.workingDir = s.dir
-	case *instructions.UserCommand:
-		s.user, s.layer.user = c.User, c.User
-	case *instructions.ShellCommand:
-		s.shell = c.Shell
-	case *instructions.RunCommand:
-		return s.run(c)
-	case *instructions.CopyCommand:
-		return s.copy(c)
-	case *instructions.AddCommand:
-		return s.add(c)
-	case *instructions.LabelCommand:
-		for _, l := range c.Labels {
-			s.layer.labels.put(l.Key, l.Value)
-		}
-	case *instructions.MaintainerCommand:
-		s.layer.annotations.put("org.opencontainers.image.authors", c.Maintainer)
-	case *instructions.VolumeCommand:
-		s.layer.volumes = append(s.layer.volumes, c.Volumes...)
-	case *instructions.CmdCommand:
-		s.layer.cmd = s.arguments(c.ShellDependantCmdLine)
-	case *instructions.EntrypointCommand:
-		s.layer.entrypoint = s.arguments(c.ShellDependantCmdLine)
-	case *instructions.ExposeCommand:
-		s.c.note(at, "EXPOSE %s is left out: a stackerfile has no directive for ports", strings.Join(c.Ports, " "))
-	default:
-		s.c.note(at, "%s is left out: a stackerfile has no directive for it", strings.ToUpper(command.Name()))
-	}
-	return nil
+// isProxy reports whether an argument is about the way to the network: without a default,
+// what the build's own environment says of it passes.
+func isProxy(name string, v variable) bool {
+	return !v.set && slices.Contains([]string{"http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"}, strings.ToLower(name))
 }
 
-// absolute is a path of the image, from the WORKDIR on. A slash at the end is kept.
-func (s *stage) absolute(p string) string {
-	clean := path.Join("/", p)
-	if !path.IsAbs(p) {
-		clean = path.Join(s.dir, p)
+// absolute is a path of the image, from the WORKDIR on. A slash at the end is kept. What
+// climbs is resolved with the values that arguments have by default.
+func (s *stage) absolute(text string) string {
+	folder := strings.HasSuffix(value(text), "/") || value(text) == "." || strings.HasSuffix(value(text), "/.")
+	if !path.IsAbs(value(text)) {
+		text = strings.TrimSuffix(s.dir, "/") + "/" + text
 	}
-	if strings.HasSuffix(p, "/") || p == "." || strings.HasSuffix(p, "/.") {
-		clean = strings.TrimSuffix(clean, "/") + "/"
+	if v := value(text); v == text || strings.Contains(v, "..") {
+		text = path.Clean(v)
 	}
-	return clean
+	if folder && !strings.HasSuffix(value(text), "/") {
+		text += "/"
+	}
+	return text
 }
 
 // arguments are those of a command in exec form, or of the shell in shell form.
 func (s *stage) arguments(c instructions.ShellDependantCmdLine) []string {
 	if !c.PrependShell {
-		return c.CmdLine
+		return literals(c.CmdLine)
 	}
-	return append(append([]string{}, s.shell...), strings.Join(c.CmdLine, " "))
+	return append(slices.Clone(s.shell), literal(strings.Join(c.CmdLine, " ")))
 }
 
-// run converts a RUN: each has a shell of its own, as in Docker.
-func (s *stage) run(c *instructions.RunCommand) error {
-	at := line(c.Location())
-	if len(c.CmdLine) == 0 {
-		return nil
+func literals(words []string) []string {
+	out := make([]string, 0, len(words))
+	for _, word := range words {
+		out = append(out, literal(word))
 	}
-	mounts := instructions.GetMounts(c)
-	offline := instructions.GetNetwork(c) == instructions.NetworkNone
-	if len(mounts) > 0 || offline { // they are of a whole layer
-		s.importing()
-		defer func() { s.layer.closed = true }()
-	}
-	if offline {
-		s.layer.network = "none"
-	}
-	for _, mount := range mounts {
-		if unmount := s.mount(at, mount); unmount != "" {
-			defer func() { s.layer.run = append(s.layer.run, unmount) }()
-		}
-	}
-	words := s.arguments(c.ShellDependantCmdLine)
-	if c.PrependShell && len(c.Files) > 0 {
-		words = append(append([]string{}, s.shell...), heredoc(c.CmdLine, c.Files))
-	}
-	if s.user != "" && s.user != "root" && s.user != "0" {
-		words = as(s.user, words)
-	}
-	s.running(quoteAll(words))
-	return nil
-}
-
-// heredoc is the script that a RUN with heredocs means: the content of the one
-// that is all of the command, or the command with what it reads.
-func heredoc(command []string, files []instructions.ShellInlineFile) string {
-	text := strings.Join(command, " ")
-	if len(files) == 1 && text == "<<"+files[0].Name {
-		content := files[0].Data
-		if interpreter, ok := strings.CutPrefix(content, "#!"); ok {
-			first, rest, _ := strings.Cut(interpreter, "\n")
-			return strings.TrimSpace(first) + " <<'" + files[0].Name + "'\n" + rest + files[0].Name + "\n"
-		}
-		return content
-	}
-	for _, f := range files {
-		text += "\n" + f.Data + f.Name
-	}
-	return text + "\n"
-}
-
-var digits = regexp.MustCompile(`^[0-9]+$`)
-
-// as has a command run by a user: by su, which wants a name, or by chroot, which
-// takes numbers.
-func as(user string, words []string) []string {
-	name, _, hasGroup := strings.Cut(user, ":")
-	if hasGroup || digits.MatchString(name) {
-		return append([]string{"chroot", "--userspec=" + user, "--skip-chdir", "/"}, words...)
-	}
-	return []string{"su", "-p", "-s", "/bin/sh", name, "-c", quoteAll(words)}
-}
-
-// quote makes a word that a shell takes as it is, but for placeholders, which are
-// replaced before.
-func quote(word string) string {
-	if word != "" && !strings.ContainsAny(word, " \t\n\"'`$&|;<>()*?[]#~=%{}\\!") {
-		return word
-	}
-	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
-}
-
-func quoteAll(words []string) string {
-	quoted := make([]string, len(words))
-	for i, word := range words {
-		quoted[i] = quote(word)
-	}
-	return strings.Join(quoted, " ")
+	return out
 }

@@ -2,34 +2,43 @@ package dockerfile
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
 )
 
-// A layer is one of the stackerfile.
+// A layer is one of the stackerfile. Its texts are those of word.go.
 type layer struct {
 	name        string
 	from        mapping
-	imports     []mapping
-	binds       []mapping
-	caches      []mapping
-	secrets     []mapping
-	network     string
-	closed      bool // what follows belongs to another layer
-	run         []string
-	buildEnv    mapping
-	environment mapping
-	labels      mapping
-	annotations mapping
-	volumes     []string
-	workingDir  string
-	user        string
-	cmd         []string
-	entrypoint  []string
 	os, arch    string
 	buildOnly   bool
+	imports     []mapping
+	caches      []mapping
+	secrets     []mapping
+	tmpfs       []string
+	network     string
+	closed      bool // what follows belongs to another layer
+	prepare     []string
+	run         []string
+	buildEnv    mapping
+	buildUser   string
+	environment mapping
+	image       config
+	notes       []Note
+}
+
+// A config is what an image says of itself.
+type config struct {
+	labels, annotations    mapping
+	volumes, expose        []string
+	cmd, entrypoint, shell []string
+	workingDir, user       string
+	stopSignal             string
+	healthcheck            any // nil, "none" or a mapping
+	onBuild                []string
 }
 
 // A mapping keeps its order.
@@ -61,56 +70,64 @@ func (m mapping) get(key string) (any, bool) {
 	return nil, false
 }
 
-// built is the layer that a base names, or "".
-func (m mapping) built() string {
-	if len(m) == 2 && m[0].value == "built" {
-		return m[1].value.(string)
-	}
-	return ""
-}
-
 // directives are the layer as a stackerfile has it.
 func (l *layer) directives() mapping {
 	m := mapping{{"from", l.from}}
-	if l.os != "" {
-		m = append(m, pair{"os", l.os}, pair{"arch", l.arch})
-	}
-	if l.buildOnly {
-		m = append(m, pair{"build_only", true})
-	}
-	if len(l.imports) > 0 {
-		m = append(m, pair{"imports", l.imports})
-	}
-	for _, mounts := range []pair{{"binds", l.binds}, {"caches", l.caches}, {"secrets", l.secrets}} {
-		if len(mounts.value.([]mapping)) > 0 {
-			m = append(m, mounts)
-		}
-	}
-	if l.network != "" {
-		m = append(m, pair{"network", l.network})
-	}
-	if len(l.buildEnv) > 0 && len(l.run) > 0 {
-		m = append(m, pair{"build_env", l.buildEnv})
-	}
+	m.add("os", l.os)
+	m.add("arch", l.arch)
+	m.add("build_only", l.buildOnly)
+	m.add("imports", l.imports)
 	if len(l.run) > 0 {
-		m = append(m, pair{"run", strings.Join(l.run, "\n") + "\n"})
+		m.add("caches", l.caches)
+		m.add("secrets", l.secrets)
+		m.add("tmpfs", l.tmpfs)
+		m.add("network", l.network)
+		m.add("build_user", l.buildUser)
+		m.add("build_env_from_base", true)
+		m.add("build_env", l.buildEnv)
+		m.add("run", strings.Join(l.run, "\n")+"\n")
 	}
-	for _, set := range []pair{{"environment", l.environment}, {"labels", l.labels}, {"annotations", l.annotations}} {
-		if len(set.value.(mapping)) > 0 {
-			m = append(m, set)
-		}
+	m.add("environment", l.environment)
+	c := l.image
+	m.add("labels", c.labels)
+	m.add("annotations", c.annotations)
+	m.add("volumes", c.volumes)
+	m.add("expose", c.expose)
+	if c.entrypoint != nil { // an empty one counts, too
+		m = append(m, pair{"entrypoint", c.entrypoint})
 	}
-	for _, list := range []pair{{"volumes", l.volumes}, {"entrypoint", l.entrypoint}, {"cmd", l.cmd}} {
-		if list.value.([]string) != nil {
-			m = append(m, list)
-		}
+	if c.cmd != nil {
+		m = append(m, pair{"cmd", c.cmd})
 	}
-	for _, text := range []pair{{"working_dir", l.workingDir}, {"runtime_user", l.user}} {
-		if text.value != "" {
-			m = append(m, text)
-		}
+	m.add("working_dir", c.workingDir)
+	m.add("runtime_user", c.user)
+	m.add("stop_signal", c.stopSignal)
+	m.add("shell", c.shell)
+	if c.healthcheck != nil {
+		m = append(m, pair{"healthcheck", c.healthcheck})
 	}
+	m.add("on_build", c.onBuild)
 	return m
+}
+
+// add appends a directive unless it says nothing.
+func (m *mapping) add(key string, value any) {
+	empty := false
+	switch v := value.(type) {
+	case string:
+		empty = v == ""
+	case bool:
+		empty = !v
+	case []string:
+		empty = len(v) == 0
+	case mapping:
+		empty = len(v) == 0
+	case []mapping:
+		empty = len(v) == 0
+	}
+	if !empty {
+		*m = append(*m, pair{key, value})
+	}
 }
 
 // node is a value as YAML.
@@ -123,17 +140,9 @@ func node(value any) *yaml.Node {
 		}
 		return n
 	case []mapping:
-		n := &yaml.Node{Kind: yaml.SequenceNode}
-		for _, item := range v {
-			n.Content = append(n.Content, node(item))
-		}
-		return n
+		return list(v)
 	case []string:
-		n := &yaml.Node{Kind: yaml.SequenceNode}
-		for _, item := range v {
-			n.Content = append(n.Content, node(item))
-		}
-		return n
+		return list(v)
 	case bool:
 		n := &yaml.Node{}
 		_ = n.Encode(v)
@@ -142,7 +151,7 @@ func node(value any) *yaml.Node {
 	text := value.(string)
 	n := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: text}
 	switch {
-	case strings.Contains(text, "\n"):
+	case strings.Contains(text, "\n") && !strings.HasPrefix(text, " ") && !strings.HasPrefix(text, "\n"):
 		n.Style = yaml.LiteralStyle
 	case strings.Contains(text, "${{"):
 		n.Style = yaml.DoubleQuotedStyle // its value may hold anything
@@ -150,29 +159,60 @@ func node(value any) *yaml.Node {
 	return n
 }
 
-func encode(m mapping) ([]byte, error) {
+func list[T any](items []T) *yaml.Node {
+	n := &yaml.Node{Kind: yaml.SequenceNode}
+	for _, item := range items {
+		n.Content = append(n.Content, node(item))
+	}
+	return n
+}
+
+func encode(n *yaml.Node) ([]byte, error) {
 	var out bytes.Buffer
 	encoder := yaml.NewEncoder(&out)
 	encoder.SetIndent(2)
-	if err := encoder.Encode(node(m)); err != nil {
+	if err := encoder.Encode(n); err != nil {
 		return nil, err
 	}
 	return out.Bytes(), encoder.Close()
 }
 
+// comments are notes as YAML has them.
+func (c *converter) comments(notes []Note) string {
+	var lines []string
+	for _, note := range notes {
+		text := literal(fmt.Sprintf("%s:%d: %s", c.File, note.Line, note.Text))
+		lines = append(lines, "# "+strings.NewReplacer("\n", " ", "\r", " ").Replace(text))
+	}
+	return strings.Join(lines, "\n")
+}
+
 // result writes what was converted.
 func (c *converter) result() (*Result, error) {
-	var layers mapping
+	root := &yaml.Node{Kind: yaml.MappingNode}
 	for _, l := range c.layers {
-		layers = append(layers, pair{l.name, l.directives()})
+		key := node(l.name)
+		key.HeadComment = c.comments(l.notes)
+		root.Content = append(root.Content, key, node(l.directives()))
 	}
 	slices.SortStableFunc(c.notes, func(a, b Note) int { return a.Line - b.Line })
 	r := &Result{Notes: c.notes}
 	var err error
-	if r.Stackerfile, err = encode(layers); err != nil || len(c.values) == 0 {
-		return r, err
+	if r.Stackerfile, err = encode(root); err != nil {
+		return nil, err
+	}
+	c.values = slices.DeleteFunc(c.values, func(p pair) bool { return slices.Contains(c.clashes, p.key) })
+	if len(c.values) == 0 {
+		return r, nil
 	}
 	slices.Reverse(c.values) // in a stackerfile, a value may use those after it
-	r.Substitutions, err = encode(c.values)
+	r.Substitutions, err = encode(node(c.values))
 	return r, err
+}
+
+// mapText returns the text that a mapping has for a key, or "".
+func mapText(m mapping, key string) string {
+	text, _ := m.get(key)
+	s, _ := text.(string)
+	return s
 }

@@ -121,11 +121,14 @@ func (p *parser) onBuild(l *Layer, n *yaml.Node) {
 	}
 }
 
+// IsSignal reports whether a text may be a signal's name or number.
+func IsSignal(text string) bool { return signalText.MatchString(text) }
+
 var signalText = regexp.MustCompile(`^([0-9]+|[A-Za-z][A-Za-z0-9+-]*)$`)
 
 func (p *parser) signal(n *yaml.Node, what string) string {
 	text := p.nonEmpty(n, what)
-	if text != "" && !signalText.MatchString(text) {
+	if text != "" && !IsSignal(text) {
 		p.wrong(n, what, "a signal's name or number, such as SIGQUIT or 9")
 	}
 	return text

@@ -110,7 +110,11 @@ func (p *parser) copyFields(i *Import, fields map[string]*yaml.Node) {
 	i.Copy = c
 }
 
-var ownerText = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@-]*\$?(:[A-Za-z0-9_][A-Za-z0-9_.@-]*)?$`)
+// ownerText is USER or USER:GROUP.
+var ownerText = regexp.MustCompile(`^[^:\s]+(:[^:\s]+)?$`)
+
+// IsOwner reports whether a text may name a user, or a user and a group.
+func IsOwner(text string) bool { return ownerText.MatchString(text) }
 
 func (p *parser) owner(n *yaml.Node, what string) string {
 	text := p.nonEmpty(n, what)

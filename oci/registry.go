@@ -53,3 +53,40 @@ func (s *Store) BaseFromRegistry(
 	}
 	return s.takeIn(ctx, registrySource{image}, ref.Name, Descriptor{Digest: manifest}, progress)
 }
+
+// ConfigFromRegistry returns the configuration of the image that ref stands for now on a
+// platform. It takes in nothing.
+func ConfigFromRegistry(ctx context.Context, c *registry.Client, ref registry.Ref, p ispec.Platform) (ispec.Image, DockerConfig, error) {
+	config, docker, err := readConfig(ctx, c, ref, p)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", ref.Name, err)
+	}
+	return config, docker, err
+}
+
+func readConfig(ctx context.Context, c *registry.Client, ref registry.Ref, p ispec.Platform) (config ispec.Image, docker DockerConfig, err error) {
+	image, err := c.Image(ref)
+	if err != nil {
+		return config, docker, err
+	}
+	src := registrySource{image}
+	manifest, err := image.Head(ctx)
+	if err == nil {
+		manifest, err = resolve(ctx, src, []Descriptor{manifest}, p)
+	}
+	if err != nil {
+		return config, docker, err
+	}
+	data, err := checkedDocument(ctx, src, manifest)
+	if err != nil {
+		return config, docker, err
+	}
+	m, err := parseManifest(data)
+	if err != nil {
+		return config, docker, err
+	}
+	if data, err = checkedDocument(ctx, src, m.Config); err != nil {
+		return config, docker, err
+	}
+	return unmarshalConfig(data)
+}
