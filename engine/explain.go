@@ -304,7 +304,7 @@ func (b *Builder) origin(s *rootfsStep) buildcache.Origin {
 	case layers.BaseScratch:
 		o.Base = layers.BaseScratch
 	case layers.BaseOCI:
-		o.Base = from.URL + ":" + from.Tag
+		o.Base = from.Image()
 	default:
 		o.Base = redact.URL(from.URL)
 	}

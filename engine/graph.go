@@ -67,7 +67,7 @@ func baseName(l *layers.Layer) string {
 	case layers.BaseBuilt:
 		return l.From.Tag
 	case layers.BaseOCI:
-		return l.From.URL + ":" + l.From.Tag
+		return l.From.Image()
 	}
 	return l.From.URL
 }

@@ -64,6 +64,14 @@ type Base struct {
 	Source   Source // BaseTar: where the tar is. BaseOCI: the layout's absolute path
 }
 
+// Image returns the name of a BaseOCI or BaseDocker, with its tag if it has one.
+func (b Base) Image() string {
+	if b.Type == BaseOCI && b.Tag != "" {
+		return b.URL + ":" + b.Tag
+	}
+	return b.URL
+}
+
 // Schemes of a Source.
 const (
 	SchemeLocal   = ""

@@ -357,6 +357,9 @@ func TestFaults(t *testing.T) {
 2:11: layer "b": from has no url, which type oci needs: give folder:tag of an OCI layout
 3:11: layer "c": from has no url, which type tar needs: give a tar file
 4:11: layer "d": from has no tag, which type built needs: give the name of a layer`},
+		{"bad transports", "a: {from: {type: docker, url: \"docker-daemon:x:1\"}}\nb: {from: {type: docker, url: \"oci:x\"}}\nc: {from: {type: docker, url: \"oci-archive:\"}}",
+			`1:31: layer "a": url "docker-daemon:x:1" is for a program that layerbuild does not use: run ` + "`skopeo copy docker-daemon:x:1 oci:FOLDER:TAG`" + `, and write type: oci and url: FOLDER:TAG
+3:31: layer "c": url "oci-archive:" names no tag: write folder:tag of an OCI layout`},
 		{"bad urls", "a: {from: {type: docker, url: busybox}}\nb: {from: {type: oci, url: oci}}\nc: {from: {type: oci, url: docker://x/y:z}}\nd: {from: {type: tar, url: d/}}", `1:31: layer "a": url "busybox" is no image: write docker://host/repository:tag
 2:28: layer "b": url "oci" names no tag: write folder:tag of an OCI layout
 3:28: layer "c": url "docker://x/y:z" is no folder: write folder:tag of an OCI layout on this machine

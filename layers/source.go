@@ -66,27 +66,52 @@ func (p *parser) required(b *Base, n *yaml.Node, fields map[string]*yaml.Node, n
 	return v
 }
 
+// dockerURL parses an image in a registry, or what stacker takes in its place: the other
+// transports of skopeo, of which those to files are bases of type oci.
 func (p *parser) dockerURL(b *Base, n *yaml.Node) {
 	b.URL = p.nonEmpty(n, "url")
-	if b.URL != "" && (!strings.HasPrefix(b.URL, "docker://") || b.URL == "docker://") {
-		p.fail(n, "url %s is no image: write docker://host/repository:tag", quote(b.URL))
+	transport, rest, _ := strings.Cut(b.URL, ":")
+	switch transport {
+	case "":
+	case "oci", archiveOCI, archiveDocker:
+		b.Type = BaseOCI
+		p.layoutURL(b, n)
+	case "docker-daemon", "containers-storage", "dir":
+		p.fail(n, "url %s is for a program that layerbuild does not use: run `skopeo copy %s oci:FOLDER:TAG`, and write type: oci and url: FOLDER:TAG",
+			quote(b.URL), b.URL)
+	default:
+		if !strings.HasPrefix(b.URL, "docker://") || rest == "//" {
+			p.fail(n, "url %s is no image: write docker://host/repository:tag", quote(b.URL))
+		}
 	}
 }
 
-// layoutURL reads path:tag and oci:path:tag. In oci:tag the layout is the folder oci.
+// The transports to archives, tar files that are read as OCI layouts are.
+const (
+	archiveOCI    = "oci-archive"
+	archiveDocker = "docker-archive"
+)
+
+// layoutURL parses path:tag, oci:path:tag, and path or path:tag of an archive. In oci:tag
+// the layout is the folder oci.
 func (p *parser) layoutURL(b *Base, n *yaml.Node) {
 	text := p.nonEmpty(n, "url")
-	if rest, ok := strings.CutPrefix(text, "oci:"); ok && strings.Contains(rest, ":") {
+	transport, rest, _ := strings.Cut(text, ":")
+	isArchive := (transport == archiveOCI || transport == archiveDocker) && rest != ""
+	if isArchive || transport == "oci" && strings.Contains(rest, ":") {
 		text = rest
 	}
 	colon := strings.IndexByte(text, ':') // a tag may have more, as skopeo has it
+	if isArchive && colon < 0 {
+		colon, text = len(text), text+":" // its only image
+	}
 	switch {
 	case text == "":
 		return
 	case strings.Contains(text, "://"):
 		p.fail(n, "url %s is no folder: write folder:tag of an OCI layout on this machine", quote(n.Value))
 		return
-	case colon <= 0 || colon == len(text)-1:
+	case colon <= 0 || colon == len(text)-1 && !isArchive:
 		p.fail(n, "url %s names no tag: write folder:tag of an OCI layout", quote(n.Value))
 		return
 	}

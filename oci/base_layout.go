@@ -12,6 +12,7 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/umoci/oci/cas"
 	"github.com/opencontainers/umoci/oci/cas/dir"
@@ -54,26 +55,59 @@ func (s *Store) BaseFromLayout(ctx context.Context, path, tag string, p ispec.Pl
 	return s.takeIn(ctx, src, path+":"+tag, d, nil)
 }
 
-// layoutSource is an OCI layout that images are taken from. It is only read.
+// A layoutSource is an OCI layout that images are read from: a folder, or an archive.
 type layoutSource struct {
 	path  string
 	index ispec.Index
+	files interface {
+		// open opens a regular file below the layout. It fails with fs.ErrNotExist.
+		open(name string) (io.ReadCloser, error)
+	}
 }
 
 // openLayoutSource opens the layout at path.
 func openLayoutSource(path string) (*layoutSource, error) {
+	if fi, err := os.Stat(path); err == nil && fi.Mode().IsRegular() {
+		return openArchive(path)
+	}
 	if err := checkLayout(path); err != nil {
 		return nil, err
 	}
-	data, err := readRegular(filepath.Join(path, ispec.ImageIndexFile))
+	src := &layoutSource{path: path, files: folder(path)}
+	data, err := src.read(ispec.ImageIndexFile)
 	if err != nil {
 		return nil, fmt.Errorf("OCI layout %s: %w", path, err)
 	}
-	src := &layoutSource{path: path}
 	if err := json.Unmarshal(data, &src.index); err != nil {
 		return nil, fmt.Errorf("OCI layout %s: index.json is not JSON of an index: %w", path, err)
 	}
 	return src, nil
+}
+
+// A folder contains the files of a layout.
+type folder string
+
+func (f folder) open(name string) (io.ReadCloser, error) {
+	return openRegular(filepath.Join(string(f), name))
+}
+
+// read returns a small file of the layout.
+func (l *layoutSource) read(name string) ([]byte, error) {
+	f, err := l.files.open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readSmall(f, name)
+}
+
+// readSmall reads a document, and refuses a larger one.
+func readSmall(r io.Reader, name string) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxDocument+1))
+	if err == nil && len(data) > maxDocument {
+		err = fmt.Errorf("%s: more than %d bytes", name, maxDocument)
+	}
+	return data, err
 }
 
 // checkLayout says in the user's words why path is not an OCI layout. The error
@@ -108,11 +142,7 @@ func readRegular(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxDocument+1))
-	if err == nil && len(data) > maxDocument {
-		err = fmt.Errorf("%s: more than %d bytes", path, maxDocument)
-	}
-	return data, err
+	return readSmall(f, path)
 }
 
 // openRegular opens a regular file for reading; a fifo, socket, device or folder
@@ -139,24 +169,35 @@ func openRegular(path string) (*os.File, error) {
 	return f, nil
 }
 
-// tagged returns the entries of a tag.
+// tagged returns the entries of a tag. Without a tag it returns the only image.
 func (l *layoutSource) tagged(tag string) ([]Descriptor, error) {
-	var roots []Descriptor
+	var roots, ofDocker []Descriptor
 	var tags []string
 	for _, d := range l.index.Manifests {
 		name, ok := d.Annotations[ispec.AnnotationRefName]
-		if ok && name == tag {
+		full := d.Annotations[dockerName]
+		switch {
+		case tag == "" && full != "":
+			ofDocker = append(ofDocker, d)
+		case tag == "" || ok && (name == tag || full == fullImageName(tag)):
 			roots = append(roots, d)
 		}
 		if ok {
 			tags = append(tags, name)
 		}
 	}
-	if roots = distinct(roots); len(roots) > 0 {
+	if roots = distinct(roots); len(roots) == 0 { // else an archive lists its images twice
+		roots = distinct(ofDocker)
+	}
+	if len(roots) == 1 || len(roots) > 1 && tag != "" {
 		return roots, nil
 	}
+	what := fmt.Sprintf("has no tag %q", tag)
+	if tag == "" {
+		what = fmt.Sprintf("has %d images: name one by its tag", len(roots))
+	}
 	if len(tags) == 0 {
-		return nil, fmt.Errorf("OCI layout %s has no tag %q: it has no tags", l.path, tag)
+		return nil, fmt.Errorf("OCI layout %s %s: it has no tags", l.path, what)
 	}
 	sort.Strings(tags)
 	const most = 20
@@ -165,18 +206,23 @@ func (l *layoutSource) tagged(tag string) ([]Descriptor, error) {
 		more = fmt.Sprintf(" and %d more", len(tags)-most)
 		tags = tags[:most]
 	}
-	return nil, fmt.Errorf("OCI layout %s has no tag %q; it has %s%s", l.path, tag, strings.Join(tags, ", "), more)
+	return nil, fmt.Errorf("OCI layout %s %s; it has %s%s", l.path, what, strings.Join(tags, ", "), more)
 }
 
-func (l *layoutSource) open(d Descriptor) (*os.File, error) {
+func (l *layoutSource) open(d Descriptor) (io.ReadCloser, error) {
 	if err := checkDigest(d.Digest); err != nil {
 		return nil, err
 	}
-	f, err := openRegular(filepath.Join(l.path, ispec.ImageBlobsDir, d.Digest.Algorithm().String(), d.Digest.Encoded()))
+	f, err := l.files.open(blobName(d.Digest))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("OCI layout %s lacks the blob %s: %w", l.path, d.Digest, fs.ErrNotExist)
 	}
 	return f, err
+}
+
+// blobName returns the path of a blob within a layout.
+func blobName(d digest.Digest) string {
+	return filepath.Join(ispec.ImageBlobsDir, d.Algorithm().String(), d.Encoded())
 }
 
 func (l *layoutSource) document(_ context.Context, d Descriptor) ([]byte, error) {

@@ -292,7 +292,7 @@ func TestLayoutsThatAreNone(t *testing.T) {
 	none := makeLayout(t).path
 	for _, c := range []struct{ path, tag, want string }{
 		{at("none"), "x", "no such file"},
-		{at("file"), "x", "it is not a folder"},
+		{at("file"), "x", "is neither an OCI layout nor an archive of an image: "},
 		{at("fifo"), "x", "it is not a folder"},
 		{at("empty"), "x", "is not an OCI layout: it lacks oci-layout"},
 		{at("fifoinside"), "x", "not a regular file"},
