@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -18,16 +19,28 @@ func newInspectCommand(s *settings) *cobra.Command {
 	var file string
 	var load layers.Options
 	var shown format
+	var manifest bool
 	cmd := &cobra.Command{
 		Use:   "inspect [TAG...]",
 		Short: "Show the images that were built",
 		Long: `Show the images in the OCI layout: their tags, layers, sizes and configuration.
-A tag that is of no layer of the stackerfile any more is marked as such.`,
+A tag that is of no layer of the stackerfile any more is marked as such.
+
+With --mtree it is the files of one image, as a manifest that go-mtree's gomtree
+compares with an unpacked image: owners, modes, times, digests and extended
+attributes.`,
 		Example: `  layerbuild inspect
+  layerbuild inspect app --mtree >app.mtree    # gomtree validate -p rootfs -f app.mtree
   layerbuild inspect app --oci-dir build/oci`,
 		RunE: func(cmd *cobra.Command, tags []string) (err error) {
 			if err = s.reading(cmd.Context(), &load, true); err != nil {
 				return err
+			}
+			if manifest {
+				if len(tags) != 1 {
+					return errors.New("--mtree is of one image: name its tag")
+				}
+				return engine.WriteManifest(cmd.Context(), cmd.OutOrStdout(), s.ociDir, tags[0])
 			}
 			found, err := engine.Inspect(s.ociDir, file, load, tags...)
 			if err != nil {
@@ -51,6 +64,8 @@ A tag that is of no layer of the stackerfile any more is marked as such.`,
 	cmd.ValidArgsFunction = s.completeTags
 	addStackerfileFlags(cmd, &file, &load)
 	addFormat(cmd, &shown)
+	cmd.Flags().BoolVar(&manifest, "mtree", false, "show the files of one image, as an mtree(5) manifest")
+	cmd.MarkFlagsMutuallyExclusive("mtree", "format")
 	return cmd
 }
 

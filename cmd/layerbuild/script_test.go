@@ -136,6 +136,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"differ":          scriptDiffer,
 	"digest":          scriptDigest,
 	"foreign":         scriptForeign,
+	"gomtree":         scriptGomtree,
 	"gone":            scriptGone,
 	"hear":            scriptHear,
 	"idle":            scriptIdle,
