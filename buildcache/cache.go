@@ -42,6 +42,8 @@ var (
 	ErrNotFound = errors.New("no record")
 	// ErrCorrupt says that there was a record, but damaged; it has been put aside.
 	ErrCorrupt = errors.New("damaged record")
+	// ErrUntrusted reports that there is a record, but none that a trusted key vouches for.
+	ErrUntrusted = errors.New("not vouched for by a trusted key")
 )
 
 // A Cache is the records of one state folder.
@@ -50,6 +52,7 @@ type Cache struct {
 	inUse     *os.File // locked shared: see Destroy
 	redaction func() ([]byte, error)
 	concealed []string // see Conceal
+	voucher   string   // the key that vouches for what is put, or ""
 }
 
 // Open returns the cache in a state folder and makes the folder if need be,
@@ -308,6 +311,7 @@ func (c *Cache) Put(kind Kind, in Inputs, result any, cost time.Duration, origin
 		Inputs:  redacted,
 		Result:  raw,
 	}
+	r.Vouched = c.vouch(r.Created)
 	data, err := seal(r)
 	if err != nil {
 		return nil, err
@@ -315,8 +319,6 @@ func (c *Cache) Put(kind Kind, in Inputs, result any, cost time.Duration, origin
 	if err := c.write(recordName(kind, r.Key), data); err != nil {
 		return nil, fmt.Errorf("remembering a %s step: %w", kind, err)
 	}
-	c.Exhume(string(kind), string(r.Key))
-	aside := c.aside(recordName(kind, r.Key))
-	_ = os.Rename(aside, aside+".replaced") // so that it explains nothing more
+	c.kept(r)
 	return r, nil
 }

@@ -57,6 +57,7 @@ const (
 	Missing   Code = "MISSING"   // built, but its record, snapshot or blob is gone
 	Corrupt   Code = "CORRUPT"   // the record was damaged
 	Untracked Code = "UNTRACKED" // a bind that nobody watches
+	Untrusted Code = "UNTRUSTED" // built, but no trusted key vouches for that
 	NoCache   Code = "NO-CACHE"  // --no-cache
 	Failed    Code = "FAILED"    // it failed the last time
 )

@@ -45,9 +45,10 @@ func (c *Cache) redact(in Inputs) (Inputs, error) {
 	return out, nil
 }
 
-// WithoutSecrets returns the inputs without anything that looks like a secret.
-func (in Inputs) WithoutSecrets() Inputs {
-	return in.replaceSecrets(nil, func(_, _ string) string { return "[redacted]" })
+// WithoutSecrets returns the inputs without anything that looks like a secret, and without
+// the texts that are known as secrets.
+func (in Inputs) WithoutSecrets(known []string) Inputs {
+	return in.replaceSecrets(known, func(_, _ string) string { return "[redacted]" })
 }
 
 // replaceSecrets returns the inputs with what hide makes of each text in them that is known as

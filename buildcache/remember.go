@@ -18,7 +18,11 @@ type Step[R any] struct {
 
 	// Usable fails where what the result names is neither on this machine nor can be
 	// fetched. The step is a miss then, and the error its reason.
+	//
+	// Lazy leaves that question to those who need what the result names, for records that
+	// somebody has vouched for: they fetch it, or have it made again.
 	Usable func(context.Context, R) error
+	Lazy   bool
 	// Missed is called before a step is done, told or refused, with the reason why it
 	// is not remembered; nil where it is, and is done all the same.
 	Missed func(ctx context.Context, miss error) error
@@ -74,8 +78,10 @@ type Session struct {
 	// Ready is called before a step is done that is not Light. Where it reports false,
 	// this process does none: the step stays Unknown.
 	Ready func(context.Context) (bool, error)
-	// Used is told the keys of records that serve.
-	Used func(Key)
+	// Trusts reports whether a record may serve; nil trusts all.
+	Trusts func(*Record) bool
+	// Served is told of records that serve, and of those that were made.
+	Served func(r *Record, made bool)
 	// Damaged is told once of each damaged record.
 	Damaged func(Kind)
 	// Again is told of damage that a step is done again for.
@@ -170,11 +176,15 @@ func Remember[R any](ctx context.Context, s *Session, step *Step[R]) (R, Outcome
 	}
 }
 
-// Recall returns the result of a step that is remembered and usable. The error says why
+// Recall returns the result of a step that is remembered, here or elsewhere, and usable. The error says why
 // there is none.
 func Recall[R any](ctx context.Context, s *Session, step *Step[R]) (R, error) {
 	r := &remembering[R]{s: s, step: step}
+	r.out.Key = step.Key()
 	err := r.recall(ctx)
+	if err != nil && r.fetch(ctx) {
+		err = r.recall(ctx)
+	}
 	return r.result, err
 }
 
@@ -220,15 +230,13 @@ func (r *remembering[R]) recall(ctx context.Context) (miss error) {
 	} else {
 		record, miss = r.s.get(&r.step.Task, &result)
 	}
-	if miss == nil && r.step.Usable != nil {
+	if lazy := r.step.Lazy && record != nil && record.Vouched != nil; miss == nil && r.step.Usable != nil && !lazy {
 		miss = r.step.Usable(ctx, result)
 	}
 	if miss != nil {
 		return miss
 	}
-	if record != nil && r.s.Used != nil {
-		r.s.Used(record.Key)
-	}
+	r.s.served(record, false)
 	r.result, r.out.Record = result, record
 	return nil
 }
@@ -237,6 +245,9 @@ func (r *remembering[R]) recall(ctx context.Context) (miss error) {
 func (s *Session) get(t *Task, result any) (*Record, error) {
 	key := t.Key()
 	record, err := s.Cache.Get(t.Kind, key)
+	if err == nil && s.Trusts != nil && !s.Trusts(record) {
+		return nil, ErrUntrusted
+	}
 	if err == nil && json.Unmarshal(record.Result, result) != nil {
 		s.Cache.putAside(recordName(t.Kind, key))
 		err = ErrCorrupt
@@ -247,6 +258,12 @@ func (s *Session) get(t *Task, result any) (*Record, error) {
 		}
 	}
 	return record, err
+}
+
+func (s *Session) served(r *Record, made bool) {
+	if r != nil && s.Served != nil {
+		s.Served(r, made)
+	}
 }
 
 // fetch asks the remote cache for a step that is not remembered here.
@@ -345,6 +362,7 @@ func (r *remembering[R]) keep(result R) (err error) {
 	switch m := r.step.Memory; {
 	case m == nil:
 		r.out.Record, err = r.s.Cache.Put(t.Kind, t.Inputs, result, r.out.Took, t.Origin)
+		r.s.served(r.out.Record, true)
 	case m.Keep != nil:
 		err = m.Keep(result)
 	}

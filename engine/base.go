@@ -51,49 +51,67 @@ func newBase(image *oci.Base) *base {
 
 // base finds out what a layer starts from, by digest.
 func (b *Builder) base(ctx context.Context, l *layers.Layer) (*base, unknown, error) {
-	var image *oci.Base
-	var why unknown
-	var err error
-	switch l.From.Type {
-	case layers.BaseScratch:
+	if l.From.Type == layers.BaseScratch {
 		return &base{}, "", nil
-	case layers.BaseBuilt:
+	}
+	if l.From.Type == layers.BaseBuilt {
 		parent := b.layers[b.graph.Layer(l.From.Tag)]
 		return &base{parent.config.Base(), parent.chain}, "", nil
-	case layers.BaseOCI:
-		image, why, err = b.layoutBase(ctx, l)
-	case layers.BaseDocker:
-		image, why, err = b.registryBase(ctx, l)
-	case layers.BaseTar:
-		image, why, err = b.tarBase(ctx, l)
-	default:
-		err = fmt.Errorf("unknown type of base %q", l.From.Type)
 	}
+	image, why, err := b.baseImage(ctx, l, false)
 	if err != nil || why != "" {
 		return nil, why, b.failAt(ctx, l, l.From.Pos, err)
 	}
 	b.use(image.Manifest.Encoded())
+	b.remote.startsFrom(image.Manifest)
 	made := newBase(image)
 	for c := made.chain; c != nil; c = c.below {
 		c.again = func(ctx context.Context) error {
-			_, _, err := b.base(ctx, l)
-			return err
+			_, _, err := b.baseImage(ctx, l, true)
+			return b.failAt(ctx, l, l.From.Pos, err)
 		}
 	}
 	return made, "", nil
+}
+
+// baseImage returns the image from outside that a layer starts from. Where a remote cache
+// has described it, its layers need not be on this machine, unless whole says so.
+func (b *Builder) baseImage(ctx context.Context, l *layers.Layer, whole bool) (*oci.Base, unknown, error) {
+	switch l.From.Type {
+	case layers.BaseOCI:
+		return b.layoutBase(ctx, l, whole)
+	case layers.BaseDocker:
+		return b.registryBase(ctx, l, whole)
+	case layers.BaseTar:
+		return b.tarBase(ctx, l, whole)
+	}
+	return nil, "", fmt.Errorf("unknown type of base %q", l.From.Type)
+}
+
+// known returns a base image that was taken in, or was described by a remote cache.
+func (b *Builder) known(ctx context.Context, manifest digest.Digest, whole bool) (*oci.Base, error) {
+	image, err := b.Blobs.Base(manifest)
+	if err == nil || whole || !b.remote.reads() {
+		return image, err
+	}
+	if image, err := b.Blobs.Described(manifest); err == nil {
+		return image, nil
+	}
+	b.remote.ask(ctx)
+	return b.Blobs.Described(manifest)
 }
 
 func platform(l *layers.Layer) ispec.Platform {
 	return ispec.Platform{OS: l.OS, Architecture: l.Arch}
 }
 
-func (b *Builder) layoutBase(ctx context.Context, l *layers.Layer) (*oci.Base, unknown, error) {
+func (b *Builder) layoutBase(ctx context.Context, l *layers.Layer, whole bool) (*oci.Base, unknown, error) {
 	path, tag := l.From.Source.Path, l.From.Tag
 	manifest, err := oci.ResolveLayout(ctx, path, tag, platform(l))
 	if err != nil {
 		return nil, "", err
 	}
-	step := b.imageStep(l, manifest.Digest)
+	step := b.imageStep(l, manifest.Digest, whole)
 	step.Doing, step.Light = "has been copying "+l.From.URL, true
 	step.Do = func(ctx context.Context) (*oci.Base, error) {
 		defer b.lingering(l.Name, "copying "+l.From.URL)()
@@ -104,24 +122,24 @@ func (b *Builder) layoutBase(ctx context.Context, l *layers.Layer) (*oci.Base, u
 }
 
 // imageStep is the step that takes in an image, as far as it takes to look it up.
-func (b *Builder) imageStep(l *layers.Layer, manifest digest.Digest) *buildcache.Step[*oci.Base] {
+func (b *Builder) imageStep(l *layers.Layer, manifest digest.Digest, whole bool) *buildcache.Step[*oci.Base] {
 	var in buildcache.Inputs
 	in.Add(buildcache.BaseChange, "manifest", string(manifest))
 	return &buildcache.Step[*oci.Base]{
 		Task:   buildcache.Task{Kind: buildcache.Base, Inputs: in, Origin: origin(l)},
-		Memory: &buildcache.Memory[*oci.Base]{Recall: func(context.Context) (*oci.Base, error) { return b.Blobs.Base(manifest) }},
+		Memory: &buildcache.Memory[*oci.Base]{Recall: func(ctx context.Context) (*oci.Base, error) { return b.known(ctx, manifest, whole) }},
 	}
 }
 
 // registryBase asks the registry what the reference stands for now, and pulls what is
 // not here.
-func (b *Builder) registryBase(ctx context.Context, l *layers.Layer) (*oci.Base, unknown, error) {
+func (b *Builder) registryBase(ctx context.Context, l *layers.Layer, whole bool) (*oci.Base, unknown, error) {
 	ref := registry.Ref{Name: l.From.URL, Insecure: l.From.Insecure}
 	manifest, _, err := remember(ctx, b, l, b.referenceStep(l, ref))
 	if err != nil {
 		return nil, "", err
 	}
-	step := b.imageStep(l, manifest)
+	step := b.imageStep(l, manifest, whole)
 	step.Doing = "has been pulling " + l.From.URL
 	step.Here = func(context.Context) bool { return false }
 	step.Missed = func(context.Context, error) error {
@@ -247,7 +265,7 @@ func (b *Builder) keepResolved(name string, manifest digest.Digest) error {
 
 // tarBase makes a base of a tar file: an image of one layer, told apart by the
 // file's digest.
-func (b *Builder) tarBase(ctx context.Context, l *layers.Layer) (image *oci.Base, why unknown, err error) {
+func (b *Builder) tarBase(ctx context.Context, l *layers.Layer, whole bool) (image *oci.Base, why unknown, err error) {
 	file, why, err := b.source(ctx, l, l.From.Source, "", imports.Source{})
 	if err != nil || why != "" {
 		return nil, why, err
@@ -262,8 +280,8 @@ func (b *Builder) tarBase(ctx context.Context, l *layers.Layer) (image *oci.Base
 	in.Add(buildcache.Format, "compressor", oci.CompressorVersion)
 	_, came, err := remember(ctx, b, l, &buildcache.Step[digest.Digest]{
 		Task: buildcache.Task{Kind: buildcache.Resolve, Inputs: in, Origin: origin(l), Doing: "has been taking in " + redact.URL(l.From.URL)},
-		Usable: func(_ context.Context, manifest digest.Digest) (err error) {
-			image, err = b.Blobs.Base(manifest)
+		Usable: func(ctx context.Context, manifest digest.Digest) (err error) {
+			image, err = b.known(ctx, manifest, whole)
 			return err
 		},
 		Here:    file.here,

@@ -52,6 +52,8 @@ type Options struct {
 
 	Offline     bool       // ask no server: what is here serves
 	Pull        Pull       // when registries are asked
+	Remote      Remote     // other machines' caches
+	Output      Output     // where images go
 	NoStatIndex bool       // read every file of an import, whatever stat says
 	MaxDownload int64      // bytes of an http(s) import; 0 for no limit
 	Bounds      oci.Bounds // of bases' layers
@@ -151,6 +153,7 @@ type Builder struct {
 	numbered  func() (int, error)    // the build's number: that of its log and its journal
 	needed    map[*layers.Layer]bool // by others
 	session   *buildcache.Session    // of the steps
+	remote    *remoteCaches          // nil without any
 	limits    limits
 	worth     func() map[*layers.Layer]time.Duration // see paths
 	failures  failures
@@ -199,11 +202,17 @@ func buildAll(ctx context.Context, o Options) error {
 			return err
 		}
 	}
+	o.Remote.answers = &answers{}
 	left, err := attempt(ctx, o, graph)
 	if left && err == nil {
 		if err := namespace.Enter(); err != nil { // where that ends this life, the next one is told what this one learned
 			return err
 		}
+		_, err = attempt(ctx, o, graph)
+	}
+	var lost *lostError
+	for try := 1; errors.As(err, &lost) && try < attempts; try++ {
+		o.Sink.Report(progress.Event{Time: time.Now(), Kind: progress.Warning, Text: lost.Error() + ": what is built on it is built again"})
 		_, err = attempt(ctx, o, graph)
 	}
 	if err == nil && !o.Plan {
@@ -320,6 +329,10 @@ func open(ctx context.Context, o Options, graph *layers.Graph) (*Builder, error)
 		return nil, err
 	}
 	b.Cache.Conceal(graph.Secrets)
+	if b.remote, err = b.openRemote(ctx); err != nil {
+		b.Set.Close()
+		return nil, err
+	}
 	b.session = b.newSession()
 	b.Blobs.Bounds = o.Bounds
 	b.Blobs.ByUmoci = os.Getenv("LAYERBUILD_UNPACK") == "umoci"
@@ -427,6 +440,9 @@ func outputFiles() (files []string) {
 // writable tells whether images can be put into the OCI layout. One that is not
 // there is not made: a build that fails leaves nothing behind.
 func (b *Builder) writable(ctx context.Context) error {
+	if b.Output.Type == OutputCacheOnly {
+		return nil
+	}
 	ociDir := b.OCIDir
 	if _, err := os.Lstat(ociDir); err == nil {
 		_, err := b.layout(ctx)
@@ -459,7 +475,10 @@ func (b *Builder) build(ctx context.Context) error {
 		return err
 	}
 	complete := err == nil
-	if complete {
+	if ctx.Err() == nil {
+		err = errors.Join(err, b.remote.finish(ctx, complete))
+	}
+	if complete && err == nil {
 		err = b.verdict()
 	}
 	switch {

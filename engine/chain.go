@@ -38,6 +38,7 @@ type chain struct {
 	again func(context.Context) error
 
 	packing sync.Mutex
+	lost    bool                           // nobody else has its blob either
 	packs   map[string]oci.Descriptor      // what the highest layer was packed to in this build, by type
 	blob    atomic.Pointer[oci.Descriptor] // the highest layer as a tar; nil while it is not known to be packed
 }
@@ -111,6 +112,7 @@ func (b *Builder) packOne(ctx context.Context, s *rootfsStep, c *chain) (known b
 		return true, nil
 	}
 	step := b.packStep(origin(c.maker(s.l)), c.diff)
+	step.Lazy = !c.lost
 	b.packs(step, s, c, TypeTar+" with "+string(b.Compression))
 	step.Do = func(ctx context.Context) (blob oci.Descriptor, err error) {
 		dir, release, err := b.Snapshots.Difference(ctx, c.id)
@@ -169,9 +171,9 @@ func (b *Builder) packs(step *buildcache.Step[oci.Descriptor], s *rootfsStep, c 
 	}
 }
 
-// hasBlob fails where a blob is not in the store.
+// hasBlob fails where a blob is neither in the store nor in a remote cache.
 func (b *Builder) hasBlob(_ context.Context, blob oci.Descriptor) error {
-	if !b.Blobs.Has(blob) {
+	if !b.Blobs.Has(blob) && !b.remote.has(blob.Digest) {
 		return fmt.Errorf("blob %s: %w", blob.Digest, buildcache.ErrNotFound)
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/explain"
 	"github.com/layerbuild/layerbuild/imports"
+	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/overlay"
 	"github.com/layerbuild/layerbuild/progress"
 )
@@ -28,6 +29,23 @@ func (e damageError) Unwrap() error        { return e.error }
 // tellDamage reports damage that is about to be made good.
 func (b *Builder) tellDamage(err error) {
 	b.report(progress.Event{Kind: progress.Warning, Text: damageError{err}.Error() + ": making it again"})
+}
+
+// An absentError says that what a layer holds is known by its digests alone, and is to be
+// had nowhere. It is an ErrCorrupt: the layer is made again.
+type absentError struct{ text string }
+
+func (e absentError) Error() string        { return e.text }
+func (e absentError) Is(target error) bool { return target == buildcache.ErrCorrupt }
+
+// tellAgain reports that a layer is made again, and why.
+func (b *Builder) tellAgain(l *layers.Layer, why error) {
+	var absent absentError
+	if errors.As(why, &absent) {
+		b.notice(l, progress.Notice, "%s: it is made again", why)
+		return
+	}
+	b.tellDamage(why)
 }
 
 // attempts is how often something is made that meets damage. Each attempt finds less of it.
@@ -60,7 +78,9 @@ func (b *Builder) remake(ctx context.Context, s *rootfsStep, c *chain) error {
 	defer s.remaking.Unlock()
 	s.lost = true
 	o := b.layers[s.l]
-	fs, came, err := remember(ctx, b, s.l, b.rootfsStep(s, o, func() {}))
+	step := b.rootfsStep(s, o, func() {})
+	step.Lazy = false
+	fs, came, err := remember(ctx, b, s.l, step)
 	if err != nil {
 		return err
 	}
@@ -72,7 +92,16 @@ func (b *Builder) remake(ctx context.Context, s *rootfsStep, c *chain) error {
 			return nil
 		}
 	}
-	return fail(s.l, s.l.Pos, errors.New("what it gave is lost, and made again it is something else, since it is not reproducible: build again"))
+	return &lostError{s.l.Name}
+}
+
+// A lostError says that a layer, which is not reproducible, was lost and came out
+// otherwise when it was made again. What it gives now is remembered; what this build knows
+// of the layers on it is out of date.
+type lostError struct{ layer string }
+
+func (e *lostError) Error() string {
+	return fmt.Sprintf("%s: not reproducible: what it gave before is lost, and made again it is something else", e.layer)
 }
 
 // restore makes what the images of the build need and what turned out to be damaged;

@@ -104,6 +104,8 @@ func (b *Builder) gone(miss error, key buildcache.Key, latest *buildcache.Latest
 	switch {
 	case errors.Is(miss, buildcache.ErrCorrupt):
 		reason = explain.Reason{Code: buildcache.Corrupt, Name: "record"}
+	case errors.Is(miss, buildcache.ErrUntrusted):
+		reason = explain.Reason{Code: buildcache.Untrusted, Name: "record"}
 	case errors.As(miss, &gone):
 		reason = b.missing("snapshot", buildcache.BurySnapshot, gone.chain.id.Encoded())
 		if reason.Code == buildcache.Missing && (gone.damaged || b.Snapshots.IsAside(gone.chain.id)) {

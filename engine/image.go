@@ -21,10 +21,10 @@ import (
 const author = "layerbuild"
 
 // packImage packs what is not packed of the layer's image, and composes it with its
-// blobs. A build_only one has none. The image is nil where something would have to be
-// packed.
+// blobs. A build_only one has none, unless a remote cache is to have them. The image is
+// nil where something would have to be packed.
 func (b *Builder) packImage(ctx context.Context, s *rootfsStep, c *chain, spec oci.ImageSpec) (*oci.Image, error) {
-	if s.l.BuildOnly {
+	if s.l.BuildOnly && !b.remote.takesAll() {
 		return oci.Compose(spec)
 	}
 	packed, known, err := b.pack(ctx, s, c)
@@ -50,6 +50,9 @@ func compose(spec oci.ImageSpec, packed []oci.Layer) (*oci.Image, error) {
 
 // putImages puts the images of a build into the OCI layout, all at once.
 func (b *Builder) putImages(ctx context.Context) error {
+	if b.Output.Type == OutputCacheOnly {
+		return nil
+	}
 	before := roomOf(b.OCIDir)
 	output, err := b.layout(ctx)
 	if err != nil {
@@ -57,6 +60,9 @@ func (b *Builder) putImages(ctx context.Context) error {
 	}
 	if err := b.Cache.AddLayout(b.OCIDir); err != nil {
 		return err
+	}
+	if known, err := b.bringImages(ctx, output); err != nil || !known {
+		return before.explain(err)
 	}
 	b.tellChanged(output, b.images())
 	defer b.lingering("", "writing images to "+b.OCIDir)()

@@ -187,6 +187,7 @@ func (b *Builder) rootfsStep(s *rootfsStep, o *outcome, looked func()) *buildcac
 			Doing: "has been doing the same step", Untracked: len(s.untracked) > 0,
 		},
 		Usable: func(ctx context.Context, fs rootfs) error { return b.usable(ctx, s, fs) },
+		Lazy:   true,
 		Missed: func(ctx context.Context, miss error) error { return b.tellMiss(ctx, s, &o.told, miss) },
 		Prepare: func(ctx context.Context) error {
 			looked()

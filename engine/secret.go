@@ -192,12 +192,12 @@ func (b *Builder) secret(id string) *Secret {
 	return nil
 }
 
-// environWithoutSecrets is this process's environment, but for the variables that
-// secrets come from: no build_env_passthrough lets them in.
+// environWithoutSecrets returns this process's environment without the variables that
+// secrets and the key of remote caches come from: no build_env_passthrough lets them in.
 func (o Options) environWithoutSecrets() []string {
 	return slices.DeleteFunc(os.Environ(), func(entry string) bool {
 		name, _, _ := strings.Cut(entry, "=")
-		return slices.ContainsFunc(o.Secrets, func(s *Secret) bool { return s.env == name })
+		return name == SignKeyVariable || slices.ContainsFunc(o.Secrets, func(s *Secret) bool { return s.env == name })
 	})
 }
 

@@ -15,7 +15,7 @@ import (
 
 // newSession returns what the steps of the build have in common.
 func (b *Builder) newSession() *buildcache.Session {
-	return &buildcache.Session{
+	s := &buildcache.Session{
 		Cache: b.Cache,
 		Policy: buildcache.Policy{
 			NoCache:    func(layer string) bool { return named(b.NoCache, layer) },
@@ -23,13 +23,26 @@ func (b *Builder) newSession() *buildcache.Session {
 			FailOnMiss: b.FailOnMiss,
 			Plan:       b.Plan,
 		},
-		Ready: func(context.Context) (bool, error) { return b.mayDo() },
-		Used:  func(key buildcache.Key) { b.use(string(key)) },
-		Again: b.tellDamage,
+		Ready:  func(context.Context) (bool, error) { return b.mayDo() },
+		Trusts: b.remote.trusts,
+		Served: b.served,
+		Again:  b.tellDamage,
 		Damaged: func(kind buildcache.Kind) {
 			b.report(progress.Event{Kind: progress.Warning, Text: fmt.Sprintf("a damaged %s record has been put aside in the state folder's corrupt folder", kind)})
 		},
 	}
+	if b.remote != nil { // a nil pointer in an interface is not nil
+		s.Remote = b.remote
+	}
+	return s
+}
+
+// served notes a record that the build uses, or has made.
+func (b *Builder) served(r *buildcache.Record, made bool) {
+	if !made {
+		b.use(string(r.Key))
+	}
+	b.remote.served(r, made)
 }
 
 // mayDo reports whether this process may do a step, and makes it ready for that: it is

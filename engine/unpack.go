@@ -66,7 +66,7 @@ func (u *unpacking) snapshot(ctx context.Context) error {
 		if !errors.Is(err, buildcache.ErrCorrupt) || u.c.again == nil || try == attempts || ctx.Err() != nil {
 			return err
 		}
-		u.tellDamage(err)
+		u.tellAgain(u.c.maker(u.l), err)
 		if err := u.c.again(ctx); err != nil {
 			return err
 		}
@@ -162,7 +162,10 @@ func (u *unpacking) beside(ctx context.Context) (upper *overlay.Mutable, err err
 // to unpacks the layer to a folder. changes is nil if that shows the layers below.
 func (u *unpacking) to(ctx context.Context, root string, changes oci.Changes) error {
 	if !u.packed(ctx, u.c) {
-		return damageError{errors.New("the snapshot and the blob of layer " + u.c.diff.String() + " are lost")}
+		return absentError{"neither its snapshot nor its blob is in the state folder"}
+	}
+	if err := u.bring(ctx, u.l, u.c); err != nil {
+		return err
 	}
 	release, err := u.limits.cores.acquire(ctx, u.worth()[u.l])
 	if err != nil {

@@ -18,7 +18,7 @@ func HintFor(reasons []Reason) string {
 	for _, r := range reasons {
 		var hint string
 		switch r.Code {
-		case buildcache.First, buildcache.Evicted, buildcache.Missing, buildcache.Corrupt, buildcache.Failed:
+		case buildcache.First, buildcache.Evicted, buildcache.Missing, buildcache.Corrupt, buildcache.Failed, buildcache.Untrusted:
 			continue // with inputs that have a result, they would not count
 		case buildcache.Import, buildcache.Overlay, buildcache.Bind:
 			hint = treeHint(r)

@@ -223,6 +223,8 @@ func (r *Reason) keyless() (text string, ok bool) {
 		return "its " + what + " is gone", true
 	case buildcache.Corrupt:
 		return "its " + what + " was damaged and has been put aside", true
+	case buildcache.Untrusted:
+		return "no trusted key vouches for its record, and --cache-sign-key passes on no other", true
 	case buildcache.Format:
 		return "its record is of a former release and could not be carried over", r.Name == "record"
 	}

@@ -163,6 +163,22 @@ func checkedDocument(ctx context.Context, src source, d Descriptor) ([]byte, err
 	return data, nil
 }
 
+// Take brings a blob into the store with a function that appends to a Writer what that
+// lacks of it. One that was cut is continued; the error is ErrCorrupt where what comes is
+// another blob. progress, if not nil, receives how much of the blob has come.
+func (s *Store) Take(ctx context.Context, d Descriptor, fetch func(context.Context, *Writer) error, progress func(done, total int64)) error {
+	return s.takeBlob(ctx, fetched(fetch), d, counted([]Descriptor{d}, progress))
+}
+
+// fetched is a source that gives blobs and nothing else.
+type fetched func(context.Context, *Writer) error
+
+func (f fetched) document(context.Context, Descriptor) ([]byte, error) { return nil, fs.ErrNotExist }
+func (f fetched) far() bool                                            { return true }
+func (f fetched) fetch(ctx context.Context, _ Descriptor, w *Writer) error {
+	return f(ctx, w)
+}
+
 // takeBlob brings one blob into the store. wrote is told each number of bytes that
 // has come, a negative one when they have to come again.
 func (s *Store) takeBlob(ctx context.Context, src source, d Descriptor, wrote func(n int64)) error {
@@ -214,6 +230,31 @@ func (s *Store) Base(manifest digest.Digest) (*Base, error) {
 		}
 	}
 	return base, nil
+}
+
+// Described returns a base whose manifest and config are in the store. Of its layers any
+// may be missing: what needs their content takes the base in first.
+func (s *Store) Described(manifest digest.Digest) (*Base, error) {
+	base, _, err := s.readBase(manifest)
+	return base, err
+}
+
+// Documents returns the manifest and the config of a base, as they are in the store.
+func (s *Store) Documents(manifest digest.Digest) ([][]byte, error) {
+	_, m, err := s.readBase(manifest)
+	if err != nil {
+		return nil, err
+	}
+	fi, err := os.Lstat(s.Path(manifest))
+	if err != nil {
+		return nil, err
+	}
+	text, err := s.ReadAll(Descriptor{Digest: manifest, Size: fi.Size()})
+	if err != nil {
+		return nil, err
+	}
+	config, err := s.ReadAll(m.Config)
+	return [][]byte{text, config}, err
 }
 
 // readBase reads a base's manifest and config.

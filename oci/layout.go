@@ -183,6 +183,10 @@ func (l *Layout) blobPath(d digest.Digest) string {
 	return filepath.Join(l.path, ispec.ImageBlobsDir, d.Algorithm().String(), d.Encoded())
 }
 
+// HasBlob reports whether a blob is in the layout, with the descriptor's size. Its content
+// is not read.
+func (l *Layout) HasBlob(d Descriptor) bool { return l.has(d) }
+
 func (l *Layout) has(d Descriptor) bool {
 	if checkDigest(d.Digest) != nil {
 		return false

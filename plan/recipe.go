@@ -21,9 +21,16 @@ const recipeKind buildcache.Kind = "recipe"
 // Contents finds out what a recipe needs to know of the world outside of stackerfiles.
 type Contents interface {
 	// Tree returns the digest of a file or folder of this machine as a layer reads it.
-	Tree(ctx context.Context, from layers.Source, normalize string, ignore []string) (digest.Digest, error)
+	Tree(ctx context.Context, from layers.Source, how Reading) (digest.Digest, error)
 	// Image returns the digest of the manifest that a layer's base stands for.
 	Image(ctx context.Context, l *layers.Layer) (digest.Digest, error)
+}
+
+// A Reading says what of a file or folder a layer reads.
+type Reading struct {
+	Normalize   string   // as of layers.Import
+	Ignore      []string // likewise
+	IgnoreFiles bool     // files in the folder say what else is ignored
 }
 
 // A Recipes computes recipes: names of what layers give, that are known before any
@@ -58,7 +65,7 @@ func (r *Recipes) Of(ctx context.Context, g *layers.Graph, l *layers.Layer) (bui
 		r.known[l] = ""
 		return "", err
 	}
-	r.known[l] = in.WithoutSecrets().Key(recipeKind)
+	r.known[l] = in.WithoutSecrets(g.Secrets).Key(recipeKind)
 	return r.known[l], nil
 }
 
@@ -72,7 +79,7 @@ func (r *Recipes) inputs(ctx context.Context, g *layers.Graph, l *layers.Layer) 
 	}
 	in.Add(buildcache.BaseChange, "base", base)
 	for i, dir := range l.OverlayDirs {
-		tree, err := r.Contents.Tree(ctx, layers.Source{Raw: dir.Raw, Path: dir.Source, Content: true}, l.File.Normalize, nil)
+		tree, err := r.Contents.Tree(ctx, layers.Source{Raw: dir.Raw, Path: dir.Source, Content: true}, Reading{Normalize: l.File.Normalize})
 		if err != nil {
 			return nil, err
 		}
@@ -105,7 +112,7 @@ func (r *Recipes) addScripts(ctx context.Context, in *buildcache.Inputs, l *laye
 		if !bind.Track {
 			return errNoRecipe
 		}
-		tree, err := r.Contents.Tree(ctx, layers.Source{Raw: bind.Source, Path: bind.Source}, "", nil)
+		tree, err := r.Contents.Tree(ctx, layers.Source{Raw: bind.Source, Path: bind.Source}, Reading{})
 		if err != nil {
 			return err
 		}
@@ -124,7 +131,7 @@ func (r *Recipes) base(ctx context.Context, g *layers.Graph, l *layers.Layer) (s
 		recipe, err := r.Of(ctx, g, g.Layer(l.From.Tag))
 		return "layer " + string(recipe), err
 	case layers.BaseTar:
-		return r.source(ctx, g, l.From.Source, "", "", nil)
+		return r.source(ctx, g, l.From.Source, "", Reading{})
 	}
 	image, err := r.Contents.Image(ctx, l)
 	return "image " + string(image), err
@@ -132,7 +139,8 @@ func (r *Recipes) base(ctx context.Context, g *layers.Graph, l *layers.Layer) (s
 
 // imported spells out an import: what it is, and what becomes of it.
 func (r *Recipes) imported(ctx context.Context, g *layers.Graph, imp layers.Import) (string, error) {
-	source, err := r.source(ctx, g, imp.Source, imp.Hash, imp.Normalize, imp.Ignore)
+	how := Reading{Normalize: imp.Normalize, Ignore: imp.Ignore, IgnoreFiles: true}
+	source, err := r.source(ctx, g, imp.Source, imp.Hash, how)
 	if err != nil {
 		return "", err
 	}
@@ -143,10 +151,10 @@ func (r *Recipes) imported(ctx context.Context, g *layers.Graph, imp layers.Impo
 
 // source returns what a source is: a tree, a path in the layer of a recipe, or a URL and
 // the hash that is demanded of it.
-func (r *Recipes) source(ctx context.Context, g *layers.Graph, from layers.Source, hash, normalize string, ignore []string) (string, error) {
+func (r *Recipes) source(ctx context.Context, g *layers.Graph, from layers.Source, hash string, how Reading) (string, error) {
 	switch from.Scheme {
 	case layers.SchemeLocal:
-		tree, err := r.Contents.Tree(ctx, from, normalize, ignore)
+		tree, err := r.Contents.Tree(ctx, from, how)
 		return "tree " + string(tree), err
 	case layers.SchemeStacker:
 		recipe, err := r.Of(ctx, g, g.Layer(from.Layer))

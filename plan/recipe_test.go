@@ -17,12 +17,12 @@ import (
 // contents stand for the files and images of a machine, by their last names.
 type contents map[string]string
 
-func (c contents) Tree(_ context.Context, from layers.Source, normalize string, ignore []string) (digest.Digest, error) {
+func (c contents) Tree(_ context.Context, from layers.Source, how Reading) (digest.Digest, error) {
 	text, ok := c[filepath.Base(from.Path)]
 	if !ok {
 		return "", os.ErrNotExist
 	}
-	return digest.FromString(text + normalize + strings.Join(ignore, "\n")), nil
+	return digest.FromString(text + how.Normalize + strings.Join(how.Ignore, "\n")), nil
 }
 
 func (c contents) Image(_ context.Context, l *layers.Layer) (digest.Digest, error) {

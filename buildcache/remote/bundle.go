@@ -28,13 +28,7 @@ type Bundle struct {
 	Created   time.Time                 `json:"created"` // for people
 	Recipes   map[string]buildcache.Key `json:"recipes"` // of the layers whose records are complete
 	Records   []*buildcache.Record      `json:"records"`
-	Documents []Document                `json:"documents"`
-}
-
-// A Document is a manifest or config of a base image. Its digest is its name.
-type Document struct {
-	MediaType string `json:"media_type"`
-	Data      []byte `json:"data"`
+	Documents [][]byte                  `json:"documents"` // manifests and configs of base images, whose digests are their names
 }
 
 // Covers reports whether the bundle has all records of the layers with these recipes.

@@ -80,12 +80,11 @@ func (b *build) warn(text string) { b.warns = append(b.warns, text) }
 
 func (b *build) reader() *Reader {
 	r := &Reader{
-		Question: Question{
-			Scopes:  []string{ScopeTag("project", "main")},
-			Recipes: func(context.Context) []buildcache.Key { return []buildcache.Key{b.recipe()} },
+		Question: func() Question {
+			return Question{[]string{ScopeTag("project", "main")}, func(context.Context) []buildcache.Key { return []buildcache.Key{b.recipe()} }}
 		},
 		Warn: b.warn,
-		Keep: func(context.Context, []Document) error { return nil },
+		Keep: func(context.Context, [][]byte) error { return nil },
 	}
 	from := From{Place: Place{Type: TypeRegistry, Name: "h/c"}}
 	if b.key == nil {

@@ -31,9 +31,9 @@ type Question struct {
 //
 // A remote cache that fails is reported once, and is not asked again.
 type Reader struct {
-	Question Question
+	Question func() Question
 	Warn     func(text string)
-	Keep     func(context.Context, []Document) error // is given the documents of what was found, before any record is
+	Keep     func(context.Context, [][]byte) error // is given the documents of what was found, before any record is
 
 	sources []*source
 	asked   sync.Once
@@ -69,9 +69,12 @@ func (r *Reader) Add(at Repository, from From, keys []*PublicKey) {
 	})
 }
 
+// Ask asks the remote caches, unless that was done.
+func (r *Reader) Ask(ctx context.Context) { r.asked.Do(func() { r.ask(ctx) }) }
+
 // Record returns the record of a key, or nil where no remote cache has it.
 func (r *Reader) Record(ctx context.Context, kind buildcache.Kind, key buildcache.Key) *buildcache.Record {
-	r.asked.Do(func() { r.ask(ctx) })
+	r.Ask(ctx)
 	if found := r.records[key]; found != nil && found.Kind == kind {
 		return found
 	}
@@ -81,10 +84,10 @@ func (r *Reader) Record(ctx context.Context, kind buildcache.Kind, key buildcach
 // ask takes in the bundles of all remote caches.
 func (r *Reader) ask(ctx context.Context) {
 	r.records = map[buildcache.Key]*buildcache.Record{}
-	bundles := make([][]*Bundle, len(r.sources))
+	bundles, question := make([][]*Bundle, len(r.sources)), r.Question()
 	var group sync.WaitGroup
 	for i, s := range r.sources {
-		group.Go(func() { bundles[i] = s.ask(ctx, r.Question) })
+		group.Go(func() { bundles[i] = s.ask(ctx, question) })
 	}
 	group.Wait()
 	for _, b := range slices.Concat(bundles...) {

@@ -64,7 +64,7 @@ func sample(tag string) *Bundle {
 			record(buildcache.Digest, "path", `{"tree":{"Digest":"`+hello+`"},"file":"`+hello+`"}`),
 			record(buildcache.Resolve, "tar", `"`+hello+`"`),
 		},
-		Documents: []Document{{ispec.MediaTypeImageConfig, []byte("{}")}},
+		Documents: [][]byte{[]byte("{}")},
 	}
 }
 
@@ -247,7 +247,7 @@ func TestNewerFormat(t *testing.T) {
 // A bundle that would fill the memory is refused while it is decompressed.
 func TestBomb(t *testing.T) {
 	b := sample(tag)
-	b.Documents = append(b.Documents, Document{"x", make([]byte, maxBundle)})
+	b.Documents = append(b.Documents, make([]byte, maxBundle))
 	if _, err := b.marshal(); err == nil {
 		t.Error("a bundle of more than 64 MiB was written")
 	}

@@ -22,7 +22,6 @@ type Place struct {
 	Type     string // one of the Type constants
 	Name     string // host/repository, or the folder's absolute path
 	Insecure bool   // TypeRegistry: plain http, or https whose certificate is not checked
-	Scope    string // the scope's branch, instead of the one that is found out
 }
 
 // A From is a remote cache to read from.
@@ -92,7 +91,6 @@ func parse(text string, place *Place, dir string, more map[string]func(string) e
 		},
 		"ref":               place.repository,
 		dir:                 place.folder,
-		"scope":             func(v string) error { place.Scope = v; return nil },
 		"registry.insecure": boolean("registry.insecure", &place.Insecure),
 	}
 	for name, read := range more {

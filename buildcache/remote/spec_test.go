@@ -13,8 +13,8 @@ func TestParseFrom(t *testing.T) {
 	for text, want := range map[string]From{
 		"registry.example.com/team/cache":                                         {Place: Place{Type: TypeRegistry, Name: "registry.example.com/team/cache"}},
 		"type=registry,ref=localhost:5000/cache":                                  {Place: Place{Type: TypeRegistry, Name: "localhost:5000/cache"}},
-		"type=registry,ref=h/c,registry.insecure=true,trust=registry,max-age=30d": {Place{TypeRegistry, "h/c", true, ""}, true, 30 * 24 * time.Hour},
-		"type=local,src=/var/cache/lb,max-age=90m,scope=main":                     {Place{TypeLocal, "/var/cache/lb", false, "main"}, false, 90 * time.Minute},
+		"type=registry,ref=h/c,registry.insecure=true,trust=registry,max-age=30d": {Place{TypeRegistry, "h/c", true}, true, 30 * 24 * time.Hour},
+		"type=local,src=/var/cache/lb,max-age=90m":                                {Place{TypeLocal, "/var/cache/lb", false}, false, 90 * time.Minute},
 		`type=local,"src=/a,b"`:                                                   {Place: Place{Type: TypeLocal, Name: "/a,b"}},
 	} {
 		got, err := ParseFrom(text)
@@ -26,9 +26,9 @@ func TestParseFrom(t *testing.T) {
 
 func TestParseTo(t *testing.T) {
 	for text, want := range map[string]To{
-		"h/c": {Place{TypeRegistry, "h/c", false, ""}, ModeMin, true},
-		"type=registry,ref=h/c,mode=max,ignore-error=false": {Place{TypeRegistry, "h/c", false, ""}, ModeMax, false},
-		"type=local,dest=/c,mode=min":                       {Place{TypeLocal, "/c", false, ""}, ModeMin, true},
+		"h/c": {Place{TypeRegistry, "h/c", false}, ModeMin, true},
+		"type=registry,ref=h/c,mode=max,ignore-error=false": {Place{TypeRegistry, "h/c", false}, ModeMax, false},
+		"type=local,dest=/c,mode=min":                       {Place{TypeLocal, "/c", false}, ModeMin, true},
 	} {
 		got, err := ParseTo(text)
 		if err != nil || !reflect.DeepEqual(*got, want) {

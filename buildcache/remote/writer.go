@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -182,7 +183,7 @@ type Result struct {
 	Targets   []buildcache.Key          // the recipes of what it was to make; none where one has no recipe, or the build has failed
 	Recipes   map[string]buildcache.Key // of the layers that it made or found
 	Layers    []string                  // the names of all its layers: the scope's records of others stay
-	Documents []Document
+	Documents [][]byte
 }
 
 // Finish writes the bundles of a build when all blobs are there, where a remote cache
@@ -355,8 +356,8 @@ func (b *Bundle) has(other *Bundle) bool {
 func (b *Bundle) sort() {
 	slices.SortStableFunc(b.Records, func(x, y *buildcache.Record) int { return cmp.Compare(x.Key, y.Key) })
 	b.Records = slices.CompactFunc(b.Records, func(x, y *buildcache.Record) bool { return x.Key == y.Key })
-	slices.SortFunc(b.Documents, func(x, y Document) int { return slices.Compare(x.Data, y.Data) })
-	b.Documents = slices.CompactFunc(b.Documents, func(x, y Document) bool { return slices.Equal(x.Data, y.Data) })
+	slices.SortFunc(b.Documents, bytes.Compare)
+	b.Documents = slices.CompactFunc(b.Documents, bytes.Equal)
 }
 
 // packed returns what the records of pack steps name.

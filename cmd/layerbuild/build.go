@@ -28,6 +28,8 @@ type buildFlags struct {
 
 	secrets     secretFlags
 	limits      limitFlags
+	remote      remoteFlags
+	output      string
 	maxDownload string
 	progress    string
 	trace       string
@@ -69,6 +71,7 @@ not reproducible.`,
 	mustComplete(cmd, "target", s.completeLayers(&f.Stackerfile, &f.Load))
 	flags.BoolVar(&f.Plan, "dry-run", false, "report what would be built and why, and build nothing")
 	flags.BoolVar(&f.FailOnMiss, "fail-on-miss", false, "fail with status 3 if a layer is not in the cache")
+	flags.StringVarP(&f.output, "output", "o", "", "where images go, as `type=oci,dest=DIR`, or type=cacheonly for nowhere (default: the OCI layout of --oci-dir)")
 	flags.StringVar(&f.MetadataFile, "metadata-file", "", "write the digests of the images to `FILE`, as docker buildx does")
 	flags.StringVar(&f.IIDFile, "iidfile", "", "write the image's ID, the digest of its config, to `FILE` (needs --target if there are several images)")
 	verify := flags.Bool("verify", false, "rebuild layers that are in the cache, and compare the results")
@@ -169,6 +172,7 @@ func (f *buildFlags) addCommon(cmd *cobra.Command, s *settings) {
 	flags.StringVar(&f.maxDownload, "max-download", "20GB", "refuse http(s) imports larger than `SIZE`; 0 for no limit")
 	f.secrets.add(cmd)
 	f.limits.add(cmd, &f.Options)
+	f.remote.add(cmd)
 	flags.StringVar(&f.Runtime, "runtime", "", "the OCI `RUNTIME` for steps, by name or path (default: crun or runc, whichever starts)")
 	flags.StringVar(&f.OnRunFailure, "on-run-failure", "", "run `COMMAND` in the container where a run failed")
 	flags.BoolVar(&f.shellFail, "shell-fail", false, "open a shell where a run failed, like --on-run-failure /bin/sh")
@@ -202,6 +206,9 @@ func (s *settings) build(cmd *cobra.Command, f *buildFlags) (err error) {
 	if err = s.reading(cmd.Context(), &f.Load, f.Offline); err != nil {
 		return err
 	}
+	if err := s.readRemote(cmd, f); err != nil {
+		return err
+	}
 	f.AnnotationsNamespace, f.ToolVersion = namespace(cmd, f.AnnotationsNamespace, f.Clock), buildVersion()
 	switch f.Pull {
 	case "", engine.PullMissing, engine.PullNever:
@@ -225,6 +232,7 @@ func (s *settings) build(cmd *cobra.Command, f *buildFlags) (err error) {
 		return err
 	}
 	s.place(&f.Options)
+	f.OCIDir = cmp.Or(f.Output.Dest, f.OCIDir)
 	f.Debug, f.Author, f.CreatedBy = s.debug, s.name(), s.createdBy()
 	display, err := s.display(cmp.Or(f.progress, s.progressMode()))
 	if err != nil {

@@ -18,6 +18,11 @@ import (
 type configFile struct {
 	GC *[]ruleText `yaml:"gc"`
 
+	CacheFrom       []string `yaml:"cache_from"`
+	CacheTo         []string `yaml:"cache_to"`
+	CacheSignKey    string   `yaml:"cache_sign_key"`
+	CacheVerifyKeys []string `yaml:"cache_verify_key"`
+
 	// The names are stacker's.
 	WorkDir    string `yaml:"work_dir"`
 	StackerDir string `yaml:"stacker_dir"`

@@ -27,6 +27,7 @@ var flagGroups = []flagGroup{
 	{"What to build", []string{
 		"target", "no-cache", "fail-on-miss", "verify", "dry-run", "order-only", "keep-going", "jobs",
 	}},
+	{"Remote caches", []string{"cache-from", "cache-to", "cache-sign-key", "cache-verify-key", "cache-to-timeout"}},
 	{"Publishing", []string{"url", "tag", "image", "username", "password", "skip-tls", "show-only", "force"}},
 	{"Bases and downloads", []string{
 		"pull", "offline", "no-stat-index", "max-download", "max-layer-size", "max-layer-files", "max-layer-ratio",
@@ -36,7 +37,7 @@ var flagGroups = []flagGroup{
 		"on-run-failure", "shell-fail", "keep-failed",
 	}},
 	{"Images", []string{
-		"layer-type", "no-verity", "compression-format", "compression-level", "timestamps", "annotations-namespace",
+		"output", "layer-type", "no-verity", "compression-format", "compression-level", "timestamps", "annotations-namespace",
 	}},
 	{"Reports", []string{"metadata-file", "iidfile", "progress", "report", "trace", "help"}},
 }
