@@ -221,42 +221,6 @@ func buildAll(ctx context.Context, o Options) error {
 	return err
 }
 
-// attempt is one Build, as far as this process may do it: left reports whether something
-// is left for one that has entered a mount namespace.
-func attempt(ctx context.Context, o Options, graph *layers.Graph) (left bool, err error) {
-	before := roomOf(o.StateDir)
-	ctx = reportWaiting(ctx, o.Sink.Report) // at once, whatever is held back
-	b, err := open(ctx, o, graph)
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		return false, before.explain(err)
-	}
-	if err != nil {
-		return false, err // of a folder that cannot be a state folder: that says it all
-	}
-	defer b.close()
-	defer func() { err = b.before.explain(err) }()
-	if err := b.checkFiles(); err != nil {
-		return false, err
-	}
-	switch {
-	case o.Plan:
-		return false, b.build(ctx)
-	case b.mayMount: // there is something to make
-		if err := b.ready(); err != nil {
-			return false, err
-		}
-	case namespace.Stays():
-		b.mayMount = b.knowsMachine()
-	}
-	if !b.mayMount {
-		return b.buildQuietly(ctx)
-	}
-	end := b.begin()
-	err = b.build(reportWaiting(ctx, b.report))
-	end(err)
-	return false, err
-}
-
 // reportWaiting has it reported for whom something waits.
 func reportWaiting(ctx context.Context, report func(progress.Event)) context.Context {
 	return locks.Watch(ctx, func(w locks.Waiting) {

@@ -275,9 +275,12 @@ func (b *Builder) labelReasons(s *rootfsStep, in buildcache.Inputs, miss error) 
 	return explain.Compare(was, explain.Side{Inputs: inputs, Origin: b.origin(s)}, keptChanges), err
 }
 
-// tellPack tells that a layer would have to be packed, where nothing is done but that.
+// tellPack tells that a layer would have to be packed, where that is not done.
 func (b *Builder) tellPack(l *layers.Layer, as string) {
 	if b.Plan || b.FailOnMiss {
+		told := &b.layers[l].told
+		is := explain.Side{Inputs: buildcache.Inputs{{Code: buildcache.Definition, Name: "packing", Value: as}}}
+		told.Reasons = append(told.Reasons, explain.Compare(explain.Side{}, is, 0)...)
 		b.notice(l, progress.Miss, "it is not packed as %s", as)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -12,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/progress"
@@ -55,6 +58,47 @@ func buildChanged(t *testing.T, dir, state, output string, change func(*Builder)
 		out.manifests[l.Name] = string(o.image.Manifest.Digest)
 	}
 	return out
+}
+
+// TestVerifyDigest changes a file in a way that stat does not tell. A build does not see
+// that, --no-cache does, and verify tells it.
+func TestVerifyDigest(t *testing.T) {
+	dir, state, output := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "oci")
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("stacker.yaml", "app:\n  from: {type: scratch}\n  imports: [{path: file, dest: /file}]\n")
+	write("file", "1")
+	file := must(os.OpenFile(filepath.Join(dir, "file"), os.O_RDWR, 0))
+	defer file.Close()
+	shared := must(unix.Mmap(int(file.Fd()), 0, 1, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED))
+	defer unix.Munmap(shared)
+	shared[0] = '2'              // from now on the page is dirty, and to write to it changes no time
+	time.Sleep(time.Second / 10) // until the time is old enough to be believed
+	first := buildChanged(t, dir, state, output, func(*Builder) {})
+	shared[0] = '3'
+	unseen := buildChanged(t, dir, state, output, func(*Builder) {}).manifests["app"] == first.manifests["app"]
+
+	graph := must(layers.Load(filepath.Join(dir, "stacker.yaml"), layers.Options{}))
+	said := &held{}
+	b := must(open(t.Context(), Options{StateDir: state, OCIDir: output, Verify: []string{AllLayers}, Sink: said}, graph))
+	b.mayMount, b.runner = true, &fakeRunner{b: b}
+	err := b.build(t.Context())
+	b.close()
+	var differs *DifferError
+	if errors.As(err, &differs) != unseen || (reported(said, progress.Warning, "file is not what it was digested as") == 1) != unseen {
+		t.Errorf("the change was unseen: %t; verify says %v, %v", unseen, err, said.events)
+	}
+	again := buildChanged(t, dir, state, output, func(b *Builder) { b.NoCache = []string{"app"} })
+	if again.manifests["app"] == first.manifests["app"] {
+		t.Error("--no-cache has not read the file")
+	}
+	if after := buildChanged(t, dir, state, output, func(*Builder) {}); after.manifests["app"] != again.manifests["app"] {
+		t.Error("what --no-cache has read is not believed afterwards")
+	}
 }
 
 // remove removes all that matches a pattern in a folder.

@@ -13,6 +13,7 @@ import (
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
+	"github.com/layerbuild/layerbuild/namespace"
 	"github.com/layerbuild/layerbuild/progress"
 	"github.com/layerbuild/layerbuild/redact"
 )
@@ -175,12 +176,15 @@ func (s *source) digestAt(ctx context.Context, at imports.Source) (m measure, er
 
 // compare reports whether the source has the digest that is remembered.
 func (s *source) compare(_ context.Context, before, again measure) (bool, error) {
-	same := before.Tree.Digest == again.Tree.Digest
-	if !same {
-		s.b.report(progress.Event{Kind: progress.Warning, Layer: s.l.Name, Text: fmt.Sprintf(
-			"%s is not what it was digested as: %s, now %s", redact.URL(s.from.Raw), before.Tree.Digest, again.Tree.Digest)})
+	if before.Tree.Digest == again.Tree.Digest {
+		return true, nil
 	}
-	return same, nil
+	cure := ""
+	if s.at.Path != "" {
+		cure = ": what stat tells of it did not change with it, --no-stat-index reads every file"
+	}
+	s.b.notice(s.l, progress.Warning, "%s is not what it was digested as: %s, now %s%s", redact.URL(s.from.Raw), before.Tree.Digest, again.Tree.Digest, cure)
+	return false, nil
 }
 
 // digest returns the sha256 of a source that must be a file.
@@ -208,6 +212,20 @@ func (s *source) missing(err error) error {
 // here reports whether the source can be read without unpacking anything, or starting
 // the program anew.
 func (s *source) here(ctx context.Context) bool { return s.chain == nil || s.b.readable(ctx, s.chain) }
+
+// readable reports whether a plan can read a rootfs: its snapshots are here, and may be
+// mounted by this process as it is.
+func (b *Builder) readable(ctx context.Context, c *chain) bool {
+	if _, err := b.Cache.Resolution(b.mountQuestion()); err != nil || !namespace.Stays() {
+		return false
+	}
+	for ; c != nil; c = c.below {
+		if !b.has(ctx, c) {
+			return false
+		}
+	}
+	return true
+}
 
 // prepare unpacks what holds the source.
 func (s *source) prepare(ctx context.Context) error { return s.b.ensure(ctx, s.l, s.chain) }
