@@ -136,13 +136,14 @@ func (s *stage) platform(from instructions.Stage) error {
 		s.c.note(line(from.Location), "--platform=%s is left out: this machine's is meant", from.Platform)
 		return nil
 	}
+	arch := parts[1]
 	if len(parts) > 2 && platform != "linux/arm64/v8" {
-		s.c.note(line(from.Location), "the variant of --platform=%s is left out", from.Platform)
+		arch += "/" + parts[2]
 	}
 	if text != literal(platform) {
 		s.c.note(line(from.Location), "--platform=%s is taken as its ARGs' defaults make it", from.Platform)
 	}
-	s.layer.os, s.layer.arch = parts[0], parts[1]
+	s.layer.os, s.layer.arch = parts[0], arch
 	return nil
 }
 

@@ -102,7 +102,8 @@ func (b *Builder) known(ctx context.Context, manifest digest.Digest, whole bool)
 }
 
 func platform(l *layers.Layer) ispec.Platform {
-	return ispec.Platform{OS: l.OS, Architecture: l.Arch}
+	arch, variant := layers.SplitArch(l.Arch)
+	return ispec.Platform{OS: l.OS, Architecture: arch, Variant: variant}
 }
 
 func (b *Builder) layoutBase(ctx context.Context, l *layers.Layer, whole bool) (*oci.Base, unknown, error) {
@@ -252,7 +253,11 @@ func (b *Builder) pinned(l *layers.Layer, ref registry.Ref, name string) (digest
 		return digest.Digest(known.Answer), true
 	}
 	image, err := b.Blobs.Base(pin)
-	return pin, err == nil && image.Config.OS == l.OS && image.Config.Architecture == l.Arch
+	if err != nil {
+		return pin, false
+	}
+	has, want := image.Config.Platform, platform(l)
+	return pin, has.OS == want.OS && has.Architecture == want.Architecture && (want.Variant == "" || has.Variant == want.Variant)
 }
 
 // keepResolved keeps what a reference stands for, where that is news.

@@ -16,6 +16,7 @@ import (
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/layerbuild/layerbuild/dockerfile"
+	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/oci"
 	"github.com/layerbuild/layerbuild/registry"
 )
@@ -105,7 +106,8 @@ func (o ConvertOptions) imageReader(ctx context.Context) func(reference, os, arc
 		defer stop()
 		p := ispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}
 		if system != "" {
-			p = ispec.Platform{OS: system, Architecture: arch}
+			p.OS = system
+			p.Architecture, p.Variant = layers.SplitArch(arch)
 		}
 		config, docker, err := oci.ConfigFromRegistry(ctx, client, registry.Ref{Name: "docker://" + reference}, p)
 		if err != nil {

@@ -148,7 +148,8 @@ func (b *Builder) imageSpec(ctx context.Context, s *rootfsStep, fs rootfs, made 
 	spec := oci.ImageSpec{
 		Base:        s.base.image,
 		OS:          l.OS,
-		Arch:        l.Arch,
+		Arch:        platform(l).Architecture,
+		Variant:     platform(l).Variant,
 		Author:      cmp.Or(b.Author, author),
 		Epoch:       s.epoch,
 		Environment: l.Environment,

@@ -224,7 +224,7 @@ type Layer struct {
 	Shell       []string                      // nil when missing; what Docker takes for commands given as a text
 	OnBuild     []string
 
-	OS, Arch  string // of the image; this machine's by default
+	OS, Arch  string // of the image; this machine's by default. Arch may have a variant: SplitArch
 	BuildOnly bool
 }
 

@@ -205,7 +205,7 @@ var directives = []directive{
 	commandDirective("shell", func(l *Layer) *[]string { return &l.Shell }),
 	{"on_build", (*parser).onBuild, func(l *Layer) any { return l.OnBuild }, oneOrMore(textSchema())},
 	textDirective("os", (*parser).nonEmpty, func(l *Layer) *string { return &l.OS }, textSchema()),
-	textDirective("arch", (*parser).nonEmpty, func(l *Layer) *string { return &l.Arch }, textSchema()),
+	textDirective("arch", (*parser).arch, func(l *Layer) *string { return &l.Arch }, textSchema()),
 	{"bom", (*parser).bom, func(*Layer) any { return nil }, schema{"type": "object", "deprecated": true}},
 	{"build_only", func(p *parser, l *Layer, n *yaml.Node) { l.BuildOnly = p.truth(n, "build_only") }, func(l *Layer) any { return l.BuildOnly }, truthSchema()},
 }

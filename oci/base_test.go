@@ -189,7 +189,8 @@ func TestBaseOfPlatform(t *testing.T) {
 		{"many", arm(""), v6.Digest, ""},
 		{"many", ispec.Platform{OS: "linux", Architecture: "s390x"}, "",
 			"there is no image for linux/s390x; there are windows/amd64, linux/arm/v5, linux/arm/v6, linux/amd64, linux/arm64/v8"},
-		{"many", ispec.Platform{OS: "linux", Architecture: "amd64", Variant: "v3"}, "", "there is no image for linux/amd64/v3"},
+		{"many", ispec.Platform{OS: "linux", Architecture: "amd64", Variant: "v3"}, a64.Digest, ""}, // which runs what is for v1
+		{"many", ispec.Platform{OS: "windows", Architecture: "arm64"}, "", "there is no image for windows/arm64"},
 		{"lone", amd64, anonymous.Digest, ""},
 		{"direct", arm64, a64.Digest, ""},
 		{"two", amd64, a64.Digest, ""},

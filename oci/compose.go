@@ -20,12 +20,13 @@ const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 // An ImageSpec is all that decides an image besides its blobs. The directives
 // are those of a stackerfile; what is nil or empty is inherited from the base.
 type ImageSpec struct {
-	Base   *Base       // nil: from scratch. Image.Base for a `built` base
-	Layers []SpecLayer // on top of the base's, lowest first
-	OS     string      // the base's when empty, this machine's from scratch
-	Arch   string
-	Author string
-	Epoch  time.Time // the image's own times
+	Base    *Base       // nil: from scratch. Image.Base for a `built` base
+	Layers  []SpecLayer // on top of the base's, lowest first
+	OS      string      // the base's when empty, this machine's from scratch
+	Arch    string
+	Variant string // of Arch; the base's when empty, if that has the same Arch
+	Author  string
+	Epoch   time.Time // the image's own times
 
 	Environment map[string]string
 	Labels      map[string]string
@@ -75,8 +76,8 @@ func Compose(spec ImageSpec) (*Image, error) {
 	if spec.OS != "" {
 		c.OS = spec.OS
 	}
-	if spec.Arch != "" && spec.Arch != c.Architecture {
-		c.Architecture, c.Variant = spec.Arch, ""
+	if spec.Arch != "" && (spec.Arch != c.Architecture || spec.Variant != "") {
+		c.Architecture, c.Variant = spec.Arch, spec.Variant
 	}
 	epoch := spec.Epoch.UTC()
 	c.Created, c.Author = &epoch, spec.Author

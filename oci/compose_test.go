@@ -116,6 +116,14 @@ func TestAnotherArchitectureDropsTheVariant(t *testing.T) {
 	}
 }
 
+func TestVariantIsNamed(t *testing.T) {
+	image, err := Compose(ImageSpec{Base: fullBase(), Arch: "arm", Variant: "v7"})
+	must(t, err)
+	if got := image.Base().Config; got.Architecture != "arm" || got.Variant != "v7" {
+		t.Errorf("%s/%s", got.Architecture, got.Variant)
+	}
+}
+
 // A chain of built layers: history and layers go on where the parent's ended,
 // and a base that says nothing of its layers is made whole.
 func TestChainsContinue(t *testing.T) {

@@ -107,7 +107,7 @@ func choose(found []Descriptor, p ispec.Platform) (Descriptor, error) {
 	return Descriptor{}, fmt.Errorf("there is no image for %s; there are %s", platformName(p), platformNames(found))
 }
 
-// rank says how well an image's platform serves the wanted one; 0 is not at all.
+// rank returns how well an image's platform serves the wanted one; 0 is not at all.
 // A processor runs what its lesser variants run: arm v7 runs v6 and v5.
 func rank(has, want ispec.Platform) int {
 	if has.OS != want.OS || has.Architecture != want.Architecture {
@@ -117,7 +117,7 @@ func rank(has, want ispec.Platform) int {
 	switch {
 	case h == w:
 		return 100
-	case want.Architecture == "arm" && len(h) == 2 && len(w) == 2 && h[0] == 'v' && h < w:
+	case len(h) == 2 && len(w) == 2 && h[0] == 'v' && w[0] == 'v' && h < w:
 		return int(h[1] - '0')
 	}
 	return 0
