@@ -21,8 +21,8 @@ type Tombstone struct {
 	By   string    `json:"by"`   // the command
 	Rule string    `json:"rule"` // what made it go, in words
 
-	// Record is a rootfs record that went, without its result: what changed since
-	// that layer was built can still be told.
+	// Record is a record of a script that went, without its result: what changed since
+	// it was run can still be told.
 	Record *Record `json:"record,omitempty"`
 }
 
@@ -33,8 +33,8 @@ func tombstoneName(kind, id string) string {
 // Bury notes that something is being removed; call it first. It is not synced: a
 // tombstone that is lost makes an explanation poorer, and nothing else.
 func (c *Cache) Bury(t Tombstone) error {
-	if t.Kind == string(Rootfs) {
-		if r, err := c.Get(Rootfs, Key(t.ID)); err == nil {
+	if kind := Kind(t.Kind); kind == Rootfs || kind == Labels {
+		if r, err := c.Get(kind, Key(t.ID)); err == nil {
 			r.Result = nil
 			t.Record = r
 		}

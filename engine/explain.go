@@ -83,7 +83,7 @@ func (b *Builder) tellPull(l *layers.Layer, manifest digest.Digest) {
 	live := false
 	if latest, err := b.Cache.Latest(l.File.Path, l.Name); err == nil {
 		var before *buildcache.Record
-		if before, live = b.lastRecord(latest); before != nil {
+		if before, live = b.lastRecord(buildcache.Rootfs, latest); before != nil {
 			told.Baseline = explain.BaselineOf(before, explain.BaselineHere)
 			was = explain.Side{Inputs: buildcache.Inputs{{Code: buildcache.BaseChange, Name: "base", Value: "another"}}, Origin: before.Origin}
 		}
@@ -182,7 +182,7 @@ func (b *Builder) said(s *rootfsStep) map[string]explain.Said {
 // what has most in common of the project's last builds. live tells whether it is
 // still in the cache.
 func (b *Builder) baseline(ctx context.Context, s *rootfsStep, latest *buildcache.Latest) (r *buildcache.Record, kind string, live bool) {
-	if r, live := b.lastRecord(latest); r != nil {
+	if r, live := b.lastRecord(buildcache.Rootfs, latest); r != nil {
 		return r, explain.BaselineHere, live
 	}
 	project := b.projects.of(ctx, s.l.File)
@@ -192,7 +192,7 @@ func (b *Builder) baseline(ctx context.Context, s *rootfsStep, latest *buildcach
 	}
 	var others []*buildcache.Record
 	for _, other := range all {
-		r, live := b.lastRecord(&other)
+		r, live := b.lastRecord(buildcache.Rootfs, &other)
 		if r == nil {
 			continue
 		}
@@ -209,11 +209,12 @@ func (b *Builder) baseline(ctx context.Context, s *rootfsStep, latest *buildcach
 
 // lastRecord returns the record of a layer's last good build, or nil, and whether
 // it is still in the cache.
-func (b *Builder) lastRecord(latest *buildcache.Latest) (r *buildcache.Record, live bool) {
-	if r, err := b.Cache.Get(buildcache.Rootfs, latest.Keys[buildcache.Rootfs]); err == nil {
+func (b *Builder) lastRecord(kind buildcache.Kind, latest *buildcache.Latest) (r *buildcache.Record, live bool) {
+	key := latest.Keys[kind]
+	if r, err := b.Cache.Get(kind, key); err == nil {
 		return r, true
 	}
-	stone, err := b.Cache.Tombstone(string(buildcache.Rootfs), string(latest.Keys[buildcache.Rootfs]))
+	stone, err := b.Cache.Tombstone(string(kind), string(key))
 	if err != nil || stone.Record == nil || stone.Record.Version != buildcache.FormatVersion {
 		return nil, false
 	}
@@ -266,8 +267,8 @@ func (b *Builder) labelReasons(s *rootfsStep, in buildcache.Inputs, miss error) 
 		return explain.Miss{First: true}.Reasons(), nil
 	}
 	key := latest.Keys[buildcache.Labels]
-	before, err := b.Cache.Get(buildcache.Labels, key)
-	if err != nil {
+	before, _ := b.lastRecord(buildcache.Labels, latest)
+	if before == nil || key == in.Key(buildcache.Labels) {
 		return []explain.Reason{b.missing("last labels' record", string(buildcache.Labels), string(key))}, nil
 	}
 	inputs, err := b.Cache.Redacted(in)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -57,7 +58,9 @@ func ownChange(was, is *placed) Change {
 		own.Add("place", was.place, is.place)
 	}
 	if was.kind == is.kind {
-		for _, name := range []string{"name", "content", "mode", "uid", "gid"} {
+		all := maps.Clone(was.how)
+		maps.Copy(all, is.how)
+		for _, name := range slices.Sorted(maps.Keys(all)) {
 			own.Add(name, was.how[name], is.how[name])
 		}
 	}
@@ -92,7 +95,8 @@ func treeOf(value string) (digest.Digest, map[string]string) {
 	}
 	how := map[string]string{}
 	for name, raw := range fields {
-		text := strings.Trim(string(raw), `"`)
+		text := string(raw)
+		_ = json.Unmarshal(raw, &text) // what is no text stays as it is
 		if mode, err := strconv.ParseUint(text, 10, 32); name == "Mode" && err == nil {
 			text = fmt.Sprintf("%04o", modeBits(fs.FileMode(mode)))
 		}

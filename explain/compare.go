@@ -148,9 +148,9 @@ type placed struct {
 	how   map[string]string // it is copied
 }
 
-// numbered matches the names of inputs that have a number: those whose order
-// counts, and imports of which only the content is seen.
-var numbered = regexp.MustCompile(`^(copy|overlay|import) (\d+)(?:'s content in)? (.*)$`)
+// numbered matches the names of inputs that have a number, or a word, before their place: those
+// whose order counts, imports of which only the content is seen, and imports with a mountpoint.
+var numbered = regexp.MustCompile(`^(copy|overlay|import) (?:(\d+)|at)(?:'s content in)? (.*)$`)
 
 func newPlaced(in buildcache.Input) *placed {
 	p := &placed{Input: in}

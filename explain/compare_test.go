@@ -87,6 +87,7 @@ func TestCompare(t *testing.T) {
 		{"the content of a folder", "IMPORT import 1's content in /i = @a", "IMPORT import /i/n = @b\nIMPORT import 2's content in /i = @a", `IMPORT: "import /i/n" is new`},
 		{"an owner", "IMPORT copy 1 /a = @a", "IMPORT copy 1 /a = @a+UID=1000", `IMPORT: "import at /a" changed: /a: uid (none) → 1000`},
 		{"a mode", "IMPORT copy 1 /a = @a+Mode=420", "IMPORT copy 1 /a = @a+Mode=8389101", `IMPORT: "import at /a" changed: /a: mode 0644 → 4755`},
+		{"an import with a mountpoint", "IMPORT import at /m = @a", "IMPORT import at /m = @x", `IMPORT: "import /m" changed: /m/file: content (97 → 120 bytes)`},
 		{"a slash", "IMPORT copy 1 /a = @a", "IMPORT copy 1 /a = @a+Content=true", `IMPORT: "import at /a" changed: /a: copied is what is in the folder, and no longer the folder`},
 		{"an overlay dir", "OVERLAY overlay 0 /o = @a\nOVERLAY overlay 1 /p = @b", "OVERLAY overlay 0 /p = @b\nOVERLAY overlay 1 /o = @x",
 			`OVERLAY: "overlay dir at /o" changed: /o/file: content (97 → 120 bytes)|OVERLAY: the order changed: "/o, /p" → "/p, /o"`},

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/explain"
@@ -82,7 +83,7 @@ func (p *Past) Build(number int) (*explain.Report, error) {
 }
 
 // Last returns the report of the last build of a stackerfile or, if none is remembered, of the
-// last build at all.
+// last build of one in or below its folder: what was built elsewhere is another project's.
 func (p *Past) Last(stackerfile string) (*explain.Report, error) {
 	place, err := Place(stackerfile)
 	if err != nil {
@@ -101,10 +102,12 @@ func (p *Past) Last(stackerfile string) (*explain.Report, error) {
 		if r.Build.Stackerfile == place {
 			return r, nil
 		}
-		last = cmp.Or(last, r)
+		if strings.HasPrefix(r.Build.Stackerfile, filepath.Dir(place)+"/") {
+			last = cmp.Or(last, r)
+		}
 	}
 	if last == nil {
-		return nil, fmt.Errorf("no build is remembered in %s: `layerbuild build` comes first", p.dir)
+		return nil, fmt.Errorf("no build of %s is remembered in %s: `layerbuild history` lists what is", stackerfile, p.dir)
 	}
 	return last, nil
 }

@@ -34,8 +34,8 @@ func newExplainCommand(s *settings) *cobra.Command {
 		Use:   "explain [LAYER...]",
 		Short: "Say why layers were built, or found in the cache",
 		Long: `Say of the last build of the stackerfile (or, if it was not built yet, of the
-last build at all) which layers were built and why: all reasons at once, down to
-the files, attributes and lines that changed. Layers that were built only since
+last one below its folder) which layers were built and why: all reasons at once,
+down to the files, attributes and lines that changed. Layers that were built only since
 others were stand below these. Of a LAYER it says why it was built the last time that
 it was, which may be some builds ago.
 
