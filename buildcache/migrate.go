@@ -17,7 +17,7 @@ import (
 // migrations lead a state folder from one version to the next: the first from 1 to 2,
 // and so on. Each changes a record, and reports whether the record is carried over;
 // there is no going back.
-var migrations = []func(*Cache, *Record) (keep bool, err error){
+var migrations = []func(*migration, *Record) (keep bool, err error){
 	networkAsInput,
 	secretsRedacted,
 	twoTrees,
@@ -25,7 +25,7 @@ var migrations = []func(*Cache, *Record) (keep bool, err error){
 
 // networkAsInput makes the network an input of steps that run something, since
 // it can be chosen now. All steps had the host's.
-func networkAsInput(_ *Cache, r *Record) (keep bool, err error) {
+func networkAsInput(_ *migration, r *Record) (keep bool, err error) {
 	if r.Kind == Rootfs && has(r.Inputs, "run") || r.Kind == Labels {
 		r.Inputs.Add(Definition, "network", "host")
 	}
@@ -34,7 +34,7 @@ func networkAsInput(_ *Cache, r *Record) (keep bool, err error) {
 
 // secretsRedacted changes nothing itself: from version 3 on each record is
 // redacted as it is written, see migrateRecords.
-func secretsRedacted(*Cache, *Record) (keep bool, err error) { return true, nil }
+func secretsRedacted(*migration, *Record) (keep bool, err error) { return true, nil }
 
 func has(in Inputs, name string) bool {
 	for _, input := range in {
@@ -155,7 +155,7 @@ func (c *Cache) prepare(version int) error {
 // each key. A record whose inputs do not have its key is left out: a damaged one,
 // or one that is redacted, whose new key nobody can tell. Its step is done again.
 func (c *Cache) migrateRecords(to *Cache, version int) (map[Key]Key, error) {
-	keys := map[Key]Key{}
+	keys, m := map[Key]Key{}, &migration{Cache: c}
 	err := c.walk("records", func(name string) error {
 		var r Record
 		if whole, err := c.readWhole(name, &r); !whole {
@@ -164,7 +164,7 @@ func (c *Cache) migrateRecords(to *Cache, version int) (map[Key]Key, error) {
 		if r.Version != version-1 || r.Inputs.key(r.Kind, r.Version) != r.Key {
 			return nil
 		}
-		if keep, err := migrations[version-2](c, &r); !keep {
+		if keep, err := migrations[version-2](m, &r); !keep {
 			return err
 		}
 		old := r.Key

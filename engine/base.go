@@ -23,13 +23,7 @@ import (
 type base struct {
 	image *oci.Base // nil: nothing
 	chain *chain    // its layers
-}
-
-func (b *base) created() *time.Time {
-	if b.image == nil {
-		return nil
-	}
-	return b.image.Config.Created
+	epoch time.Time // the clamp epoch of what is built on it
 }
 
 // environment returns the variables of the base's image, of which PATH is always one.
@@ -41,7 +35,7 @@ func (b *base) environment() []string {
 }
 
 func newBase(image *oci.Base) *base {
-	b := &base{image: image}
+	b := &base{image: image, epoch: clampEpoch(image.Config.Created)}
 	for _, layer := range image.Layers {
 		b.chain = b.chain.with(layer)
 		b.chain.ofBase = true
@@ -52,11 +46,11 @@ func newBase(image *oci.Base) *base {
 // base finds out what a layer starts from, by digest.
 func (b *Builder) base(ctx context.Context, l *layers.Layer) (*base, unknown, error) {
 	if l.From.Type == layers.BaseScratch {
-		return &base{}, "", nil
+		return &base{epoch: clampEpoch(nil)}, "", nil
 	}
 	if l.From.Type == layers.BaseBuilt {
 		parent := b.layers[b.graph.Layer(l.From.Tag)]
-		return &base{parent.config.Base(), parent.chain}, "", nil
+		return &base{parent.config.Base(), parent.chain, parent.epoch}, "", nil
 	}
 	image, why, err := b.baseImage(ctx, l, false)
 	if err != nil || why != "" {

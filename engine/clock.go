@@ -6,12 +6,17 @@ import (
 	"time"
 )
 
-// A Clock decides the times in images. The zero Clock takes the base image's
-// time of creation, or 1980-01-01 when it has none.
+// A Clock decides the times in images. Files are clamped to the time of creation of the
+// image that a chain of layers starts from, or 1980-01-01 if it has none, and images are
+// created then unless there is an Epoch.
 type Clock struct {
-	Epoch time.Time // from SOURCE_DATE_EPOCH; zero when that is not set
+	Epoch time.Time // from SOURCE_DATE_EPOCH: when images are created; zero when that is not set
+	Seen  bool      // scripts see Epoch, which thereby is an input, instead of what files are clamped to
 	Now   bool      // wall-clock times, which make no image twice
 }
+
+// epochVariable is the variable of https://reproducible-builds.org/specs/source-date-epoch/.
+const epochVariable = "SOURCE_DATE_EPOCH"
 
 // ParseEpoch reads SOURCE_DATE_EPOCH, seconds since 1970 as
 // https://reproducible-builds.org/specs/source-date-epoch/ defines it; "" is
@@ -33,19 +38,31 @@ const maxEpoch = 253402300799
 // defaultEpoch is the first instant that zip archives and FAT can hold.
 var defaultEpoch = time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// epoch is the latest time that a file of a layer may have: later ones are set
-// to it. For wall-clock times it is the zero time, and nothing is.
-func (c Clock) epoch(created *time.Time) time.Time {
-	switch {
-	case c.Now:
-		return time.Time{}
-	case !c.Epoch.IsZero():
-		return c.Epoch
-	case created != nil && created.Unix() > 0:
+// clampEpoch is the latest time that a file of a layer may have, which starts from an image
+// that was created then; later ones are set to it.
+func clampEpoch(created *time.Time) time.Time {
+	if created != nil && created.Unix() > 0 {
 		return created.UTC().Truncate(time.Second)
-	default:
-		return defaultEpoch
 	}
+	return defaultEpoch
+}
+
+// clamp is the clamp epoch of a layer on a base. For wall-clock times it is the zero time,
+// and nothing is clamped.
+func (c Clock) clamp(base *base) time.Time {
+	if c.Now {
+		return time.Time{}
+	}
+	return base.epoch
+}
+
+// created is when an image says that it was created, which was made of files that are
+// clamped to an epoch.
+func (c Clock) created(epoch time.Time) time.Time {
+	if c.Epoch.IsZero() {
+		return epoch
+	}
+	return c.Epoch
 }
 
 func epochText(epoch time.Time) string {

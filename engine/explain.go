@@ -35,7 +35,7 @@ const keptChanges = 50
 // tellMiss finds out why a step is not found in the cache, all causes at once,
 // and reports it.
 func (b *Builder) tellMiss(ctx context.Context, s *rootfsStep, told *explain.Layer, miss error) error {
-	found := explain.Miss{NoCache: named(b.NoCache, s.l.Name), Untracked: s.untracked}
+	found := explain.Miss{NoCache: named(b.NoCache, s.l.Name), Untracked: s.runUntracked()}
 	key := s.inputs.Key(buildcache.Rootfs)
 	latest, err := b.Cache.Latest(s.l.File.Path, s.l.Name)
 	if err != nil {
@@ -43,7 +43,7 @@ func (b *Builder) tellMiss(ctx context.Context, s *rootfsStep, told *explain.Lay
 	}
 	found.First = !latest.Built()
 	found.Failed = latest.Failed && latest.FailedKey == key
-	if miss != nil && len(s.untracked) == 0 {
+	if miss != nil && len(s.runUntracked()) == 0 {
 		found.Gone = b.gone(miss, key, latest)
 	}
 	last, built := latest.Keys[buildcache.Rootfs]
@@ -295,7 +295,7 @@ func (b *Builder) tellResult(s *rootfsStep, told *explain.Layer, c *chain) {
 	}
 	told.SameResult = latest.Result == told.Result
 	sameInputs := string(latest.Keys[buildcache.Rootfs]) == told.Key
-	if sameInputs && !told.SameResult && len(s.untracked) == 0 {
+	if sameInputs && !told.SameResult && len(s.runUntracked()) == 0 {
 		told.Hint = "the same inputs gave another result: it is not reproducible, " + b.command(s.l, "verify", s.l.Name) + " says in what"
 		b.notice(s.l, progress.Notice, "hint: %s", told.Hint)
 	}

@@ -151,7 +151,7 @@ func (b *Builder) imageSpec(ctx context.Context, s *rootfsStep, fs rootfs, made 
 		Arch:        platform(l).Architecture,
 		Variant:     platform(l).Variant,
 		Author:      cmp.Or(b.Author, author),
-		Epoch:       s.epoch,
+		Epoch:       b.Clock.created(s.epoch),
 		Environment: l.Environment,
 		Labels:      maps.Clone(l.Labels),
 		Annotations: b.annotations(ctx, l),

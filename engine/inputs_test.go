@@ -213,9 +213,13 @@ func TestInputs(t *testing.T) {
 		{"tracked bind: dest", "RLPI", func(f *fixture) { f.yaml("dest: /bound", "dest: /b2") }},
 		{"base: content", "RLPI", func(f *fixture) { f.tar("other") }},
 		{"base: its run", "RLPI", func(f *fixture) { f.yaml("put made 1", "put made 2") }},
-		{"arch", "RI", func(f *fixture) { f.yaml("  cmd: [c]", "  cmd: [c]\n  arch: riscv64") }},
+		{"arch", "RLI", func(f *fixture) { f.yaml("  cmd: [c]", "  cmd: [c]\n  arch: riscv64") }},
 		{"network", "RLPI", func(f *fixture) { f.yaml("  cmd: [c]", "  cmd: [c]\n  network: none") }},
-		{"epoch", "RLPI", func(f *fixture) { f.options.Clock.Epoch = time.Unix(1e9, 0).UTC() }},
+		{"epoch of the caller", "I", func(f *fixture) { f.options.Clock.Epoch = time.Unix(1e9, 0).UTC() }},
+		{"epoch of the caller, passed through", "RLPI", func(f *fixture) {
+			f.yaml("[PASSED,", "[PASSED, SOURCE_DATE_EPOCH,")
+			f.setenv("SOURCE_DATE_EPOCH", "7")
+		}},
 		{"layer's name", "RLPI", func(f *fixture) {
 			f.yaml("app:", "app2:")
 			f.yaml("  cmd: [c]", "  cmd: [c]\napp:\n  from: {type: built, tag: app2}\n  cmd: [c]")
@@ -234,8 +238,8 @@ func TestInputs(t *testing.T) {
 		{"shell", "I", func(f *fixture) { f.yaml("  cmd: [c]", "  cmd: [c]\n  shell: [/bin/bash, -c]") }},
 		{"on_build", "I", func(f *fixture) { f.yaml("  cmd: [c]", "  cmd: [c]\n  on_build: RUN a") }},
 		{"build_env_from_base", "RLPI", func(f *fixture) { f.yaml("  cmd: [c]", "  cmd: [c]\n  build_env_from_base: true") }},
-		{"build_user", "RPI", func(f *fixture) { f.yaml("  cmd: [c]", "  cmd: [c]\n  build_user: '7'") }},
-		{"tmpfs", "RLPI", func(f *fixture) { f.yaml("  cmd: [c]", "  cmd: [c]\n  tmpfs: /t") }},
+		{"build_user", "RLPI", func(f *fixture) { f.yaml("  cmd: [c]", "  cmd: [c]\n  build_user: '7'") }},
+		{"tmpfs", "RL", func(f *fixture) { f.yaml("  cmd: [c]", "  cmd: [c]\n  tmpfs: /t") }},
 		{"base's environment", "I", func(f *fixture) { f.yaml("  imports: [{path: b", "  environment: {X: y}\n  imports: [{path: b") }},
 		{"working_dir", "I", func(f *fixture) { f.yaml("/w\n", "/x\n") }},
 		{"runtime_user", "I", func(f *fixture) { f.yaml("runtime_user: u", "runtime_user: v") }},
@@ -345,8 +349,8 @@ func TestUntrackedBind(t *testing.T) {
 	f := newFixture(t)
 	f.yaml("{source: bound, dest: /bound, track: true}", "bound -> /bound")
 	before := f.build()
-	if got := f.missed(before); got != "R" {
-		t.Errorf("missed %q, want R: it always rebuilds, and comes out the same", got)
+	if got := f.missed(before); got != "RL" {
+		t.Errorf("missed %q, want RL: it always rebuilds, and comes out the same", got)
 	}
 	if log := f.build().log; !strings.Contains(log, "UNTRACKED") {
 		t.Errorf("nothing says UNTRACKED:\n%s", log)

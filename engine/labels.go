@@ -32,13 +32,12 @@ func (b *Builder) labels(ctx context.Context, s *rootfsStep, o *outcome) (map[st
 
 func (b *Builder) labelsStep(s *rootfsStep, o *outcome) (*buildcache.Step[map[string]string], error) {
 	c := o.chain
-	s.env = s.l.BuildEnvironment(b.environ, s.base.environment())
-	in := labelsInputs(s, c)
-	if err := b.addMounts(&in, s.l); err != nil {
+	in, err := b.labelsInputs(s, c)
+	if err != nil {
 		return nil, err
 	}
 	return &buildcache.Step[map[string]string]{
-		Task:    buildcache.Task{Kind: buildcache.Labels, Inputs: in, Origin: origin(s.l), Doing: "has been making the same labels"},
+		Task:    buildcache.Task{Kind: buildcache.Labels, Inputs: in, Origin: origin(s.l), Doing: "has been making the same labels", Untracked: len(s.untracked) > 0},
 		Missed:  func(_ context.Context, miss error) error { return b.tellLabels(s, in, &o.told, miss) },
 		Prepare: func(ctx context.Context) error { return b.ensure(ctx, s.l, c) },
 		Slot:    func(ctx context.Context) (func(), error) { return b.limits.steps.acquire(ctx, b.worth()[s.l]) },
@@ -49,17 +48,12 @@ func (b *Builder) labelsStep(s *rootfsStep, o *outcome) (*buildcache.Step[map[st
 	}, nil
 }
 
-func labelsInputs(s *rootfsStep, c *chain) (in buildcache.Inputs) {
+func (b *Builder) labelsInputs(s *rootfsStep, c *chain) (in buildcache.Inputs, err error) {
 	in.Add(buildcache.Format, "compatibility", compatibility)
 	in.Add(buildcache.BaseChange, "chain", string(c.ID()))
 	in.Add(buildcache.Definition, "generate_labels", s.l.GenerateLabels)
-	in.Add(buildcache.Definition, "network", s.l.Network)
-	for _, v := range s.env {
-		if v.Keyed {
-			in.Add(buildcache.Env, "env "+v.Name, v.Value)
-		}
-	}
-	return in
+	in.Add(buildcache.Epoch, "epoch", epochText(s.epoch))
+	return in, b.addSurroundings(&in, s)
 }
 
 func (b *Builder) generateLabels(ctx context.Context, s *rootfsStep, c *chain) (map[string]string, error) {

@@ -20,6 +20,7 @@ type outcome struct {
 	done    chan struct{} // closed when this is set, the images and differs excepted
 	config  *oci.Image    // the image without its blobs; nil where the rootfs is not known
 	chain   *chain        // its rootfs
+	epoch   time.Time     // what its files were clamped to, and what of layers on it is
 	below   int           // how many layers of it are the base's
 	how     buildcache.How
 	skipped bool // it needs one that failed
@@ -118,7 +119,7 @@ func (b *Builder) makeLayer(ctx context.Context, l *layers.Layer, o *outcome) er
 	}
 	step = o.step
 	o.turn.drop()
-	o.chain, o.below = fs.onto(base.chain), base.chain.layers()
+	o.chain, o.below, o.epoch = fs.onto(base.chain), base.chain.layers(), base.epoch
 	for c := o.chain; c != base.chain; c = c.below {
 		c.of = l
 		c.again = func(ctx context.Context) error { return b.remake(ctx, step, c) }
@@ -184,7 +185,7 @@ func (b *Builder) rootfsStep(s *rootfsStep, o *outcome, looked func()) *buildcac
 	return &buildcache.Step[rootfs]{
 		Task: buildcache.Task{
 			Kind: buildcache.Rootfs, Inputs: s.inputs, Origin: b.origin(s),
-			Doing: "has been doing the same step", Untracked: len(s.untracked) > 0,
+			Doing: "has been doing the same step", Untracked: len(s.runUntracked()) > 0,
 		},
 		Usable: func(ctx context.Context, fs rootfs) error { return b.usable(ctx, s, fs) },
 		Lazy:   true,

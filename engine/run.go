@@ -191,6 +191,8 @@ type stepRun struct {
 	points []sandbox.Mountpoint // what must be there to mount on
 	out    *lines
 	caches []*caches.Cache
+
+	mirrors []*imports.Mirror // of binds
 }
 
 // newRun prepares a script to run with the layer's environment, binds, secrets and
@@ -215,12 +217,11 @@ func (r *stepRun) prepare(ctx context.Context, s *rootfsStep, mirrors []*imports
 		return err
 	}
 	mounts := place.mounts
-	for _, bind := range s.l.Binds {
-		if _, err := os.Stat(bind.Source); err != nil {
-			return fail(s.l, bind.Pos, fmt.Errorf("bind: %w", err))
-		}
-		mounts = append(mounts, sandbox.Mount{Source: bind.Source, Dest: bind.Dest, ReadOnly: bind.Track})
+	bound, err := r.bind(ctx, s)
+	if err != nil {
+		return err
 	}
+	mounts = append(mounts, bound...)
 	cached, err := r.takeCaches(ctx)
 	if err != nil {
 		return err
@@ -245,7 +246,29 @@ func (r *stepRun) prepare(ctx context.Context, s *rootfsStep, mirrors []*imports
 	return err
 }
 
+// bind returns the layer's binds as mounts. Those that were measured are mirrored, as imports
+// are: what is mounted is what was measured, whoever edits it meanwhile.
+func (r *stepRun) bind(ctx context.Context, s *rootfsStep) (mounts []sandbox.Mount, err error) {
+	for _, b := range s.l.Binds {
+		source := b.Source
+		if i := slices.IndexFunc(s.binds, func(measured bound) bool { return measured.Dest == b.Dest }); i >= 0 {
+			mirror, err := s.binds[i].source.mirror(ctx, s.binds[i].tree)
+			if err != nil {
+				return nil, r.b.failAt(ctx, s.l, b.Pos, err)
+			}
+			r.mirrors, source = append(r.mirrors, mirror), mirror.Path
+		} else if _, err := os.Stat(source); err != nil {
+			return nil, fail(s.l, b.Pos, fmt.Errorf("bind: %w", err))
+		}
+		mounts = append(mounts, sandbox.Mount{Source: source, Dest: b.Dest, ReadOnly: b.Track})
+	}
+	return mounts, nil
+}
+
 func (r *stepRun) close() {
+	for _, mirror := range r.mirrors {
+		_ = mirror.Release()
+	}
 	for _, c := range r.caches {
 		c.Release()
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -34,11 +35,12 @@ type rootfsStep struct {
 	copied   []imported // imports with a dest: they are put into the image
 	shown    []imported // imports that the run sees below /stacker
 	overlays []overlaid
+	binds    []bound // those that are tracked
 	env      []layers.EnvVar
 
 	inputs    buildcache.Inputs
 	unknown   []unknown // what is not known of them
-	untracked []string  // binds that nobody watches: the step is never found in the cache
+	untracked []string  // binds that nobody watches: what sees them is never found in the cache
 
 	remaking sync.Mutex // held while a lost result is made again
 	lost     bool       // since it was damaged
@@ -59,6 +61,12 @@ type overlaid struct {
 	tree   imports.Tree
 }
 
+type bound struct {
+	layers.Bind
+	source *source
+	tree   imports.Tree
+}
+
 // A rootfs is the result of a rootfs step: the layers it added to its base.
 type rootfs buildcache.RootfsResult
 
@@ -66,7 +74,7 @@ type rootfs buildcache.RootfsResult
 // is left out: without a run nobody sees the environment, the layer's name, or
 // imports that are not copied into the image.
 func (b *Builder) newRootfsStep(ctx context.Context, l *layers.Layer, base *base) (*rootfsStep, error) {
-	s := &rootfsStep{l: l, base: base, epoch: b.Clock.epoch(base.created()), by: map[string]*layers.Layer{}, said: map[string]explain.Said{}}
+	s := &rootfsStep{l: l, base: base, epoch: b.Clock.clamp(base), by: map[string]*layers.Layer{}, said: map[string]explain.Said{}}
 	switch {
 	case l.From.Type == layers.BaseBuilt:
 		s.by["base"] = b.graph.Layer(l.From.Tag)
@@ -84,26 +92,56 @@ func (b *Builder) newRootfsStep(ctx context.Context, l *layers.Layer, base *base
 	if err := b.addImports(ctx, s); err != nil {
 		return nil, err
 	}
+	if l.Run == "" && l.GenerateLabels == "" {
+		return s, nil
+	}
+	s.env = b.environment(s)
+	if err := b.measureBinds(ctx, s); err != nil {
+		return nil, err
+	}
 	if l.Run == "" {
 		return s, nil
 	}
 	in.Add(buildcache.Definition, "run", l.Run)
-	in.Add(buildcache.Platform, "platform", l.OS+"/"+l.Arch)
-	in.Add(buildcache.Definition, "network", l.Network)
 	if l.BuildUser != "" {
 		in.Add(buildcache.Definition, "user", l.BuildUser)
 	}
-	s.env = l.BuildEnvironment(b.environ, base.environment())
+	return s, b.addSurroundings(in, s)
+}
+
+// environment returns what the scripts of a step see, with the time that files are clamped
+// to, which is an input already. The caller's is one of its own where it is passed on.
+func (b *Builder) environment(s *rootfsStep) []layers.EnvVar {
+	env := s.l.BuildEnvironment(b.environ, s.base.environment())
+	given := slices.ContainsFunc(env, func(v layers.EnvVar) bool { return v.Name == epochVariable }) ||
+		slices.ContainsFunc(s.l.Secrets, func(s layers.Secret) bool { return s.Env == epochVariable })
+	epoch := s.epoch
+	if b.Clock.Seen {
+		epoch = b.Clock.created(epoch)
+	}
+	if given || epoch.IsZero() {
+		return env
+	}
+	return append(env, layers.EnvVar{Name: epochVariable, Value: strconv.FormatInt(epoch.Unix(), 10), Keyed: !epoch.Equal(s.epoch)})
+}
+
+// addSurroundings adds what any script of a layer sees besides its rootfs and the imports:
+// its environment, and what is mounted. Imports, the script itself and the user are a run's.
+func (b *Builder) addSurroundings(in *buildcache.Inputs, s *rootfsStep) error {
+	in.Add(buildcache.Platform, "platform", s.l.OS+"/"+s.l.Arch)
+	in.Add(buildcache.Definition, "network", s.l.Network)
 	for _, v := range s.env {
 		if v.Keyed {
 			in.Add(buildcache.Env, "env "+v.Name, v.Value)
-			s.said["env "+v.Name] = explain.Said{Directive: l.Lets(v.Name)}
+			s.said["env "+v.Name] = explain.Said{Directive: s.l.Lets(v.Name)}
 		}
 	}
-	if err := b.addMounts(in, l); err != nil {
-		return nil, err
+	for _, bind := range s.binds {
+		name := "bind " + bind.Dest
+		s.said[name] = explain.Said{Source: bind.Raw}
+		in.Add(buildcache.Bind, name, string(bind.tree.Digest))
 	}
-	return s, b.addBinds(ctx, s)
+	return b.addMounts(in, s.l)
 }
 
 // notes notes why something that the step reads is not known, unless it is.
@@ -228,7 +266,8 @@ func copyText(imp layers.Import, tree imports.Tree) string {
 	return string(text)
 }
 
-func (b *Builder) addBinds(ctx context.Context, s *rootfsStep) error {
+// measureBinds measures the binds that are tracked, and notes the others.
+func (b *Builder) measureBinds(ctx context.Context, s *rootfsStep) error {
 	for _, bind := range s.l.Binds {
 		if !bind.Track {
 			if !slices.Contains(s.untracked, bind.Raw) { // it may be bound at several places
@@ -236,15 +275,21 @@ func (b *Builder) addBinds(ctx context.Context, s *rootfsStep) error {
 			}
 			continue
 		}
-		_, tree, err := b.reads(ctx, s, layers.Source{Raw: bind.Source, Path: bind.Source}, "", imports.Source{})
+		source, tree, err := b.reads(ctx, s, layers.Source{Raw: bind.Source, Path: bind.Source}, "", imports.Source{})
 		if err != nil {
 			return b.failAt(ctx, s.l, bind.Pos, err)
 		}
-		name := "bind " + bind.Dest
-		s.said[name] = explain.Said{Source: bind.Raw}
-		s.inputs.Add(buildcache.Bind, name, string(tree.Digest))
+		s.binds = append(s.binds, bound{bind, source, tree})
 	}
 	return nil
+}
+
+// runUntracked are the untracked binds that a run sees.
+func (s *rootfsStep) runUntracked() []string {
+	if s.l.Run == "" {
+		return nil
+	}
+	return s.untracked
 }
 
 // failAt makes an error about a place in the stackerfile, unless the build was

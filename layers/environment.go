@@ -25,8 +25,7 @@ func (v EnvVar) String() string { return v.Name + "=" + v.Value }
 
 // BuildEnvironment returns the variables, sorted by name, that the layer's run and
 // generate_labels see of environ (K=V each, the last of a name counts): those that
-// build_env_passthrough lets through, or proxy variables and SOURCE_DATE_EPOCH when
-// it is missing; over these, with build_env_from_base, those of base, the environment of
+// build_env_passthrough lets through, or proxy variables when it is missing; over these, with build_env_from_base, those of base, the environment of
 // the image that the layer starts from; over these build_env; over these
 // STACKER_LAYER_NAME. A variable that a secret sets is not among them.
 //
@@ -76,7 +75,7 @@ func (l *Layer) Lets(name string) string {
 // passes returns what tells whether a variable of that name is let through.
 func (l *Layer) passes() func(name string) bool {
 	if len(l.BuildEnvPassthrough) == 0 {
-		return func(name string) bool { return isProxy(name) || name == "SOURCE_DATE_EPOCH" }
+		return isProxy
 	}
 	var patterns []*regexp.Regexp
 	for _, pattern := range l.BuildEnvPassthrough {

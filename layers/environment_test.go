@@ -16,7 +16,7 @@ func TestBuildEnvironment(t *testing.T) {
 		layer Layer
 		want  string // unkeyed ones in brackets
 	}{
-		{Layer{}, "[NO_PROXY=] SOURCE_DATE_EPOCH=1 STACKER_LAYER_NAME=l [http_proxy=http://p]"},
+		{Layer{}, "[NO_PROXY=] STACKER_LAYER_NAME=l [http_proxy=http://p]"},
 		{Layer{BuildEnvPassthrough: []string{"A.", "HOM|E"}}, "A1=a=b STACKER_LAYER_NAME=l"},
 		{Layer{BuildEnvPassthrough: []string{".*"}, BuildEnv: map[string]string{"HOME": "/h", "http_proxy": "mine", "STACKER_LAYER_NAME": "no"}},
 			"A1=a=b HOME=/h [NO_PROXY=] SOURCE_DATE_EPOCH=1 STACKER_LAYER_NAME=l TERM=x XA1=x http_proxy=mine"},

@@ -128,8 +128,12 @@ func (p *parser) checkMounts(l *Layer) {
 		}
 		seen[what+name] = pos
 	}
-	for _, b := range l.Binds {
-		seen["mount at"+b.Dest] = b.Pos // at one place, the last bind is seen
+	for i, b := range l.Binds {
+		at := slices.IndexFunc(l.Binds[:i], func(before Bind) bool { return before.Dest == b.Dest && (before.Track || b.Track) })
+		if at >= 0 { // without track, the last bind at one place is seen
+			p.errs.add(b.Pos, l.Name, "the bind at %s is given twice, first at line %d: remove one", quote(b.Dest), l.Binds[at].Pos.Line)
+		}
+		seen["mount at"+b.Dest] = b.Pos
 	}
 	for _, s := range l.Secrets {
 		once("mount at", s.Target, s.Pos)

@@ -332,6 +332,8 @@ func TestFaults(t *testing.T) {
 		{"secret in proc", "x:\n  " + scratch + "\n  secrets: {id: a, target: /proc/x}", `3:28: layer "x": target "/proc/x" is layerbuild's own in each run: choose another place`},
 		{"secret's variable", "x:\n  " + scratch + "\n  secrets: {id: a, env: A-B}", `3:25: layer "x": env "A-B" is no name of a variable: it has letters, digits and _, and does not begin with a digit`},
 		{"secret's variable in build_env", "x:\n  " + scratch + "\n  build_env: {A: b}\n  secrets: {id: a, env: A}", `4:12: layer "x": the variable "A" is in build_env, too: remove one`},
+		{"two tracked binds at one place", "x:\n  " + scratch + "\n  binds:\n  - {source: a, dest: /t, track: true}\n  - {source: b, dest: /t, track: true}", `5:5: layer "x": the bind at "/t" is given twice, first at line 4: remove one`},
+		{"a tracked bind at the place of another", "x:\n  " + scratch + "\n  binds:\n  - a -> /t\n  - {source: b, dest: /t, track: true}", `5:5: layer "x": the bind at "/t" is given twice, first at line 4: remove one`},
 		{"two secrets at one place", "x:\n  " + scratch + "\n  secrets:\n  - a\n  - {id: b, target: /run/secrets/a}", `5:5: layer "x": the mount at "/run/secrets/a" is given twice, first at line 4: remove one`},
 		{"cache without path", "x:\n  " + scratch + "\n  caches: {id: a}", `3:11: layer "x": the cache has no path: name the folder that is kept between builds`},
 		{"cache at the root", "x:\n  " + scratch + "\n  caches: /", `3:11: layer "x": path "/" is layerbuild's own in each run: choose another place`},

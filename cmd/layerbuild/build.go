@@ -46,8 +46,8 @@ prerequisites, and put an image for each into the OCI layout; layers that are
 build_only leave none.
 
 Images are the same for the same inputs, wherever and by whomever they are
-built. Their times are SOURCE_DATE_EPOCH if that is set, else the base image's,
-else 1980-01-01.
+built. They are created at SOURCE_DATE_EPOCH if that is set, else when the base
+image was, else on 1980-01-01.
 
 Exit status: 0 when all is built, 1 on an error, 3 when --dry-run or
 --fail-on-miss found something to build, 4 when --verify found a layer that is

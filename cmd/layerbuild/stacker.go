@@ -90,7 +90,9 @@ func (s *settings) clock(cmd *cobra.Command, timestamps string) (engine.Clock, e
 	if s.stacker && !cmd.Flags().Changed("timestamps") && os.Getenv("SOURCE_DATE_EPOCH") == "" {
 		return engine.Clock{Now: true}, nil
 	}
-	return parseClock(timestamps)
+	clock, err := parseClock(timestamps)
+	clock.Seen = s.stacker
+	return clock, err
 }
 
 // createdBy is what entries of images' histories begin with.
