@@ -38,7 +38,7 @@ type chain struct {
 	again func(context.Context) error
 
 	packing sync.Mutex
-	lost    bool                           // nobody else has its blob either
+	lost    atomic.Bool                    // nobody has its blob any more
 	packs   map[string]oci.Descriptor      // what the highest layer was packed to in this build, by type
 	blob    atomic.Pointer[oci.Descriptor] // the highest layer as a tar; nil while it is not known to be packed
 }
@@ -112,7 +112,7 @@ func (b *Builder) packOne(ctx context.Context, s *rootfsStep, c *chain) (known b
 		return true, nil
 	}
 	step := b.packStep(origin(c.maker(s.l)), c.diff)
-	step.Lazy = !c.lost
+	step.Lazy = !c.lost.Load()
 	b.packs(step, s, c, TypeTar+" with "+string(b.Compression))
 	step.Do = func(ctx context.Context) (blob oci.Descriptor, err error) {
 		dir, release, err := b.Snapshots.Difference(ctx, c.id)

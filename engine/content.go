@@ -32,6 +32,7 @@ func (b *Builder) bring(ctx context.Context, l *layers.Layer, c *chain) error {
 	case c.ofBase:
 		return c.again(ctx)
 	}
+	c.lost.Store(true)
 	return absentError{fmt.Sprintf("blob %s: %s", blob.Digest, err)}
 }
 
@@ -129,6 +130,7 @@ func (b *Builder) lacking(output *oci.Layout) map[*layers.Layer][]neededBlob {
 func (c *chain) lose() {
 	c.packing.Lock()
 	defer c.packing.Unlock()
-	c.lost, c.packs = true, nil
+	c.packs = nil
+	c.lost.Store(true)
 	c.blob.Store(nil)
 }

@@ -76,7 +76,7 @@ func (b *Builder) has(ctx context.Context, c *chain) bool {
 func (b *Builder) remake(ctx context.Context, s *rootfsStep, c *chain) error {
 	s.remaking.Lock()
 	defer s.remaking.Unlock()
-	s.lost = true
+	s.lost = !c.lost.Load()
 	o := b.layers[s.l]
 	step := b.rootfsStep(s, o, func() {})
 	step.Lazy = false

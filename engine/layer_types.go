@@ -92,7 +92,7 @@ func (b *Builder) packFilesystem(ctx context.Context, s *rootfsStep, c *chain, f
 	step := &buildcache.Step[oci.Descriptor]{
 		Task:   buildcache.Task{Kind: buildcache.Pack, Inputs: filesystemInputs(c, f, version, !b.NoVerity), Origin: origin(c.maker(s.l))},
 		Usable: b.hasBlob,
-		Lazy:   !c.lost,
+		Lazy:   !c.lost.Load(),
 		Do:     func(ctx context.Context) (oci.Descriptor, error) { return b.makeFilesystem(ctx, s.l, c, f) },
 	}
 	b.packs(step, s, c, string(f))

@@ -162,6 +162,7 @@ func (u *unpacking) beside(ctx context.Context) (upper *overlay.Mutable, err err
 // to unpacks the layer to a folder. changes is nil if that shows the layers below.
 func (u *unpacking) to(ctx context.Context, root string, changes oci.Changes) error {
 	if !u.packed(ctx, u.c) {
+		u.c.lost.Store(true)
 		return absentError{"neither its snapshot nor its blob is in the state folder"}
 	}
 	if err := u.bring(ctx, u.l, u.c); err != nil {

@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -18,6 +20,8 @@ import (
 
 	"github.com/layerbuild/layerbuild/buildcache"
 )
+
+var update = flag.Bool("update", false, "write the golden files of the format anew")
 
 // noon is the time at which the tests take place.
 var noon = time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
@@ -253,6 +257,55 @@ func TestBomb(t *testing.T) {
 	}
 	if _, err := decompress(zstdOf(t, make([]byte, maxBundle+1))); err == nil {
 		t.Error("a bundle of more than 64 MiB was read")
+	}
+}
+
+// The formats of version 1 stay readable, and what is written stays the same.
+func TestGolden(t *testing.T) {
+	private, err := os.ReadFile("testdata/v1/key.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ParsePrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := vouched(sample(tag), key.ID(), noon.Add(-time.Hour))
+	blobs := []Blob{{ispec.Descriptor{MediaType: ispec.MediaTypeImageLayerGzip, Digest: hello, Size: 5}, hello}}
+	for name, asImage := range map[string]bool{"manifest.json": false, "manifest-image.json": true} {
+		path := filepath.Join("testdata/v1", name)
+		if *update {
+			a, err := NewArtifact(seal(t, want, key), blobs, asImage)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, a.Manifest, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		manifest, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stored, err := ParseManifest(manifest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		envelope, err := stored.Envelope(stored.Config.Data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := Trust{Keys: []*PublicKey{&key.PublicKey}}.Open(t.Context(), envelope, tag, noon)
+		if err != nil {
+			t.Fatalf("%s: %s", name, err)
+		}
+		if !same(t, got, want) {
+			t.Errorf("%s holds another bundle than is written now: a new version?", name)
+		}
+		a, err := NewArtifact(envelope, blobs, asImage)
+		if err != nil || !bytes.Equal(a.Manifest, manifest) {
+			t.Errorf("%s: the manifest of its envelope is another now (%v): a new version?", name, err)
+		}
 	}
 }
 
