@@ -28,6 +28,7 @@ func attempt(ctx context.Context, o Options, graph *layers.Graph) (left bool, er
 	if err := b.checkFiles(); err != nil {
 		return false, err
 	}
+	b.tellMoved()
 	switch {
 	case o.Plan:
 		return false, b.build(ctx)

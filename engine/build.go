@@ -155,6 +155,7 @@ type Builder struct {
 	session   *buildcache.Session    // of the steps
 	remote    *remoteCaches          // nil without any
 	limits    limits
+	comparer  func() (*stores.Comparer, error)
 	worth     func() map[*layers.Layer]time.Duration // see paths
 	failures  failures
 
@@ -281,6 +282,7 @@ func open(ctx context.Context, o Options, graph *layers.Graph) (*Builder, error)
 		timeline: progress.NewTimeline(),
 	}
 	b.ready = sync.OnceValue(func() error { return b.enter(ctx) })
+	b.comparer = sync.OnceValues(func() (*stores.Comparer, error) { return b.NewComparer(ctx) })
 	b.runtime = &lazyRuntime{b: b}
 	b.runner = b.runtime
 	b.rights = sync.OnceValue(rights)

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/oci"
 	"github.com/layerbuild/layerbuild/progress"
+	"github.com/layerbuild/layerbuild/stores"
 )
 
 // Types of the layers of an image.
@@ -110,12 +112,34 @@ func (b *Builder) makeFilesystem(ctx context.Context, l *layers.Layer, c *chain,
 		return blob, snapshotDamage(err)
 	}
 	defer release()
+	if err := b.compareFirst(ctx, c); err != nil {
+		return blob, err
+	}
 	defer b.doing(l, "packing as "+string(f))()
 	layer, warnings, err := b.Blobs.PackFilesystem(ctx, dir, f, !b.NoVerity)
 	for _, warning := range warnings {
 		b.notice(l, progress.Warning, "%s", warning)
 	}
 	return layer.Descriptor, privileged(err, ", or with --layer-type tar")
+}
+
+// compareFirst compares a snapshot with its DiffID, since a filesystem of it has no DiffID that could be
+// compared. A damaged one is put aside.
+func (b *Builder) compareFirst(ctx context.Context, c *chain) error {
+	snap, err := b.Snapshots.Get(c.id)
+	if err != nil {
+		return snapshotDamage(err)
+	}
+	comparer, err := b.comparer()
+	if err != nil {
+		return err
+	}
+	_, err = comparer.Compare(ctx, snap)
+	if errors.Is(err, stores.ErrDiffers) {
+		_, aside := b.Snapshots.PutAside(c.id)
+		return errors.Join(damageError{fmt.Errorf("snapshot %s: %w", c.id, err)}, aside)
+	}
+	return err
 }
 
 // filesystemInputs are the inputs of making a filesystem of a snapshot. Unlike a

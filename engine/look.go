@@ -51,8 +51,10 @@ func (b *Builder) lastBuilt(ctx context.Context, l *layers.Layer) (digest.Digest
 	if err != nil {
 		return "", err
 	}
-	if id, err := b.rootfsOf(latest); err == nil && (id == "" || b.Snapshots.Has(id)) {
-		return id, nil
+	if id, err := b.rootfsOf(latest); err == nil {
+		if ok, err := b.proven(ctx, id); ok || err != nil {
+			return id, err
+		}
 	}
 	// Its snapshot has made room for others. The image has its layers, too.
 	image, err := b.Blobs.BaseFromLayout(ctx, b.OCIDir, l.Name, platform(l))

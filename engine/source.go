@@ -220,7 +220,8 @@ func (b *Builder) readable(ctx context.Context, c *chain) bool {
 		return false
 	}
 	for ; c != nil; c = c.below {
-		if !b.has(ctx, c) {
+		snap, err := b.Snapshots.Get(c.id)
+		if !b.has(ctx, c) || err != nil || !b.Snapshots.Proven(snap) {
 			return false
 		}
 	}

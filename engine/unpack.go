@@ -30,7 +30,11 @@ func (b *Builder) ensure(ctx context.Context, l *layers.Layer, c *chain) error {
 	below := make(chan struct{})
 	close(below)
 	for _, link := range c.all() {
-		if b.has(ctx, link) {
+		sound, err := b.hasProven(ctx, l, link)
+		if err != nil {
+			return errors.Join(err, all.Wait())
+		}
+		if sound {
 			continue
 		}
 		begun, made := make(chan struct{}), make(chan struct{})

@@ -48,6 +48,7 @@ type Options struct {
 // use by several goroutines.
 type Store struct {
 	state     string
+	place     statedir.Place
 	forbidden []forbidden
 	index     *statIndex // nil with NoStatIndex
 
@@ -88,6 +89,9 @@ func Open(state string, o Options) (*Store, error) {
 	}
 	if err := s.dir().Sweep(statedir.Mirrors, statedir.RemoveLeft); err != nil {
 		return nil, fmt.Errorf("sweeping the state's tmp folder: %w", err)
+	}
+	if s.place, err = s.dir().Place(); err != nil {
+		return nil, err
 	}
 	s.taken = s.takeOver()
 	if !o.NoStatIndex {

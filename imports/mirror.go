@@ -41,11 +41,11 @@ func (m *Mirror) Release() error { return m.dir.Close() }
 // was the same in the last mirror of src is not copied again. If somebody else
 // is making it, Mirror waits.
 //
-// A mirror is a folder mirrors/HEX of the state folder with two entries: root,
-// the copy, and boot, the id of the boot of this machine in which it was written
-// or checked. Nothing is synced, since that would cost more than making it; a
-// power cut may thus damage it, but starts another boot, and then a mirror is
-// checked against its digest before it is used. Who uses a mirror has a shared
+// A mirror is a folder mirrors/HEX of the state folder with two entries: root, the copy, and boot, the
+// ids of the boot of this machine and of the state folder's place in which it was written or checked.
+// Nothing is synced, since that would cost more than making it; a power cut may thus damage it, but
+// starts another boot, and then a mirror is checked against its digest before it is used. One that was
+// copied with the state folder is made again. Who uses a mirror has a shared
 // lock (flock) on its folder, who changes or removes one an exclusive lock.
 //
 // A source that is not t any more gives a ChangedError.
@@ -80,14 +80,11 @@ func (s *Store) findMirror(ctx context.Context, d digest.Digest) (*Mirror, error
 		return nil, err
 	}
 	m := &Mirror{Path: filepath.Join(dir.path, "root"), dir: dir}
-	boot, err := bootID()
-	if err == nil {
-		if ofBoot(dir.path, boot) {
-			return m, nil
-		}
-		err = s.checkMirror(ctx, m, d, boot)
+	trust, err := s.trust(dir.path)
+	if err == nil && trust == checkable {
+		err = s.checkMirror(ctx, m, d)
 	}
-	if err == nil {
+	if err == nil && trust != foreign {
 		return m, nil
 	}
 	_ = m.Release() // the error is what matters
@@ -100,14 +97,40 @@ func (s *Store) findMirror(ctx context.Context, d digest.Digest) (*Mirror, error
 	return nil, dir.remove()
 }
 
-// ofBoot tells whether the mirror in dir was written or checked in this boot.
-func ofBoot(dir, boot string) bool {
-	was, _ := statedir.ReadFile(filepath.Join(dir, "boot"))
-	return string(was) == boot
+// How far a mirror can be trusted.
+const (
+	trusted   = iota // it was written or checked here, in this boot
+	checkable        // the same, in another boot, whose power may have been cut
+	foreign          // the state folder was copied with it: owners and times may be lost
+)
+
+// trust returns how far the mirror in dir can be trusted.
+func (s *Store) trust(dir string) (int, error) {
+	now, err := s.origin()
+	if err != nil {
+		return foreign, err
+	}
+	text, _ := statedir.ReadFile(filepath.Join(dir, "boot"))
+	was := string(text)
+	_, place, known := strings.Cut(was, " ")
+	switch {
+	case was == now:
+		return trusted, nil
+	case place == s.place.ID, !known && s.place.Elders:
+		return checkable, nil
+	}
+	return foreign, nil
+}
+
+// origin returns what a mirror that is written or checked now has in its file boot: the ids of the
+// boot and of the state folder's place.
+func (s *Store) origin() (string, error) {
+	boot, err := bootID()
+	return boot + " " + s.place.ID, err
 }
 
 // checkMirror reads a mirror of an earlier boot and notes that it is sound.
-func (s *Store) checkMirror(ctx context.Context, m *Mirror, d digest.Digest, boot string) error {
+func (s *Store) checkMirror(ctx context.Context, m *Mirror, d digest.Digest) error {
 	r, err := s.read(ctx, Source{Path: "root", Root: m.dir.path}, nil)
 	if err != nil {
 		return err
@@ -115,7 +138,11 @@ func (s *Store) checkMirror(ctx context.Context, m *Mirror, d digest.Digest, boo
 	if r.folder.digest() != d {
 		return ErrCorrupt
 	}
-	return s.writeHint(filepath.Join(m.dir.path, "boot"), boot)
+	origin, err := s.origin()
+	if err != nil {
+		return err
+	}
+	return s.writeHint(filepath.Join(m.dir.path, "boot"), origin)
 }
 
 // takeMirror moves a mirror that nobody uses into tmp/, and returns it locked for
@@ -329,11 +356,11 @@ func (s *Store) fillMirror(ctx context.Context, src Source, dir *lockedDir, entr
 	if err := f.run(ctx, entries, touched); err != nil {
 		return err
 	}
-	boot, err := bootID()
+	origin, err := s.origin()
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir.path, "boot"), []byte(boot), 0o644)
+	return os.WriteFile(filepath.Join(dir.path, "boot"), []byte(origin), 0o644)
 }
 
 // bootID names the current boot of this machine.

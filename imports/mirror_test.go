@@ -197,7 +197,7 @@ func TestMirrorAfterPowerCut(t *testing.T) {
 			ok(t, mirrorOf(t, s, src, tree).Release())
 			dir := s.mirrorDir(tree.Digest)
 			damage(dir)
-			ok(t, os.WriteFile(filepath.Join(dir, "boot"), []byte("an earlier one"), 0o644))
+			ok(t, os.WriteFile(filepath.Join(dir, "boot"), []byte("an-earlier-one "+s.place.ID), 0o644))
 			m := mirrorOf(t, s, src, tree)
 			checkMirror(t, s, m, tree)
 			ok(t, m.Release())

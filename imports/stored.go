@@ -246,17 +246,16 @@ func (s *Store) Check(ctx context.Context, i Stored, data bool) error {
 	if err != nil {
 		return err
 	}
-	boot, err := bootID()
-	if err != nil || !data {
-		return err
+	if !data {
+		return nil
 	}
 	dir, err := s.lockDir(ctx, s.mirrorDir(i.Digest), locks.Shared) // nobody makes another one of it meanwhile
 	if err != nil || dir == nil {
 		return err
 	}
 	defer dir.Close()
-	if !ofBoot(dir.path, boot) { // one of another boot is checked before it is used
-		return nil
+	if trust, err := s.trust(dir.path); err != nil || trust != trusted { // it is checked before it is used
+		return err
 	}
 	mirror, err := s.read(ctx, Source{Root: dir.path, Path: "root"}, nil)
 	if err != nil {

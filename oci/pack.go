@@ -22,6 +22,7 @@ type PackOptions struct {
 	Compression Compression             // Gzip when empty
 	Level       int                     // 0 is the compression's default
 	Epoch       time.Time               // later times in the layer become this one; none do when it is zero
+	Exact       bool                    // only whiteouts have the Epoch, and all else the time it has
 	Root        bool                    // the root folder's own attributes changed: that alone is a layer
 	Discard     bool                    // find the DiffID only; no blob is made
 	Progress    func(done, total int64) // told how many bytes of files have been read, of 0 for nobody knows; may be nil
@@ -63,7 +64,7 @@ func (s *Store) pack(ctx context.Context, dir string, o PackOptions) (Packed, er
 	if err != nil {
 		return Packed{}, err
 	}
-	t := &tarrer{ctx: ctx, epoch: o.Epoch, links: map[inode]string{}, progress: o.Progress}
+	t := &tarrer{ctx: ctx, epoch: o.Epoch, exact: o.Exact, links: map[inode]string{}, progress: o.Progress}
 	if o.Discard {
 		z := newBlockWriter(io.Discard, None, 0, s.cores, sha256.New())
 		return t.into(z, dir, o.Root)
@@ -90,6 +91,7 @@ type tarrer struct {
 	ctx     context.Context
 	out     *blockWriter
 	epoch   time.Time
+	exact   bool
 	links   map[inode]string // the first name of files that have several
 	entries int              // without the root's
 
@@ -369,7 +371,7 @@ func (t *tarrer) whiteout(name string) error {
 // are not UTF-8 go into pax records as they are.
 func (t *tarrer) header(name string, st *unix.Stat_t, records map[string]string) *tar.Header {
 	mtime := time.Unix(st.Mtim.Sec, 0)
-	if !t.epoch.IsZero() && mtime.After(t.epoch) {
+	if !t.exact && !t.epoch.IsZero() && mtime.After(t.epoch) {
 		mtime = t.epoch.Truncate(time.Second)
 	}
 	return &tar.Header{

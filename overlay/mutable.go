@@ -165,7 +165,7 @@ func (m *Mutable) commit(ctx context.Context, diffID digest.Digest, label Label)
 	snap := Snapshot{
 		ID: chainID(m.parent, diffID), DiffID: diffID, Parent: m.parent,
 		Size: m.usage.bytes, Inodes: m.usage.inodes,
-		Created: time.Now().UTC().Truncate(time.Second), Epoch: m.epoch, Label: label,
+		Created: time.Now().UTC().Truncate(time.Second), Epoch: m.epoch, Place: m.store.place.ID, Label: label,
 	}
 	if err := m.seal(ctx, snap); err != nil {
 		return Snapshot{}, err
@@ -255,6 +255,10 @@ func (m *Mutable) publish(ctx context.Context, snap Snapshot) (Snapshot, error) 
 		switch {
 		case err == nil:
 			return there, nil
+		case errors.Is(err, errUnproven):
+			if err := m.store.Discard(snap.ID); err != nil && !errors.Is(err, ErrNotFound) {
+				return Snapshot{}, err
+			}
 		case errors.Is(err, ErrInvalid):
 			if _, err := m.store.PutAside(snap.ID); err != nil && !errors.Is(err, ErrNotFound) {
 				return Snapshot{}, err
@@ -265,6 +269,9 @@ func (m *Mutable) publish(ctx context.Context, snap Snapshot) (Snapshot, error) 
 	}
 }
 
+// errUnproven says that a snapshot may have lost something as the store was copied.
+var errUnproven = errors.New("not proven")
+
 // adopt takes the snapshot that is there for our own.
 func (m *Mutable) adopt(ctx context.Context, id digest.Digest, path string) (Snapshot, error) {
 	lock, err := m.store.use(ctx, id)
@@ -272,6 +279,9 @@ func (m *Mutable) adopt(ctx context.Context, id digest.Digest, path string) (Sna
 		return Snapshot{}, err
 	}
 	there, err := m.store.Get(id)
+	if err == nil && !m.store.Proven(there) {
+		err = errUnproven
+	}
 	if err != nil {
 		lock.Close()
 		return Snapshot{}, err

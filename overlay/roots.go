@@ -92,6 +92,9 @@ func (s *Store) Clear(ctx context.Context) error {
 	if err := os.RemoveAll(s.dir.Path("corrupt")); err != nil {
 		return err
 	}
+	if err := s.dir.LeavePlace(); err != nil {
+		return err
+	}
 	for _, dir := range []string{s.snapshots, s.failed, s.dir.Path("tmp"), s.Dir()} {
 		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
 			return err

@@ -35,7 +35,8 @@ type Store struct {
 	Space Space // where it mounts; nil is where the process is
 
 	dir               statedir.Dir
-	snapshots, failed string // folders in dir
+	snapshots, failed string         // folders in dir
+	place             statedir.Place // where it is; the zero Place in memory
 	points            points
 	held              statedir.Held // see Hold
 }
@@ -80,6 +81,8 @@ type Snapshot struct {
 	// layerbuild that did not note it.
 	Epoch string `json:"epoch,omitempty"`
 
+	Place string `json:"place,omitempty"` // where it was made, see Proven
+
 	Label
 }
 
@@ -109,8 +112,18 @@ func Open(state string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return openIn(dir)
+	s, err := openIn(dir)
+	if err == nil {
+		s.place, err = s.dir.Place()
+	}
+	return s, err
 }
+
+// Moved reports whether the store was copied or restored to where it is, and nobody was told yet.
+func (s *Store) Moved() bool { return s.place.Moved }
+
+// ToldMoved notes that the user was told.
+func (s *Store) ToldMoved() error { return s.dir.Told(s.place) }
 
 // openIn opens the store that is in the folder dir.
 func openIn(dir string) (*Store, error) {

@@ -22,7 +22,7 @@ var (
 		"builds", "caches", "corrupt", "downloads", "failed", "latest", "layout", "layouts", "locks", "memory", "mirrors",
 		"partial", "records", "snapshots", "statindex", "tmp", "tombstones", "trees", "usage",
 	}
-	files  = []string{"in-use", "owners.json", "redaction-key", "version"}
+	files  = []string{"in-use", "owners.json", "place.json", "redaction-key", "version"}
 	deeper = []string{"layout/blobs", "layout/blobs/sha256", "mirrors/latest", "downloads/urls", "statindex/trees"}
 )
 
@@ -74,7 +74,7 @@ func (d Dir) CheckRoots() error {
 	if mode := st.Mode & 0o7777; mode&0o022 != 0 && mode&unix.S_ISVTX == 0 {
 		return fmt.Errorf("others may write to %s, whose mode is %04o: `chmod go-w %s`, or name another folder with --roots-dir", d, mode, d)
 	}
-	return d.checkEntries([]string{"snapshots", "failed", "corrupt", "tmp", "owners.json"})
+	return d.checkEntries([]string{"snapshots", "failed", "corrupt", "tmp", "owners.json", "place.json"})
 }
 
 func (d Dir) checkEntries(names []string) error {

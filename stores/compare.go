@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,7 +21,7 @@ import (
 var ErrDiffers = errors.New("its files are not those it was made with")
 
 // A Comparer compares the files of snapshots with their DiffIDs. What it needs to know it learns from
-// the state folder once. It is for one goroutine.
+// the state folder once. It may be used by several goroutines.
 type Comparer struct {
 	set    *Set
 	epochs map[digest.Digest][]time.Time // of snapshots by their ids, from records of steps
@@ -78,28 +79,25 @@ func (c *Comparer) learn(r *buildcache.Record) {
 // removed meanwhile.
 //
 // Packing gives the DiffID of what a step made, with the epoch that the snapshot or a record of the step
-// names. What others packed, or a step whose record is gone, is unpacked once more from its blob, and the
+// names: as it is, or where an earlier layerbuild made it, with later times set to the epoch. What others packed, or a step whose record is gone, is unpacked once more from its blob, and the
 // two are compared, but for times: a folder that no layer names has the time of unpacking.
 func (c *Comparer) Compare(ctx context.Context, snap overlay.Snapshot) (proven bool, err error) {
-	epochs := append(c.epochs[snap.ID], time.Time{})
-	if snap.Epoch != "" {
-		epochs = []time.Time{parseEpoch(snap.Epoch)}
-	}
-	var got digest.Digest
-	for _, epoch := range epochs {
-		if got, err = c.pack(ctx, snap, epoch); err != nil || got == snap.DiffID {
-			return err == nil, err
-		}
+	got, err := c.packAny(ctx, snap, true)
+	if err != nil || got == snap.DiffID {
+		return err == nil, err
 	}
 	different := fmt.Errorf("%w: packed they are %s, not %s", ErrDiffers, got, snap.DiffID)
 	if snap.Epoch != "" {
 		return true, different
 	}
+	if got, err = c.packAny(ctx, snap, false); err != nil || got == snap.DiffID {
+		return err == nil, err
+	}
 	for _, layer := range c.packed[snap.DiffID] {
 		if c.set.Blobs.Check(ctx, layer.Digest) != nil {
 			continue
 		}
-		was, err := c.pack(ctx, snap, noTimes)
+		was, err := c.pack(ctx, snap, oci.PackOptions{Epoch: noTimes})
 		if err != nil {
 			return false, err
 		}
@@ -115,6 +113,28 @@ func (c *Comparer) Compare(ctx context.Context, snap overlay.Snapshot) (proven b
 	return false, nil
 }
 
+// Exact reports whether the files of a snapshot are those it was made with, all times too. It does not know
+// that of all snapshots that are: see Compare.
+func (c *Comparer) Exact(ctx context.Context, snap overlay.Snapshot) (bool, error) {
+	got, err := c.packAny(ctx, snap, true)
+	return got == snap.DiffID, err
+}
+
+// packAny returns the DiffID that the files of a snapshot have with one of the epochs that are known for it:
+// with any that makes it the snapshot's own.
+func (c *Comparer) packAny(ctx context.Context, snap overlay.Snapshot, exact bool) (got digest.Digest, err error) {
+	epochs := append(slices.Clone(c.epochs[snap.ID]), time.Time{})
+	if snap.Epoch != "" {
+		epochs = []time.Time{parseEpoch(snap.Epoch)}
+	}
+	for _, epoch := range epochs {
+		if got, err = c.pack(ctx, snap, oci.PackOptions{Epoch: epoch, Exact: exact}); err != nil || got == snap.DiffID {
+			break
+		}
+	}
+	return got, err
+}
+
 // parseEpoch reads an epoch as snapshots and records have it: "now" is the zero time.
 func parseEpoch(text string) time.Time {
 	epoch, _ := time.Parse(time.RFC3339, text)
@@ -125,13 +145,14 @@ func parseEpoch(text string) time.Time {
 var noTimes = time.Unix(0, 0)
 
 // pack returns the DiffID that the files of a snapshot have.
-func (c *Comparer) pack(ctx context.Context, snap overlay.Snapshot, epoch time.Time) (digest.Digest, error) {
+func (c *Comparer) pack(ctx context.Context, snap overlay.Snapshot, o oci.PackOptions) (digest.Digest, error) {
 	dir, release, err := c.set.Snapshots.Difference(ctx, snap.ID)
 	if err != nil {
 		return "", err
 	}
 	defer release()
-	packed, err := c.set.Blobs.Pack(ctx, dir, oci.PackOptions{Epoch: epoch, Root: true, Discard: true})
+	o.Root, o.Discard = true, true
+	packed, err := c.set.Blobs.Pack(ctx, dir, o)
 	return packed.DiffID, err
 }
 

@@ -95,6 +95,11 @@ func runScripts(t *testing.T, uid int) {
 				return err
 			}
 			env.Setenv("STACKERFILES", stackerfiles)
+			docs, err := filepath.Abs("../../docs")
+			if err != nil {
+				return err
+			}
+			env.Setenv("DOCS", docs)
 			env.Values[debianBase{}] = debian
 			env.Setenv("SHELL", "/bin/sh")
 			env.Values[registryKey{}] = &fakeRegistry{}
