@@ -142,8 +142,11 @@ func (b *Builder) showImport(ctx context.Context, s *rootfsStep, imp layers.Impo
 		b.layers[from].chain = &chain{id: id, depth: 1}
 	}
 	all, err := b.imported(ctx, s, imp)
+	if err != nil {
+		return err
+	}
 	s.shown = append(s.shown, all...)
-	return err
+	return nil
 }
 
 // A CommandError says that a command in a layer failed.
