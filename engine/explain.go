@@ -132,7 +132,9 @@ func (b *Builder) missing(what, kind, id string) explain.Reason {
 }
 
 // tellDifferences compares the step with the best record that there is.
-func (b *Builder) tellDifferences(ctx context.Context, s *rootfsStep, told *explain.Layer, latest *buildcache.Latest, found *explain.Miss) error {
+func (b *Builder) tellDifferences(
+	ctx context.Context, s *rootfsStep, told *explain.Layer, latest *buildcache.Latest, found *explain.Miss,
+) error {
 	before, kind, live := b.baseline(ctx, s, latest)
 	if before == nil {
 		return nil
@@ -186,25 +188,31 @@ func (b *Builder) baseline(ctx context.Context, s *rootfsStep, latest *buildcach
 		return r, explain.BaselineHere, live
 	}
 	project := b.projects.of(ctx, s.l.File)
-	all, err := b.Cache.LatestIn(project.Name)
-	if err != nil {
-		return nil, "", false // explanations do without
-	}
 	var others []*buildcache.Record
-	for _, other := range all {
-		r, live := b.lastRecord(buildcache.Rootfs, &other)
-		if r == nil {
-			continue
+	for _, other := range b.projects.lastBuilds(project.Name, b.lastBuilds) {
+		if other.record.Origin.Layer == s.l.Name && other.path == project.Path {
+			return other.record, explain.BaselineCheckout, other.live
 		}
-		r.Origin.Layer, r.Origin.Stackerfile = other.Layer, other.Stackerfile
-		if other.Layer == s.l.Name && other.Path == project.Path {
-			return r, explain.BaselineCheckout, live
-		}
-		if live {
-			others = append(others, r)
+		if other.live {
+			others = append(others, other.record)
 		}
 	}
 	return explain.Nearest(others, s.inputs), explain.BaselineNearest, true
+}
+
+// lastBuilds returns the last good builds of a project's layers, the newest first.
+func (b *Builder) lastBuilds(project string) (all []lastBuild) {
+	latest, err := b.Cache.LatestIn(project)
+	if err != nil {
+		return nil // explanations do without
+	}
+	for _, l := range latest {
+		if r, live := b.lastRecord(buildcache.Rootfs, &l); r != nil {
+			r.Origin.Layer, r.Origin.Stackerfile = l.Layer, l.Stackerfile
+			all = append(all, lastBuild{r, l.Path, live})
+		}
+	}
+	return all
 }
 
 // lastRecord returns the record of a layer's last good build, or nil, and whether

@@ -12,8 +12,22 @@ import (
 	"github.com/layerbuild/layerbuild/layers"
 )
 
-// projects knows the projects of stackerfiles, and asks git once for each.
-type projects struct{ known sync.Map }
+// projects knows the projects of stackerfiles, and what was built in them before. It asks
+// git, and reads, once for each.
+type projects struct{ known, built sync.Map }
+
+// A lastBuild is the last good build of a layer.
+type lastBuild struct {
+	record *buildcache.Record
+	path   string // of its stackerfile in the project
+	live   bool   // the record is in the cache, and not only buried
+}
+
+// lastBuilds returns what read finds of a project, which is called once.
+func (p *projects) lastBuilds(project string, read func(string) []lastBuild) []lastBuild {
+	found, _ := p.built.LoadOrStore(project, sync.OnceValue(func() []lastBuild { return read(project) }))
+	return found.(func() []lastBuild)()
+}
 
 func (p *projects) of(ctx context.Context, file *layers.Stackerfile) buildcache.Project {
 	find, _ := p.known.LoadOrStore(file.Path, sync.OnceValue(func() buildcache.Project { return projectOf(ctx, file) }))

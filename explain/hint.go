@@ -105,7 +105,8 @@ func envHint(r Reason) string {
 		if r.Directive != "" {
 			leave = "`" + r.Directive + "`"
 		}
-		return name + " looks like a time or a build number, and is other in each build: leave it out of " + leave + ", or set it to the commit's"
+		return name + " looks like a time or a build number, and is other in each build: leave it out of " + leave +
+			", or set it to the commit's"
 	}
 	return ""
 }

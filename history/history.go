@@ -113,8 +113,8 @@ func (p *Past) Last(stackerfile string) (*explain.Report, error) {
 }
 
 // Building returns the last builds of a stackerfile that built these layers, the newest first: each
-// with the layers that it was the last to build, or that it failed to, or whose labels it generated. A layer that no remembered
-// build has built is in the last build that found it.
+// with the layers that it was the last to build, failed to build, or generated labels of. A layer
+// that no remembered build has built is in the last build, which found it.
 func (p *Past) Building(stackerfile string, layers ...string) ([]*explain.Report, error) {
 	last, err := p.Last(stackerfile)
 	if err != nil {
