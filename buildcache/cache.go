@@ -14,7 +14,6 @@
 package buildcache
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -238,6 +237,8 @@ func seal(v any) ([]byte, error) {
 	return append(out, '\n'), err
 }
 
+// unseal decodes what seal wrote. Fields that this layerbuild does not know are left out: a
+// newer one may have added what an older one can do without.
 func unseal(data []byte, v any) error {
 	var s sealed
 	if err := json.Unmarshal(data, &s); err != nil {
@@ -246,9 +247,7 @@ func unseal(data []byte, v any) error {
 	if sum := sha256.Sum256(s.Record); s.Sum != hex.EncodeToString(sum[:]) {
 		return errors.New("checksum does not match")
 	}
-	dec := json.NewDecoder(bytes.NewReader(s.Record))
-	dec.DisallowUnknownFields()
-	return dec.Decode(v)
+	return json.Unmarshal(s.Record, v)
 }
 
 func recordName(kind Kind, key Key) string {

@@ -201,6 +201,7 @@ func TestInputs(t *testing.T) {
 		{"import with dest: content of a folder", "RLPI", func(f *fixture) { f.write("copieddir/file", "other") }},
 		{"import with dest: dest", "RLPI", func(f *fixture) { f.yaml("dest: /copied\n", "dest: /elsewhere\n") }},
 		{"import with dest: mode, uid, gid", "RLPI", func(f *fixture) { f.yaml("dest: /copied\n", "dest: /copied\n    mode: 0600\n    uid: 1\n    gid: 2\n") }},
+		{"import with dest: root's ids spelled out", "", func(f *fixture) { f.yaml("dest: /copied\n", "dest: /copied\n    uid: 0\n    gid: 0\n") }},
 		{"import with dest: order", "RLPI", func(f *fixture) {
 			f.yaml("  - path: copied\n    dest: /copied\n  - path: copieddir\n    dest: /copieddir\n", "  - path: copieddir\n    dest: /x\n  - path: copied\n    dest: /x/file\n")
 		}},

@@ -25,13 +25,22 @@ import (
 	"github.com/layerbuild/layerbuild/sandbox"
 )
 
-var propertySeeds = flag.Int("property.seeds", 6, "how many random histories TestRandomHistories builds")
+var (
+	propertySeeds = flag.Int("property.seeds", 6, "how many random histories TestRandomHistories builds")
+	propertyFirst = flag.Int("property.first", 0, "the seed of the first of them")
+)
+
+// edits is how many states a random history has.
+const edits = 12
 
 // TestRandomHistories builds random graphs through random edits. After each edit
 // the images must be those of a build with an empty cache, and the steps that ran
-// must be those whose inputs had never been seen before, no more and no fewer.
+// must be those whose inputs had never been seen before, no more and no fewer. At times
+// all snapshots are lost: then more steps may run, where there is no blob to restore them
+// from, and the images are the same.
 func TestRandomHistories(t *testing.T) {
-	for seed := range *propertySeeds {
+	for n := range *propertySeeds {
+		seed := *propertyFirst + n
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			r := rand.New(rand.NewPCG(uint64(seed), 1))
@@ -39,7 +48,7 @@ func TestRandomHistories(t *testing.T) {
 			state := t.TempDir()
 			seen := map[string]bool{}
 			var history []project
-			for edit := range 12 {
+			for edit := range edits {
 				if edit > 0 {
 					p = p.edited(r, history)
 				}
@@ -47,6 +56,12 @@ func TestRandomHistories(t *testing.T) {
 				dir := t.TempDir() // each state of the project is another checkout
 				p.write(t, dir)
 				want := buildProject(t, dir, t.TempDir())
+				lost := edit > 0 && r.IntN(4) == 0
+				if lost {
+					if err := os.RemoveAll(filepath.Join(state, "snapshots")); err != nil {
+						t.Fatal(err)
+					}
+				}
 				got := buildProject(t, dir, state)
 				if !maps.Equal(got.manifests, want.manifests) {
 					t.Fatalf("edit %d: images differ from a build without cache:\n got %v\nwant %v\n%s", edit, got.manifests, want.manifests, p)
@@ -58,7 +73,7 @@ func TestRandomHistories(t *testing.T) {
 						seen[inputs] = true
 					}
 				}
-				if ran := set(got.ran); !maps.Equal(ran, fresh) || len(got.ran) != len(fresh) {
+				if ran := set(got.ran); !lost && (!maps.Equal(ran, fresh) || len(got.ran) != len(fresh)) {
 					t.Fatalf("edit %d: %d steps ran, the least is %d\n%s\n%s", edit, len(got.ran), len(fresh), p, got.log)
 				}
 			}
@@ -135,8 +150,12 @@ type fakeRunner struct {
 }
 
 func (f *fakeRunner) Run(_ context.Context, s sandbox.Step) error {
+	script, err := os.ReadFile(filepath.Join(s.Mounts[0].Source, scriptName))
+	if err != nil {
+		return err
+	}
 	var seen bytes.Buffer
-	fmt.Fprintln(&seen, s.Args, s.Env, s.Network, f.known(s.Env))
+	fmt.Fprintln(&seen, s.Args, s.Env, s.Network, f.known(s.Env, strings.Contains(string(script), "label ")))
 	hidden := map[string]bool{} // what is mounted on
 	for _, point := range must(s.Mountpoints()) {
 		hidden[filepath.Join(s.Rootfs, point.Path)] = true
@@ -152,10 +171,6 @@ func (f *fakeRunner) Run(_ context.Context, s sandbox.Step) error {
 	}
 	sum := sha256.Sum256(seen.Bytes())
 	all := hex.EncodeToString(sum[:])
-	script, err := os.ReadFile(filepath.Join(s.Mounts[0].Source, scriptName))
-	if err != nil {
-		return err
-	}
 	f.mu.Lock()
 	f.ran, f.scripts = append(f.ran, all), append(f.scripts, string(script))
 	f.mu.Unlock()
@@ -169,8 +184,8 @@ func (f *fakeRunner) Run(_ context.Context, s sandbox.Step) error {
 
 // known is what a step's layer is made of besides what the run sees: the layers
 // of its base, and what was laid over or copied into it, though it may have been
-// there already.
-func (f *fakeRunner) known(env []string) string {
+// there already. For labels that is the layer itself.
+func (f *fakeRunner) known(env []string, labels bool) string {
 	var out strings.Builder
 	for _, variable := range env {
 		name, ok := strings.CutPrefix(variable, layers.LayerNameVariable+"=")
@@ -178,6 +193,9 @@ func (f *fakeRunner) known(env []string) string {
 			continue
 		}
 		l := f.b.graph.Layer(name)
+		if labels {
+			return string(f.b.layers[l].chain.ID())
+		}
 		if l.From.Type == layers.BaseBuilt {
 			fmt.Fprintln(&out, f.b.layers[f.b.graph.Layer(l.From.Tag)].chain.ID())
 		}
@@ -199,6 +217,9 @@ func (f *fakeRunner) do(words []string, root, seen string) error {
 	case "put": // a file that does not
 		return os.WriteFile(filepath.Join(root, words[1]), []byte(words[2]), 0o644)
 	case "label":
+		if words[2] == "all" {
+			words[2] = seen
+		}
 		return os.WriteFile(filepath.Join(root, labelsDir, words[1]), []byte(words[2]), 0o644)
 	case "replace": // a folder by another of one file, which overlayfs makes opaque
 		dir := filepath.Join(root, words[1])
@@ -260,6 +281,8 @@ type projectLayer struct {
 	from      string // "" is scratch
 	imports   []string
 	overlay   string
+	bind      string
+	labels    string // a script
 	script    []string
 	env       string
 	cmd       string
@@ -297,6 +320,7 @@ func (p project) randomLayer(r *rand.Rand) projectLayer {
 	}
 	l.script = randomScript(r)
 	l.env = fmt.Sprint(r.IntN(2))
+	l.bind, l.labels = randomBind(r), randomLabels(r)
 	return l
 }
 
@@ -314,8 +338,16 @@ func (p project) randomImports(r *rand.Rand) []string {
 	return out
 }
 
+func randomBind(r *rand.Rand) string {
+	return []string{"", "", "{source: src/a, dest: /bound, track: true}", "{source: src/b/1, dest: /bound/1, track: true}"}[r.IntN(4)]
+}
+
+func randomLabels(r *rand.Rand) string {
+	return []string{"", "", "label constant 1", "label seen all"}[r.IntN(4)]
+}
+
 func randomScript(r *rand.Rand) []string {
-	lines := []string{"see everything", "put constant 1", "put constant 2", "remove constant", "remove into", "nothing"}
+	lines := []string{"see everything", "put constant 1", "put constant 2", "replace folder x", "replace folder y", "remove folder", "remove constant", "remove into", "nothing"}
 	var out []string
 	for range r.IntN(3) {
 		out = append(out, lines[r.IntN(len(lines))])
@@ -328,7 +360,7 @@ func (p project) edited(r *rand.Rand, history []project) project {
 	p.layers, p.files = slices.Clone(p.layers), maps.Clone(p.files)
 	i := r.IntN(len(p.layers))
 	l := &p.layers[i]
-	switch r.IntN(9) {
+	switch r.IntN(11) {
 	case 0:
 		return history[r.IntN(len(history))]
 	case 1:
@@ -344,6 +376,10 @@ func (p project) edited(r *rand.Rand, history []project) project {
 	case 6:
 		l.imports = project{layers: p.layers[:i]}.randomImports(r)
 	case 7:
+		l.bind = randomBind(r)
+	case 8:
+		l.labels = randomLabels(r)
+	case 9:
 		if file := randomFile(r); file != "a/1" && file != "b/1" {
 			delete(p.files, file)
 		}
@@ -390,6 +426,12 @@ func (p project) String() string {
 		}
 		if len(l.script) > 0 {
 			fmt.Fprintf(&w, "  run: |\n    #!fake\n    %s\n", strings.Join(l.script, "\n    "))
+		}
+		if l.bind != "" {
+			fmt.Fprintf(&w, "  binds: [%s]\n", l.bind)
+		}
+		if l.labels != "" {
+			fmt.Fprintf(&w, "  generate_labels: |\n    #!fake\n    %s\n", l.labels)
 		}
 		fmt.Fprintf(&w, "  build_env: {X: %q}\n  build_only: %v\n", l.env, l.buildOnly)
 		if l.cmd != "" {

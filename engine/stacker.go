@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/layerbuild/layerbuild/imports"
 	"github.com/layerbuild/layerbuild/layers"
 	"github.com/layerbuild/layerbuild/sandbox"
@@ -110,10 +112,11 @@ func (f *stackerFolder) put(imp imported, from, place string) error {
 }
 
 func (f *stackerFolder) fixTimes() error {
-	return filepath.WalkDir(f.dir, func(path string, entry os.DirEntry, err error) error {
-		if err != nil || entry.Type()&fs.ModeSymlink != 0 {
+	return filepath.WalkDir(f.dir, func(path string, _ os.DirEntry, err error) error {
+		if err != nil {
 			return err
 		}
-		return os.Chtimes(path, defaultEpoch, defaultEpoch)
+		fixed := unix.NsecToTimespec(defaultEpoch.UnixNano())
+		return unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{fixed, fixed}, unix.AT_SYMLINK_NOFOLLOW)
 	})
 }

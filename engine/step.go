@@ -252,6 +252,9 @@ func importedSource(imp layers.Import) imports.Source {
 // copyText spells out what is copied into the image, and how. Copies are
 // numbered, since a later one replaces what an earlier one put in its place.
 func copyText(imp layers.Import, tree imports.Tree) string {
+	if imp.Copy == nil { // what no one owns is root's, spelled out or not
+		imp.UID, imp.GID = unlessRoot(imp.UID), unlessRoot(imp.GID)
+	}
 	text, _ := json.Marshal(struct {
 		Tree     digest.Digest
 		Name     string
@@ -264,6 +267,14 @@ func copyText(imp layers.Import, tree imports.Tree) string {
 		Owner      string  `json:",omitempty"`
 	}{tree.Digest, imp.Name, imp.Source.Content, imp.Mode, imp.UID, imp.GID, imp.Copy != nil, imp.Make, imp.Text, imp.Owner})
 	return string(text)
+}
+
+// unlessRoot returns nil for root's id.
+func unlessRoot(id *int) *int {
+	if id != nil && *id == 0 {
+		return nil
+	}
+	return id
 }
 
 // measureBinds measures the binds that are tracked, and notes the others.
