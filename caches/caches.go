@@ -180,11 +180,13 @@ func (s *Store) sign(dir string, h locks.Holder) {
 }
 
 // holder reads who took a cache last; the zero Holder has not signed yet.
-func holder(dir *os.File) (h locks.Holder, say bool) {
-	if text, err := statedir.ReadFile(holderFile(dir.Name())); err == nil {
+func holder(dir *os.File) (h locks.Holder, say bool) { return holderIn(dir.Name()), true }
+
+func holderIn(dir string) (h locks.Holder) {
+	if text, err := statedir.ReadFile(holderFile(dir)); err == nil {
 		_ = json.Unmarshal(text, &h)
 	}
-	return h, true
+	return h
 }
 
 // A Stored cache is one of those that List found.
@@ -195,6 +197,7 @@ type Stored struct {
 	Path    string
 	Created time.Time
 	Used    time.Time // when it was taken last
+	Layer   string    // that took it last; "" if that is not known
 	Inode   uint64    // of what is locked while it is in use
 	Err     error     // ErrInvalid
 }
@@ -232,7 +235,7 @@ func (s *Store) look(name string) Stored {
 		c.ID, c.Copy, err = s.parse(name)
 	}
 	if info, err := os.Stat(holderFile(c.Path)); err == nil {
-		c.Used = info.ModTime()
+		c.Used, c.Layer = info.ModTime(), holderIn(c.Path).Layer
 	}
 	if data, dataErr := os.Lstat(filepath.Join(c.Path, "data")); err == nil && (dataErr != nil || !data.IsDir()) {
 		err = errors.New("it has no folder data")

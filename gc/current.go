@@ -2,19 +2,19 @@ package gc
 
 import (
 	"os"
+	"strings"
 
 	"github.com/layerbuild/layerbuild/buildcache"
 	"github.com/layerbuild/layerbuild/layers"
 )
 
-// current is what the last builds of all layers have: ids, digests, and the keys of
-// records.
+// current is what the last builds of all layers use: ids, digests, and the keys of records.
 type current map[string]bool
 
-// markCurrent marks the items that the last build of some layer has, of
-// stackerfiles that are still there: records, snapshots, packed layers, bases and
-// trees. Downloads are current while they are what a URL gave last.
-func (v *inventory) markCurrent() {
+// markKept marks the items that the last build of some layer uses, of stackerfiles that are still
+// there: records, snapshots, packed layers, bases, trees, and the caches that such a layer took last.
+// Downloads are kept while they are what a URL gave last.
+func (v *inventory) markKept() {
 	now := current{}
 	there := map[string]bool{} // stackerfiles
 	for _, last := range v.last {
@@ -28,10 +28,12 @@ func (v *inventory) markCurrent() {
 			}
 		}
 	}
+	layers := map[string]bool{}
 	for _, r := range v.records {
 		if now[string(r.key)] {
 			now.add(r.inputs)
 			now.add(r.results)
+			layers[layerOf(r.maker)] = true
 		}
 	}
 	for _, i := range v.items {
@@ -51,11 +53,20 @@ func (v *inventory) markCurrent() {
 	}
 	v.addSmaller(now)
 	for _, i := range v.items {
-		i.current = i.current || now[i.ID] || i.Type == KindRecord && now[i.usageID]
+		i.Kept = i.Kept || now[i.ID] || i.Type == KindRecord && now[i.usageID]
 		for _, b := range i.blobs {
-			i.current = i.current || now[string(b.Digest)]
+			i.Kept = i.Kept || now[string(b.Digest)]
+		}
+		if cache, ok := i.holding.(cacheMount); ok {
+			i.Kept = layers[cache.Layer]
 		}
 	}
+}
+
+// layerOf returns the name of the layer whose Origin is maker, as people read it.
+func layerOf(maker string) string {
+	name, _, _ := strings.Cut(strings.TrimPrefix(maker, "layer "), " of ./")
+	return name
 }
 
 func (c current) add(all digests) {

@@ -16,7 +16,8 @@ type Usage struct {
 
 	Size        int64 `json:"size"`        // bytes of these items and Other
 	Inodes      int64 `json:"inodes"`      // their files and folders
-	Reclaimable int64 `json:"reclaimable"` // bytes of the items that nobody uses
+	Reclaimable int64 `json:"reclaimable"` // bytes of the items that no process uses
+	Kept        int64 `json:"kept"`        // of these, what the last builds use: prune keeps it, unless --all
 }
 
 // DiskUsage measures a state folder. What is said of each item is what was noted
@@ -35,6 +36,7 @@ func DiskUsage(ctx context.Context, state string, filters []Filter) (*Usage, err
 	if err := v.lookInUse(ctx); err != nil {
 		return nil, err
 	}
+	v.markKept()
 	u := &Usage{Items: []*Item{}}
 	if len(filters) == 0 {
 		u.Other = v.other
@@ -50,6 +52,9 @@ func DiskUsage(ctx context.Context, state string, filters []Filter) (*Usage, err
 		u.Inodes += i.Inodes
 		if !i.InUse {
 			u.Reclaimable += i.Bytes()
+		}
+		if !i.InUse && i.Kept {
+			u.Kept += i.Bytes()
 		}
 	}
 	slices.SortFunc(u.Items, func(a, b *Item) int {

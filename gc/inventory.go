@@ -58,6 +58,7 @@ type Item struct {
 	Inodes int64 `json:"inodes"`   // files and folders
 	Shared bool  `json:"shared"`   // an image in an OCI layout that was written has it, too
 	InUse  bool  `json:"in_use"`   // by a process, or something that is stands on it
+	Kept   bool  `json:"kept"`     // the last build of some layer uses it: see markKept
 	Mut    bool  `json:"mutable"`  // it can still change: the rest of a failed step
 	Holds  int   `json:"children"` // what stands on it
 
@@ -68,7 +69,6 @@ type Item struct {
 	grave   string        // the kind of its tombstone, which has usageID; "" without one
 	diff    digest.Digest // DiffID of a snapshot
 	top     digest.Digest // the highest layer of the base that this is the manifest of
-	current bool          // the last build of some layer has it: see markCurrent
 	gone    bool          // by a rule before
 	turn    int           // when a rule removes it, from 1; 0 if it does not
 }
@@ -308,7 +308,7 @@ func (v *inventory) addImports() {
 			holding: stored{&v.imports[n]},
 		}
 		if s.Download {
-			i.Type, i.Description, i.current = KindDownload, s.URL, s.URL != ""
+			i.Type, i.Description, i.Kept = KindDownload, s.URL, s.URL != ""
 		} else {
 			trees[s.Digest] = i
 		}

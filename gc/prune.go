@@ -87,7 +87,7 @@ func prune(ctx context.Context, set *stores.Set, o PruneOptions) error {
 		return err
 	}
 	if slices.ContainsFunc(o.Rules, func(r Rule) bool { return !r.All }) {
-		v.markCurrent()
+		v.markKept()
 	}
 	p := &pruner{PruneOptions: o, inventory: v, disk: d, now: time.Now()}
 	p.total, p.inodes = v.total()
@@ -261,7 +261,7 @@ func (p *pruner) candidates(r Rule) []candidate {
 	var list []candidate
 	for n, i := range p.items {
 		i.turn = 0
-		if i.gone || (i.current && !r.All) || p.now.Sub(i.LastUsed) < r.KeepDuration || !matches(r.Filters, i, p.now) {
+		if i.gone || (i.Kept && !r.All) || p.now.Sub(i.LastUsed) < r.KeepDuration || !matches(r.Filters, i, p.now) {
 			continue
 		}
 		list = append(list, candidate{Item: i, place: n})

@@ -22,7 +22,8 @@ func newDiskUsageCommand(s *settings) *cobra.Command {
 		Use:   "du",
 		Short: "Show what the state folder takes on disk",
 		Long: `Show what is remembered between builds: how many items of each type, how big
-they are, and how much of it nobody uses right now, so that prune may remove it.
+they are, how much of it the last builds use (KEPT), which prune keeps, and how
+much no process uses right now, so that "prune --all" may remove it.
 
 Items have these types: base (layers and documents of images from outside),
 layer and build-only (what steps made), tree (imports), download, record (what a
@@ -72,10 +73,10 @@ been used for a day. An item must match all of them.`,
 func showTypes(w io.Writer, usage *gc.Usage) {
 	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	defer table.Flush()
-	fmt.Fprintln(table, "TYPE\tITEMS\tSIZE\tRECLAIMABLE\tLAST USED")
+	fmt.Fprintln(table, "TYPE\tITEMS\tSIZE\tKEPT\tRECLAIMABLE\tLAST USED")
 	for _, kind := range gc.Kinds() {
 		var n int
-		var size, reclaimable int64
+		var size, kept, reclaimable int64
 		var last time.Time
 		for _, i := range usage.Items {
 			if i.Type != kind {
@@ -83,6 +84,9 @@ func showTypes(w io.Writer, usage *gc.Usage) {
 			}
 			n++
 			size += i.Bytes()
+			if i.Kept {
+				kept += i.Bytes()
+			}
 			if !i.InUse {
 				reclaimable += i.Bytes()
 			}
@@ -91,11 +95,11 @@ func showTypes(w io.Writer, usage *gc.Usage) {
 			}
 		}
 		if n > 0 {
-			fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\n", kind, n, size10(size), size10(reclaimable), ago(last))
+			fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\t%s\n", kind, n, size10(size), size10(kept), size10(reclaimable), ago(last))
 		}
 	}
 	if usage.Other.Size > 0 {
-		fmt.Fprintf(table, "other\t\t%s\t\t\n", size10(usage.Other.Size))
+		fmt.Fprintf(table, "other\t\t%s\t\t\t\n", size10(usage.Other.Size))
 	}
 }
 
@@ -128,6 +132,9 @@ func itemFlags(i *gc.Item) string {
 	if i.InUse {
 		flags += ",inuse"
 	}
+	if i.Kept {
+		flags += ",kept"
+	}
 	return flags
 }
 
@@ -137,7 +144,8 @@ func showTotals(w io.Writer, usage *gc.Usage) error {
 	if shared {
 		note = "; the rest is in use"
 	}
-	_, err := fmt.Fprintf(w, "\nTotal: %s in %d files and folders, reclaimable: %s%s\n", size10(usage.Size), usage.Inodes, size10(usage.Reclaimable), note)
+	_, err := fmt.Fprintf(w, "\nTotal: %s in %d files, reclaimable: %s%s\nThe last builds use %s of that, which prune keeps, unless --all.\n",
+		size10(usage.Size), usage.Inodes, size10(usage.Reclaimable), note, size10(usage.Kept))
 	return err
 }
 
