@@ -367,3 +367,14 @@ func (c contents) Image(ctx context.Context, l *layers.Layer) (digest.Digest, er
 	}
 	return manifest, err
 }
+
+// Distrust removes from a state folder what a key vouched for, by the key's ID, and what
+// was built on that. It returns how many records went.
+func Distrust(ctx context.Context, stateDir, key string) (removed int, err error) {
+	cache, err := buildcache.Open(ctx, stateDir)
+	if err != nil {
+		return 0, err
+	}
+	defer cache.Close()
+	return cache.Distrust(key)
+}

@@ -146,7 +146,7 @@ builds of a user share.`,
 	addGroup(cmd, "Look at builds", newExplainCommand(s), newReportCommand(s), newHistoryCommand(s), newLogsCommand(s), newInspectCommand(s),
 		newGrabCommand(s), newChrootCommand(s), newShellCommand(s))
 	addGroup(cmd, "Stackerfiles", newValidateCommand(s), newGraphCommand(s), newConvertCommand(s), newInitCommand(s))
-	addGroup(cmd, "State folder", newDiskUsageCommand(s), newPruneCommand(s), newGCCommand(s), newFsckCommand(s), newCleanCommand(s), newCacheCommand())
+	addGroup(cmd, "State folder", newDiskUsageCommand(s), newPruneCommand(s), newGCCommand(s), newFsckCommand(s), newCleanCommand(s), newCacheCommand(s))
 	addGroup(cmd, "This machine", newCheckCommand(s), newUnprivSetupCommand(s), newVersionCommand(s))
 	return cmd
 }
