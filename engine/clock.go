@@ -39,9 +39,10 @@ const maxEpoch = 253402300799
 var defaultEpoch = time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // clampEpoch is the latest time that a file of a layer may have, which starts from an image
-// that was created then; later ones are set to it.
+// that was created then; later ones are set to it. One that says it was created in the
+// future would clamp nothing, and so says nothing.
 func clampEpoch(created *time.Time) time.Time {
-	if created != nil && created.Unix() > 0 {
+	if created != nil && created.Unix() > 0 && !created.After(time.Now()) {
 		return created.UTC().Truncate(time.Second)
 	}
 	return defaultEpoch

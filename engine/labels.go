@@ -81,6 +81,9 @@ func (b *Builder) generateLabels(ctx context.Context, s *rootfsStep, c *chain) (
 // maxLabel bounds a label's value, in bytes.
 const maxLabel = 1 << 20
 
+// maxLabels bounds all labels together: an image's config is to be smaller.
+const maxLabels = 4 << 20
+
 // readLabels makes a label of each regular file in the labels' folder, as the step sees that:
 // a symlink in its place leads nowhere but into the root filesystem.
 func readLabels(root string) (map[string]string, error) {
@@ -94,9 +97,13 @@ func readLabels(root string) (map[string]string, error) {
 		return nil, fmt.Errorf("generate_labels: %w", err)
 	}
 	labels := map[string]string{}
+	size := 0
 	for _, name := range names {
 		if labels[name], err = readLabel(dir, name); err != nil {
 			return nil, fmt.Errorf("generate_labels: %s/%q %w", labelsDir, name, err)
+		}
+		if size += len(name) + len(labels[name]); size > maxLabels {
+			return nil, fmt.Errorf("generate_labels: the files in %s are more than 4 MiB together, which no image can have", labelsDir)
 		}
 	}
 	return labels, nil

@@ -122,7 +122,21 @@ func (i *Image) write(annotations map[string]string) (err error) {
 		return fmt.Errorf("composing an image: %w", err)
 	}
 	i.Manifest = descriptorOf(ispec.MediaTypeImageManifest, i.ManifestBytes)
+	if i.Config.Size > maxComposed {
+		return tooLarge("config", i.Config.Size, "labels, environment and history")
+	}
+	if i.Manifest.Size > maxComposed {
+		return tooLarge("manifest", i.Manifest.Size, "annotations")
+	}
 	return nil
+}
+
+// maxComposed bounds the config and the manifest of an image, which registries and other
+// programs read into memory: containerd and podman take 4 MiB at most.
+const maxComposed = 4 << 20
+
+func tooLarge(what string, size int64, has string) error {
+	return fmt.Errorf("the image's %s would have %d bytes, and others read %d at most: its %s are too large", what, size, maxComposed, has)
 }
 
 // inherited returns a copy of a base's config that may be changed.

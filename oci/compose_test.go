@@ -198,3 +198,19 @@ func TestComposeUnpackedLayers(t *testing.T) {
 		t.Errorf("%+v", image)
 	}
 }
+
+// What others could not read is not composed.
+func TestComposeTooLarge(t *testing.T) {
+	half := strings.Repeat("x", maxComposed/2)
+	for want, spec := range map[string]ImageSpec{
+		"the image's config would have":   {Labels: map[string]string{"a": half, "b": half}},
+		"the image's manifest would have": {Annotations: map[string]string{"a": half, "b": half}},
+	} {
+		if _, err := Compose(spec); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+	if _, err := Compose(ImageSpec{Labels: map[string]string{"a": half}, Annotations: map[string]string{"a": half}}); err != nil {
+		t.Error(err)
+	}
+}

@@ -35,6 +35,7 @@ var runEscapes = []struct{ name, script string }{
 	{"mounts over what is there", "mkdir /m\n! mount -t tmpfs x /m 2>/dev/null\n! mount --bind / /m 2>/dev/null\n! mount -o remount,rw /sys 2>/dev/null\nrmdir /m"},
 	{"makes a user namespace", "! unshare -U true 2>/dev/null"},
 	{"reads a disk through a device of its own", "mknod /d b 8 0 && ! head -c 1 /d 2>/dev/null\nmknod /e b 254 0 && ! head -c 1 /e 2>/dev/null\nrm /d /e"},
+	{"makes a network device", "mkdir -p /dev/net && mknod /dev/net/tun c 10 200 && ! tunctl -b -t escape 2>/dev/null\n! grep escape /proc/net/dev"},
 	{"reads the kernel's memory", "mknod /k c 1 1 && ! head -c 1 /k 2>/dev/null\nrm /k\ntest ! -s /proc/kcore"},
 	{"changes the kernel", "for f in sys/kernel/core_pattern sys/vm/drop_caches sysrq-trigger irq/default_smp_affinity; do ! (echo 1 >/proc/$f) 2>/dev/null || exit 1; done"},
 	{"reads the kernel's log", "! dmesg 2>/dev/null"},
