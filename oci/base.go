@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -55,7 +54,7 @@ const parallelFetches = 4
 // excepted, and checks it. manifest is the descriptor of an image's manifest,
 // not of an index: see resolve.
 func (s *Store) takeIn(ctx context.Context, src source, ref string, manifest Descriptor, progress func(done, total int64)) (*Base, error) {
-	data, err := s.takeDocument(ctx, src, manifest)
+	data, err := s.document(ctx, src, manifest)
 	if err != nil {
 		return nil, fmt.Errorf("%s: manifest: %w", ref, err)
 	}
@@ -63,7 +62,7 @@ func (s *Store) takeIn(ctx context.Context, src source, ref string, manifest Des
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", ref, err)
 	}
-	config, err := s.takeDocument(ctx, src, m.Config)
+	config, err := s.document(ctx, src, m.Config)
 	if err != nil {
 		return nil, fmt.Errorf("%s: config: %w", ref, err)
 	}
@@ -78,22 +77,59 @@ func (s *Store) takeIn(ctx context.Context, src source, ref string, manifest Des
 			return nil, fmt.Errorf("%s: layer %s is %d bytes long: %w (--max-layer-size)", ref, d.Digest, d.Size, ErrBounds)
 		}
 	}
-	lacking := slices.DeleteFunc(distinct(m.Layers), s.Has)
+	if err := s.takeLayers(ctx, src, base.Layers, progress); err != nil {
+		return nil, fmt.Errorf("%s: layer: %w", ref, err)
+	}
+	// Where the manifest is, all is there and has been compared.
+	for _, document := range []struct {
+		mediaType string
+		content   []byte
+	}{{ispec.MediaTypeImageConfig, config}, {ispec.MediaTypeImageManifest, data}} {
+		if _, err := s.PutBytes(ctx, document.mediaType, document.content); err != nil {
+			return nil, fmt.Errorf("%s: %w", ref, err)
+		}
+	}
+	return base, nil
+}
+
+// takeLayers brings in the layers that are not there. The DiffID of each is compared, also
+// of one that is there: everything that is remembered of an image is found by DiffIDs, so
+// that another content under a known one would not be noticed later.
+func (s *Store) takeLayers(ctx context.Context, src source, layers []Layer, progress func(done, total int64)) error {
+	var all, lacking []Descriptor
+	byDigest := map[digest.Digest]Layer{}
+	for _, l := range layers {
+		if other, ok := byDigest[l.Digest]; ok && other.DiffID != l.DiffID {
+			return fmt.Errorf("%s: its config gives it the diff_ids %s and %s: %w", l.Digest, other.DiffID, l.DiffID, ErrCorrupt)
+		}
+		byDigest[l.Digest] = l
+		all = append(all, l.Descriptor)
+	}
+	all = distinct(all)
+	for _, d := range all {
+		if !s.Has(d) {
+			lacking = append(lacking, d)
+		}
+	}
 	wrote := counted(lacking, progress)
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallelFetches)
-	for _, d := range lacking {
-		g.Go(func() error {
-			if err := s.takeBlob(ctx, src, d, wrote); err != nil {
-				return fmt.Errorf("%s: layer: %w", ref, err)
-			}
-			return nil
-		})
+	for _, d := range all {
+		g.Go(func() error { return s.takeLayer(ctx, src, byDigest[d.Digest], wrote) })
 	}
-	if err := g.Wait(); err != nil {
-		return nil, err
+	return g.Wait()
+}
+
+// takeLayer brings in a layer, or compares the one that is there.
+func (s *Store) takeLayer(ctx context.Context, src source, l Layer, wrote func(n int64)) error {
+	if f, err := s.Open(l.Descriptor); err == nil {
+		err = s.checkDiffID(ctx, f, l)
+		f.Close()
+		if err == nil || s.inspect(l.Descriptor) == nil { // the blob is sound, the image is not
+			return err
+		}
 	}
-	return base, nil
+	return s.takeBlob(ctx, src, l, wrote)
 }
 
 // counted returns a function that adds up what is written of some blobs, for
@@ -123,8 +159,8 @@ func distinct(ds []Descriptor) []Descriptor {
 	return out
 }
 
-// takeDocument brings a manifest or config into the store and returns it, checked.
-func (s *Store) takeDocument(ctx context.Context, src source, d Descriptor) ([]byte, error) {
+// document returns a manifest or config, checked: that of the store, if it is there.
+func (s *Store) document(ctx context.Context, src source, d Descriptor) ([]byte, error) {
 	if err := checkDigest(d.Digest); err != nil {
 		return nil, err
 	}
@@ -138,14 +174,7 @@ func (s *Store) takeDocument(ctx context.Context, src source, d Descriptor) ([]b
 		}
 		_ = s.inspect(here) // it is taken in again
 	}
-	data, err := checkedDocument(ctx, src, d)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := s.PutBytes(ctx, d.MediaType, data); err != nil {
-		return nil, err
-	}
-	return data, nil
+	return checkedDocument(ctx, src, d)
 }
 
 // checkedDocument returns a document of the source if it is what d says.
@@ -165,9 +194,9 @@ func checkedDocument(ctx context.Context, src source, d Descriptor) ([]byte, err
 
 // Take brings a blob into the store with a function that appends to a Writer what that
 // lacks of it. One that was cut is continued; the error is ErrCorrupt where what comes is
-// another blob. progress, if not nil, receives how much of the blob has come.
+// another blob. What it holds is not looked at. progress, if not nil, receives how much of the blob has come.
 func (s *Store) Take(ctx context.Context, d Descriptor, fetch func(context.Context, *Writer) error, progress func(done, total int64)) error {
-	return s.takeBlob(ctx, fetched(fetch), d, counted([]Descriptor{d}, progress))
+	return s.takeBlob(ctx, fetched(fetch), Layer{Descriptor: d}, counted([]Descriptor{d}, progress))
 }
 
 // fetched is a source that gives blobs and nothing else.
@@ -179,9 +208,11 @@ func (f fetched) fetch(ctx context.Context, _ Descriptor, w *Writer) error {
 	return f(ctx, w)
 }
 
-// takeBlob brings one blob into the store. wrote is told each number of bytes that
-// has come, a negative one when they have to come again.
-func (s *Store) takeBlob(ctx context.Context, src source, d Descriptor, wrote func(n int64)) error {
+// takeBlob brings the blob of a layer into the store. wrote is told each number of bytes
+// that has come, a negative one when they have to come again. Without a DiffID the content is
+// not looked at.
+func (s *Store) takeBlob(ctx context.Context, src source, l Layer, wrote func(n int64)) error {
+	d := l.Descriptor
 	if err := checkDigest(d.Digest); err != nil {
 		return err
 	}
@@ -213,7 +244,7 @@ func (s *Store) takeBlob(ctx context.Context, src source, d Descriptor, wrote fu
 			return err
 		}
 	}
-	return w.CommitAs(d)
+	return w.commitLayer(l)
 }
 
 // Base returns a base that was taken in before, by its manifest's digest,

@@ -175,3 +175,43 @@ func FuzzCheckTar(f *testing.F) {
 		}
 	})
 }
+
+// Whatever of the image of a tar is damaged, the next time that the tar is taken in makes it
+// again.
+func TestBaseFromTarIsMadeAgain(t *testing.T) {
+	ctx := context.Background()
+	file := filepath.Join(t.TempDir(), "f.tar")
+	must(t, os.WriteFile(file, tarOf(t, tar.Header{Name: "a"}), 0o644))
+	state := t.TempDir()
+	first, err := OpenStore(state)
+	must(t, err)
+	base, err := first.BaseFromTar(ctx, "/", file, "", amd64)
+	must(t, err)
+	must(t, first.Close())
+	blobs, err := os.ReadDir(first.blobs)
+	must(t, err)
+	for _, blob := range blobs {
+		path := filepath.Join(first.blobs, blob.Name())
+		sound, err := os.ReadFile(path)
+		must(t, err)
+		flipped := append([]byte{}, sound...)
+		flipped[3] ^= 0xff
+		for how, content := range map[string][]byte{"flipped": flipped, "emptied": nil, "cut": sound[:len(sound)/2]} {
+			if how == "flipped" && digest.FromBytes(sound) == base.Layers[0].Digest {
+				continue // of a layer, this shows when it is unpacked
+			}
+			must(t, os.Remove(path))
+			must(t, os.WriteFile(path, content, 0o444))
+			s, err := OpenStore(state)
+			must(t, err)
+			again, err := s.BaseFromTar(ctx, "/", file, "", amd64)
+			if err != nil || again.Manifest != base.Manifest {
+				t.Errorf("%s %s: %v", blob.Name(), how, err)
+			}
+			if got, err := os.ReadFile(path); err != nil || string(got) != string(sound) {
+				t.Fatalf("%s %s: it was not made again, %v", blob.Name(), how, err)
+			}
+			must(t, s.Close())
+		}
+	}
+}

@@ -232,7 +232,10 @@ func (s *Store) Put(ctx context.Context, r io.Reader, want Descriptor) error {
 func (s *Store) PutBytes(ctx context.Context, mediaType string, content []byte) (Descriptor, error) {
 	d := descriptorOf(mediaType, content)
 	if s.Has(d) {
-		return d, nil
+		if _, err := s.ReadAll(d); err == nil {
+			return d, nil
+		}
+		_ = s.inspect(d) // a damaged one is put aside
 	}
 	w, err := s.NewWriter(ctx)
 	if err != nil {
@@ -376,6 +379,21 @@ func (w *Writer) CommitAs(want Descriptor) error {
 	w.s.hold(want.Digest, w.f)
 	w.f = nil // its name in tmp is gone
 	return nil
+}
+
+// commitLayer is CommitAs, if what was written has the layer's DiffID as well, where that is known.
+func (w *Writer) commitLayer(l Layer) error {
+	err := compare(l.Descriptor, sumDigest(w.sum), w.size)
+	if err == nil && l.DiffID != "" {
+		if _, err = w.f.Seek(0, io.SeekStart); err == nil {
+			err = w.s.checkDiffID(w.ctx, w.f, l)
+		}
+	}
+	if err != nil {
+		w.keep = false
+		return err
+	}
+	return w.CommitAs(l.Descriptor)
 }
 
 // hold keeps a blob that this Store has written, by a file that is locked, from being removed.

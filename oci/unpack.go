@@ -83,6 +83,15 @@ func (s *Store) unpack(ctx context.Context, l Layer, root string, changes Change
 		return err
 	}
 	defer f.Close()
+	return s.readLayer(ctx, f, l, progress, func(ctx context.Context, p *digestPipe, count *tally) error {
+		return s.extract(ctx, p, root, changes, count)
+	})
+}
+
+// readLayer decompresses a layer's blob, from f, and compares its DiffID. What there is to
+// do with the content is done by consume, which need not read all of it.
+func (s *Store) readLayer(ctx context.Context, f *os.File, l Layer, progress func(done, total int64),
+	consume func(context.Context, *digestPipe, *tally) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	p := newDigestPipe(ctx)
 	count := &tally{Bounds: s.Bounds, blob: l.Size}
@@ -93,7 +102,7 @@ func (s *Store) unpack(ctx context.Context, l Layer, root string, changes Change
 		p.CloseWrite(inflateLayer(p, f, l.MediaType, count, progress))
 	}()
 
-	if err := s.extract(ctx, p, root, changes, count); err != nil {
+	if err := consume(ctx, p, count); err != nil {
 		return err
 	}
 	// What follows the tar's end belongs to the DiffID too.

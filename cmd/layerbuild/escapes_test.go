@@ -174,7 +174,11 @@ var imageEscapes = []struct {
 	{"a config that is a list", func(c *craft) { c.config = []byte("[]") }, "."},
 	{"a config of 64 MiB", func(c *craft) { c.config = bytes.Repeat([]byte(" "), 64<<20) }, "has 16777217 bytes"},
 	{"a digest that is a path", func(c *craft) { c.layerDescriptor.Digest = "sha256:../../../../../../etc/passwd" }, "digest"},
-	{"a sparse file of 50 GiB", func(c *craft) { c.put(gzipOf(c.t, sparseTar(c.t))) }, "more than 1032 times that when they are unpacked"},
+	{"a sparse file of 50 GiB", func(c *craft) {
+		tarball := sparseTar(c.t)
+		c.put(gzipOf(c.t, tarball))
+		c.diffID = digest.FromBytes(tarball)
+	}, "more than 1032 times that when they are unpacked"},
 	{"endless zeros after the tar", func(c *craft) {
 		c.layerDescriptor.MediaType = ispec.MediaTypeImageLayerZstd
 		c.put(zstdOf(c.t, append(tarOf(c.t, file("f")), make([]byte, 1<<30)...)))
@@ -536,6 +540,46 @@ func TestEscapesOfImages(t *testing.T) {
 		}
 		v.sound()
 	}
+}
+
+// What is known of a layer by its DiffID makes no image sound that gives another content for
+// it: the answer is that of a machine that knows nothing.
+func TestEscapesOfImagesWhoseLayersAreKnown(t *testing.T) {
+	v := newVictim(t)
+	sound := newCraft(t, tarOf(t, file("f")))
+	layout := sound.layout(busyboxBase(t))
+	stackerfile := "x: {from: {type: oci, url: '%s:evil'}, run: 'true'}\nnothing: {from: {type: oci, url: '%s:evil'}}\n"
+	if out, err := v.build(fmt.Sprintf(stackerfile, layout, layout)); err != nil {
+		t.Fatal(out)
+	}
+	other := tarOf(t, file("g"))
+	for name, blob := range map[string][]byte{
+		"another content": gzipOf(t, other), "a cut blob": sound.layer[:len(sound.layer)-20], "another blob that is known": nil,
+	} {
+		c := newCraft(t, tarOf(t, file("f")))
+		if blob == nil { // that of busybox, which is in the image as well
+			base, err := readImage(busyboxBase(t), "latest")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var manifest ispec.Manifest
+			if err := json.Unmarshal(base.manifest, &manifest); err != nil {
+				t.Fatal(err)
+			}
+			if blob, err = os.ReadFile(filepath.Join(busyboxBase(t), "blobs/sha256", manifest.Layers[0].Digest.Encoded())); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.put(blob)
+		layout := c.layout(busyboxBase(t))
+		for _, flag := range []string{"--keep-going", "--no-cache"} { // the first of which changes nothing here
+			out, err := v.build(fmt.Sprintf(stackerfile, layout, layout), "--keep-going", flag)
+			if err == nil || !strings.Contains(out, "2 layers failed") {
+				t.Errorf("%s, %s: %v\n%.2000s", name, flag, err, out)
+			}
+		}
+	}
+	v.sound()
 }
 
 // checkObeyed fails when a terminal would obey something of a text.
