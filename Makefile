@@ -43,6 +43,11 @@ check: ## gofmt and go vet
 test: setup bases check ## everything that must pass
 	$(GO) test $(exec) -count=1 -timeout 30m ./...
 
+.PHONY: test-long
+test-long: setup bases ## the tests that take minutes each, and need buildah
+	@scripts/setup buildah
+	LAYERBUILD_LONG=1 $(GO) test $(exec) -count=1 -timeout 60m -run 'TestDockerfiles' -v ./cmd/layerbuild
+
 .PHONY: race
 race: bases ## the tests, under the race detector
 	@scripts/setup gcc libc6-dev

@@ -171,7 +171,9 @@ func (s *stage) run(c *instructions.RunCommand, here int) error {
 	own := len(mounts) > 0 || offline // they are of a whole layer
 	if own {
 		s.enter()
-		s.importing()
+		if s.importing(); len(s.layer.imports) > 0 {
+			s.begin(nil) // a mount may be where an import goes, and is not of the image
+		}
 	}
 	if offline {
 		s.layer.network = "none"
