@@ -36,8 +36,8 @@ const edits = 12
 // TestRandomHistories builds random graphs through random edits. After each edit
 // the images must be those of a build with an empty cache, and the steps that ran
 // must be those whose inputs had never been seen before, no more and no fewer. At times
-// all snapshots are lost: then more steps may run, where there is no blob to restore them
-// from, and the images are the same.
+// all snapshots are lost: from then on more steps may run, where there is no blob to restore
+// them from, and the images are the same.
 func TestRandomHistories(t *testing.T) {
 	for n := range *propertySeeds {
 		seed := *propertyFirst + n
@@ -48,6 +48,7 @@ func TestRandomHistories(t *testing.T) {
 			state := t.TempDir()
 			seen := map[string]bool{}
 			var history []project
+			lost := false
 			for edit := range edits {
 				if edit > 0 {
 					p = p.edited(r, history)
@@ -56,8 +57,8 @@ func TestRandomHistories(t *testing.T) {
 				dir := t.TempDir() // each state of the project is another checkout
 				p.write(t, dir)
 				want := buildProject(t, dir, t.TempDir())
-				lost := edit > 0 && r.IntN(4) == 0
-				if lost {
+				if edit > 0 && r.IntN(2*edits) == 0 {
+					lost = true
 					if err := os.RemoveAll(filepath.Join(state, "snapshots")); err != nil {
 						t.Fatal(err)
 					}
