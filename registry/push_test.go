@@ -26,9 +26,9 @@ func blob(text string) (ispec.Descriptor, func() (io.ReadCloser, error)) {
 	return d, func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(text)), nil }
 }
 
-func repository(t *testing.T, c *Client, name string, access Access) *Repository {
+func repository(t *testing.T, c *Client, name string) *Repository {
 	t.Helper()
-	r, _, err := c.Repository(Ref{Name: name}, access)
+	r, _, err := c.Repository(Ref{Name: name}, Push)
 	must(t, err)
 	return r
 }
@@ -37,7 +37,7 @@ func repository(t *testing.T, c *Client, name string, access Access) *Repository
 func TestPush(t *testing.T) {
 	host := registrytest.Docker(t)
 	c := New(Options{Username: "user", Password: "s3cret", Pause: time.Microsecond})
-	first, second := repository(t, c, host+"/team/first", Push), repository(t, c, host+"/second", Push)
+	first, second := repository(t, c, host+"/team/first"), repository(t, c, host+"/second")
 	d, open := blob("some content")
 	for _, step := range []struct {
 		to   *Repository
@@ -52,7 +52,7 @@ func TestPush(t *testing.T) {
 	}
 	// Another client knows where it may be only if it is told.
 	other := New(Options{Username: "user", Password: "s3cret", Pause: time.Microsecond})
-	third := repository(t, other, host+"/third", Push)
+	third := repository(t, other, host+"/third")
 	if sent, err := third.Upload(t.Context(), d, open, "elsewhere.example/x", host+"/second:1"); err != nil || sent {
 		t.Errorf("sent %v, %v", sent, err)
 	}
@@ -84,7 +84,7 @@ func TestPush(t *testing.T) {
 // What cannot be read is no fault of the registry.
 func TestUploadThatCannotBeRead(t *testing.T) {
 	server := registrytest.Serve(t, httptest.NewServer)
-	r := repository(t, impatient(), server.Host+"/app", Push)
+	r := repository(t, impatient(), server.Host+"/app")
 	d, _ := blob("some content")
 	broken := errors.New("the disk is broken")
 	for name, open := range map[string]func() (io.ReadCloser, error){
@@ -133,7 +133,7 @@ func TestLoginThatExpires(t *testing.T) {
 					}
 				})
 			})
-			r := repository(t, impatient(auth), server.Host+"/app-"+strings.ToLower(scheme), Push)
+			r := repository(t, impatient(auth), server.Host+"/app-"+strings.ToLower(scheme))
 			d, open := blob(scheme)
 			manifest := []byte(`{"schemaVersion":2}`)
 			for i, do := range []func() error{
@@ -187,7 +187,7 @@ func TestOneToken(t *testing.T) {
 	})
 	c := impatient()
 	for i := range 5 {
-		r := repository(t, c, server.Host+"/app", Push)
+		r := repository(t, c, server.Host+"/app")
 		d, open := blob(fmt.Sprint(i))
 		_, err := r.Upload(t.Context(), d, open)
 		must(t, err)
@@ -201,7 +201,7 @@ func TestOneToken(t *testing.T) {
 // Each refusal is of one kind, whatever is done.
 func TestKindsOfRefusals(t *testing.T) {
 	server := registrytest.Serve(t, httptest.NewServer)
-	r := repository(t, impatient(), server.Host+"/app", Push)
+	r := repository(t, impatient(), server.Host+"/app")
 	d, open := blob("x")
 	for status, want := range map[int]error{
 		401: ErrUnauthorized, 403: ErrForbidden, 404: ErrNotFound, 429: ErrTooManyRequests, 500: ErrServer, 503: ErrServer, 507: ErrServer, 400: nil, 415: nil,
@@ -247,7 +247,7 @@ func TestDeadlines(t *testing.T) {
 	defer silent.Close()
 	defer close(stop)
 	c := New(Options{Pause: time.Microsecond, FirstByte: 50 * time.Millisecond, Stall: 100 * time.Millisecond, Attempts: 1})
-	r := repository(t, c, strings.TrimPrefix(silent.URL, "http://")+"/app", Push)
+	r := repository(t, c, strings.TrimPrefix(silent.URL, "http://")+"/app")
 	d, _ := blob("")
 	d.Size = 1 << 30
 	begun := time.Now()
@@ -272,7 +272,7 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 // What is sent is sent again after the time that the registry asks for.
 func TestRetryAfterOfUploads(t *testing.T) {
 	server := registrytest.Serve(t, httptest.NewServer)
-	r := repository(t, impatient(), server.Host+"/app", Push)
+	r := repository(t, impatient(), server.Host+"/app")
 	d, open := blob("x")
 	var busy, asked atomic.Int32
 	server.Stand(func(next http.Handler) http.Handler {

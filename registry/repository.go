@@ -136,7 +136,7 @@ func (r *Repository) request(ctx context.Context, method, path string, header ht
 			return err
 		}
 		req.Header = header.Clone()
-		if resp, err = s.http.Do(req); err == nil {
+		if resp, err = s.http.Do(req); err == nil { //nolint:bodyclose // the caller closes it
 			if err = transport.CheckError(resp, want...); err == nil {
 				return nil
 			}

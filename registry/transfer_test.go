@@ -36,7 +36,7 @@ func FuzzContentRange(f *testing.F) {
 	f.Add("bytes -5--9/-10", int64(0), int64(-1))
 	f.Add("bytes 9223372036854775807-9223372036854775807/*", int64(1), int64(-1))
 	f.Fuzz(func(t *testing.T, value string, have, length int64) {
-		have = have % 1000
+		have %= 1000
 		sink := &memory{}
 		if have > 0 {
 			sink.Write(make([]byte, have))

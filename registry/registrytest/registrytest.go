@@ -138,7 +138,7 @@ func (c *cutWriter) Write(p []byte) (int, error) {
 		c.left -= len(p)
 		return c.ResponseWriter.Write(p)
 	}
-	c.ResponseWriter.Write(p[:c.left])
+	_, _ = c.ResponseWriter.Write(p[:c.left])
 	c.ResponseWriter.(http.Flusher).Flush()
 	panic(http.ErrAbortHandler)
 }
@@ -157,7 +157,7 @@ func Forward(w http.ResponseWriter, req *http.Request, host string) {
 		w.Header()[k] = v
 	}
 	w.WriteHeader(resp.StatusCode)
-	io.Copy(w, resp.Body)
+	_, _ = io.Copy(w, resp.Body)
 }
 
 // Docker starts Debian's docker-registry, which wants the user "user" with the password
@@ -187,7 +187,7 @@ func start(t *testing.T, program, config string) string {
 	errs, err := cmd.StderrPipe()
 	must(t, err)
 	must(t, cmd.Start())
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	var seen bytes.Buffer
 	buf := make([]byte, 4096)
 	for {
@@ -195,7 +195,7 @@ func start(t *testing.T, program, config string) string {
 		seen.Write(buf[:n])
 		if _, rest, ok := strings.Cut(seen.String(), "listening on "); ok {
 			if host, _, ok := strings.Cut(rest, `"`); ok {
-				go io.Copy(io.Discard, errs)
+				go func() { _, _ = io.Copy(io.Discard, errs) }()
 				return host
 			}
 		}
