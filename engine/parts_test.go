@@ -37,13 +37,16 @@ func TestParts(t *testing.T) {
 			FORMAT compressor`,
 		buildcache.Labels: `
 			BASE chain
+			BIND bind /bound
 			DEFINITION generate_labels
 			DEFINITION network
 			ENV env A
 			ENV env B
 			ENV env PASSED
 			ENV env STACKER_LAYER_NAME
-			FORMAT compatibility`,
+			EPOCH epoch
+			FORMAT compatibility
+			PLATFORM platform`,
 		buildcache.Rootfs: `
 			BASE base
 			BIND bind /bound

@@ -71,7 +71,7 @@ not reproducible.`,
 	mustComplete(cmd, "target", s.completeLayers(&f.Stackerfile, &f.Load))
 	flags.BoolVar(&f.Plan, "dry-run", false, "report what would be built and why, and build nothing")
 	flags.BoolVar(&f.FailOnMiss, "fail-on-miss", false, "fail with status 3 if a layer is not in the cache")
-	flags.StringVarP(&f.output, "output", "o", "", "where images go, as `type=oci,dest=DIR`, or type=cacheonly for nowhere (default: the OCI layout of --oci-dir)")
+	flags.StringVarP(&f.output, "output", "o", "", "write images to `DESTINATION`: type=oci,dest=DIR, or type=cacheonly for nowhere (default: the OCI layout of --oci-dir)")
 	flags.StringVar(&f.MetadataFile, "metadata-file", "", "write the digests of the images to `FILE`, as docker buildx does")
 	flags.StringVar(&f.IIDFile, "iidfile", "", "write the image's ID, the digest of its config, to `FILE` (needs --target if there are several images)")
 	verify := flags.Bool("verify", false, "rebuild layers that are in the cache, and compare the results")

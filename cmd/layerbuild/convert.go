@@ -40,15 +40,15 @@ stackerfile cannot say is told by line, and stands in the stackerfile as a comme
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVarP(&o.Dockerfile, "docker-file", "i", "Dockerfile", "the `file` to read")
-	flags.StringVarP(&o.Stackerfile, "output-file", "o", defaultStackerfile, "the stackerfile to write")
-	flags.StringVarP(&o.SubstituteFile, "substitute-file", "s", "stacker-subs.yaml", "the `file` of substitutions to write")
+	flags.StringVarP(&o.Dockerfile, "docker-file", "i", "Dockerfile", "the `FILE` to read")
+	flags.StringVarP(&o.Stackerfile, "output-file", "o", defaultStackerfile, "write the stackerfile to `FILE`")
+	flags.StringVarP(&o.SubstituteFile, "substitute-file", "s", "stacker-subs.yaml", "the `FILE` of substitutions to write")
 	flags.BoolVar(&o.Offline, "offline", false, "ask no registry what bases say of themselves")
 	name := "app"
 	if s.stacker {
 		name = "${{IMAGE:app}}" // its users give --substitute IMAGE=NAME
 	}
-	flags.StringVar(&o.Name, "name", name, "the name of the layer that the last stage becomes, when it has none")
+	flags.StringVar(&o.Name, "name", name, "the `NAME` of the layer that the last stage becomes, if it has none")
 	return cmd
 }
 

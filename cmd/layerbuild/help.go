@@ -39,7 +39,7 @@ var flagGroups = []flagGroup{
 	{"Images", []string{
 		"output", "layer-type", "no-verity", "compression-format", "compression-level", "timestamps", "annotations-namespace",
 	}},
-	{"Reports", []string{"metadata-file", "iidfile", "progress", "report", "trace", "help"}},
+	{"Reports", []string{"metadata-file", "iidfile", "format", "progress", "report", "trace", "help"}},
 }
 
 // manyFlags is from how many flags on they are listed under headings.

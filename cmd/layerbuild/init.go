@@ -43,6 +43,6 @@ layerbuild convert makes the stackerfile.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringVarP(&file, "stacker-file", "f", defaultStackerfile, "the `file` to write")
+	cmd.Flags().StringVarP(&file, "stacker-file", "f", defaultStackerfile, "write `FILE`")
 	return cmd
 }

@@ -24,11 +24,11 @@ type remoteFlags struct {
 
 func (f *remoteFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringArrayVar(&f.from, "cache-from", nil, "a remote cache to look into, as `type=registry,ref=HOST/REPOSITORY` or type=local,src=DIR; repeatable")
-	flags.StringArrayVar(&f.to, "cache-to", nil, "a remote cache to write to, as `type=registry,ref=HOST/REPOSITORY` or type=local,dest=DIR; with ,mode=max build_only layers too; repeatable")
-	flags.StringVar(&f.signKey, "cache-sign-key", "", "the ed25519 private key in `FILE` signs what is written to remote caches; what it has signed is trusted")
-	flags.StringArrayVar(&f.verifyKeys, "cache-verify-key", nil, "trust what was signed with the key whose public key is in `FILE`; repeatable")
-	flags.DurationVar(&f.timeout, "cache-to-timeout", 10*time.Minute, "how long a build may wait at its end for what it writes to remote caches")
+	flags.StringArrayVar(&f.from, "cache-from", nil, "read the remote cache `SOURCE`: type=registry,ref=HOST/REPOSITORY or type=local,src=DIR (repeatable)")
+	flags.StringArrayVar(&f.to, "cache-to", nil, "write to the remote cache `DESTINATION`: type=registry,ref=HOST/REPOSITORY or type=local,dest=DIR; ,mode=max adds build_only layers (repeatable)")
+	flags.StringVar(&f.signKey, "cache-sign-key", "", "sign what is written to remote caches with the ed25519 private key in `FILE`, and trust what it signed")
+	flags.StringArrayVar(&f.verifyKeys, "cache-verify-key", nil, "trust what was signed with the key whose public key is in `FILE` (repeatable)")
+	flags.DurationVar(&f.timeout, "cache-to-timeout", 10*time.Minute, "wait at most `DURATION` at the end of a build for what is written to remote caches")
 }
 
 // parse reads the flags or, of those that are not given, the variables of the environment
