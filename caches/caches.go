@@ -268,7 +268,7 @@ func (s *Store) parse(name string) (id string, n int, err error) {
 	return c.ID, n, nil
 }
 
-// InUse tells whether some step has the cache.
+// InUse reports whether a step has the cache.
 func (s *Store) InUse(name string) bool {
 	dir, err := s.lock(name)
 	if err == nil {

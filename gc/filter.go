@@ -18,7 +18,7 @@ type Filter struct {
 	before         time.Duration  // for until
 }
 
-// filterKeys are what a filter can ask for; those that are true or false need no value.
+// filterKeys holds the keys of filters. Those that are true or false need no value.
 var filterKeys = map[string]bool{
 	"id": false, "parent": false, "description": false, "type": false, "until": false,
 	"inuse": true, "mutable": true, "immutable": true, "shared": true, "private": true,
@@ -121,10 +121,10 @@ func ParseSize(text string) (Size, error) {
 	return Size{Bytes: n}, nil
 }
 
-// asksInUse tells whether the filter needs to know who uses what.
+// asksInUse reports whether the filter depends on what processes use.
 func (f Filter) asksInUse() bool { return f.key == "inuse" }
 
-// matches tells whether an item matches all filters.
+// matches reports whether an item matches all filters.
 func matches(filters []Filter, i *Item, now time.Time) bool {
 	for _, f := range filters {
 		if !f.matches(i, now) {

@@ -25,11 +25,11 @@ type FsckOptions struct {
 	StateDir string
 	Repair   bool        // put aside what is damaged, forget what refers to nothing
 	ReadData bool        // read packed layers, downloads and the files of snapshots, too
-	Found    func(Fault) // is told of each
+	Found    func(Fault) // is called with each fault
 }
 
-// A Fault is something of a state folder that is not as it should be. No build
-// comes out wrong for it, since it would be noticed; but it would be made again.
+// A Fault is something in a state folder that is not as it should be. It makes no build wrong, since
+// a build would notice it too, and make the thing again.
 type Fault struct {
 	Type     string `json:"type"`
 	ID       string `json:"id"`
@@ -81,7 +81,7 @@ type fsck struct {
 	left    int // faults that were not repaired
 }
 
-// fault tells of a fault, and repairs it if that is wanted.
+// fault repairs a fault if Repair is set, and reports it to Found.
 func (f *fsck) fault(kind, id string, problem error, repair func() error) {
 	fault := Fault{Type: kind, ID: id, Problem: problem.Error()}
 	if f.Repair {

@@ -14,9 +14,9 @@ import (
 	"github.com/layerbuild/layerbuild/stores"
 )
 
-// A holding is what an item is to the room that holds it.
+// A holding is what an item is to the store that holds it.
 type holding interface {
-	// inUse tells whether a process uses it. Nobody does if its inode is not locked.
+	// inUse reports whether a process uses it. None does unless its inode is in locked.
 	inUse(r *stores.Set, locked inodes) bool
 	// remove removes it, but for its blobs, unless a process uses it.
 	remove(ctx context.Context, v *inventory) error
@@ -123,8 +123,7 @@ func (i inodes) has(inode uint64) bool {
 	return there || i == nil
 }
 
-// isInUse tells whether some process uses an item itself, of those whose inodes are
-// locked.
+// isInUse reports whether a process uses an item itself: one of those whose inodes are locked.
 func (v *inventory) isInUse(i *Item, locked inodes) bool {
 	return i.holding != nil && i.holding.inUse(v.Set, locked) ||
 		slices.ContainsFunc(i.blobs, func(b *blob) bool { return locked.has(b.Inode) && v.Blobs.InUse(b.Digest) })

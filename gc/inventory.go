@@ -1,3 +1,8 @@
+// Package gc lists what a state folder holds, measures it, checks it, and removes what may go: the
+// commands du, fsck, prune and gc, and what a build collects when it has ended.
+//
+// An inventory has an Item for each thing that can be removed by itself. What was read of the many
+// small files is kept as facts, so that the next inventory only looks whether they are the same.
 package gc
 
 import (
@@ -82,7 +87,7 @@ type inventory struct {
 	items []*Item
 	other Other
 
-	// What the rooms say.
+	// What the stores list.
 	facts   *facts
 	records []*record
 	last    []lastBuild
@@ -109,7 +114,7 @@ type Other struct {
 	Inodes int64 `json:"inodes"`
 }
 
-// take lists all that the rooms hold, without waiting for those who use it.
+// take lists all that the stores hold, without waiting for processes that use it.
 func take(ctx context.Context, set *stores.Set) (*inventory, error) {
 	v := &inventory{Set: set}
 	if err := v.read(ctx); err != nil {
@@ -480,9 +485,8 @@ func (v *inventory) measureOther(ctx context.Context) error {
 	return nil
 }
 
-// measureTree measures a file, or a folder with all that is in it. By its path in
-// the folder, counts says of each file or folder whether it counts itself, and
-// whether what is in it does; nil says yes.
+// measureTree measures a file, or a folder with all that is in it. For each path in the folder, counts
+// reports whether that itself counts, and whether what is below it does; nil counts everything.
 func measureTree(ctx context.Context, root string, counts func(rel string) (own, below bool)) (Other, error) {
 	var sum Other
 	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {

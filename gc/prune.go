@@ -61,12 +61,12 @@ type PruneOptions struct {
 	Rules    []Rule // each in turn
 	By       string // the command, for the tombstones
 	DryRun   bool
-	Removed  func(Removed) // is told of each
+	Removed  func(Removed) // is called with each
 }
 
-// Prune removes what the rules say, the least recently and least often used
-// first; never what a process uses, and never what something else stands on.
-// Cancelled, it stops at once, and what is left is whole.
+// Prune removes what the rules name, the least recently and least often used first. It never removes
+// what a process uses, or what something else stands on. When ctx ends, Prune stops at once, and what
+// is left is whole.
 func Prune(ctx context.Context, o PruneOptions) error {
 	set, err := stores.OpenExisting(ctx, o.StateDir)
 	if set == nil || err != nil {
