@@ -105,16 +105,25 @@ func (p *parser) mountPath(n *yaml.Node, what string) string {
 		return ""
 	}
 	clean := path.Clean(text)
-	switch taken, _, _ := strings.Cut(strings.TrimPrefix(clean, "/"), "/"); {
+	switch {
 	case !path.IsAbs(text):
 		p.fail(n, "%s %s must be absolute: write %s", what, quote(text), quote("/"+text))
 	case climbs(text):
 		p.fail(n, "%s %s climbs: write a path without ..", what, quote(text))
-	case slices.Contains([]string{"", "dev", "proc", "stacker", "sys"}, taken):
-		p.fail(n, "%s %s is layerbuild's own in each run: choose another place", what, quote(text))
+	case clean == "/" || ofEachRun(clean):
+		p.fail(n, ofEachRunText, what, quote(text))
 	}
 	return clean
 }
+
+// ofEachRun reports whether a clean absolute path is in a folder that each run has anew.
+// What an image has there no run sees.
+func ofEachRun(at string) bool {
+	top, _, _ := strings.Cut(at[1:], "/")
+	return slices.Contains([]string{"dev", "proc", "stacker", "sys"}, top)
+}
+
+const ofEachRunText = "%s %s is layerbuild's own in each run: choose another place"
 
 // checkMounts refuses what would hide each other in a run, or has one name.
 func (p *parser) checkMounts(l *Layer) {

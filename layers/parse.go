@@ -106,6 +106,10 @@ func (p *parser) normalize(n *yaml.Node) string {
 // layerName is what an OCI tag, a file name and the host of a stacker:// may all be.
 var layerName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@+-]*$`)
 
+// tagName is what the tag of an image in an OCI layout may be (OCI image spec, annotations.md,
+// org.opencontainers.image.ref.name).
+var tagName = regexp.MustCompile(`^[A-Za-z0-9]+((?:[_.@+-]|--)[A-Za-z0-9]+)*$`)
+
 // maxName is the most bytes of a name. A pattern that said so would take longer to
 // compile than all else that a start of the program does.
 const maxName = 128
@@ -133,6 +137,9 @@ func (p *parser) oneLayer(e pair) {
 	}
 	if !hasBase {
 		p.fail(e.key, "from is missing: say what the layer starts from, such as from: {type: scratch}")
+	}
+	if isName(e.name, layerName) && !l.BuildOnly && !tagName.MatchString(e.name) {
+		p.fail(e.key, "a layer's name is its image's tag, which ends in a letter or digit and has one of _ . @ + - at a time: rename it, or write build_only: true")
 	}
 	p.checkNames(l)
 	p.checkMounts(l)
@@ -307,7 +314,7 @@ func (p *parser) passthrough(l *Layer, n *yaml.Node) {
 
 func (p *parser) tmpfs(l *Layer, n *yaml.Node) {
 	for _, item := range items(n) {
-		l.Tmpfs = append(l.Tmpfs, folder(p.destText(item, p.nonEmpty(item, "tmpfs"))))
+		l.Tmpfs = append(l.Tmpfs, folder(p.seen(item, p.destText(item, p.nonEmpty(item, "tmpfs")))))
 	}
 }
 
@@ -358,7 +365,7 @@ func (p *parser) bindText(n *yaml.Node) (source, dest string) {
 	case len(words) == 1 && !strings.Contains(words[0], "->"):
 		return words[0], ""
 	case len(words) == 3 && words[1] == "->":
-		return words[0], folder(p.destText(n, words[2]))
+		return words[0], p.bindDest(n, words[2])
 	}
 	p.fail(n, `bind %s must be "source", "source -> dest", or a mapping of source and dest`, quote(n.Value))
 	return "", ""
@@ -372,7 +379,7 @@ func (p *parser) bindFields(n *yaml.Node) (source, dest string, track bool) {
 		p.fail(n, "binds has no source: name a path of this machine")
 	}
 	if v := fields["dest"]; v != nil {
-		dest = folder(p.dest(v))
+		dest = p.bindDest(v, p.nonEmpty(v, "dest"))
 	}
 	if v := fields["track"]; v != nil {
 		track = p.truth(v, "track")

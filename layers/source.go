@@ -222,8 +222,24 @@ func (p *parser) localPath(n *yaml.Node, what string) string {
 }
 
 // dest reads an absolute path in an image. A trailing slash is kept.
-func (p *parser) dest(n *yaml.Node) string {
-	return p.destText(n, p.nonEmpty(n, "dest"))
+func (p *parser) dest(n *yaml.Node) string { return p.seen(n, p.destText(n, p.nonEmpty(n, "dest"))) }
+
+// seen refuses a dest that no run would see.
+func (p *parser) seen(n *yaml.Node, dest string) string {
+	if dest != "" && ofEachRun(dest) {
+		p.fail(n, ofEachRunText, "dest", quote(dest))
+	}
+	return dest
+}
+
+// bindDest returns a dest of a bind. Unlike files of an image, a bind is seen below /dev,
+// /proc and /sys, but cannot take their places, nor that of imports.
+func (p *parser) bindDest(n *yaml.Node, text string) string {
+	dest := folder(p.destText(n, text))
+	if dest == "/stacker" || strings.HasPrefix(dest, "/stacker/") || path.Dir(dest) == "/" && dest != "/" && ofEachRun(dest) {
+		p.fail(n, ofEachRunText, "dest", quote(dest))
+	}
+	return dest
 }
 
 func (p *parser) destText(n *yaml.Node, text string) string {
