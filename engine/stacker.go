@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -36,8 +37,10 @@ func (f *stackerFolder) fill(script string, shown []imported, mirrors []*imports
 	if err := os.Chmod(f.dir, 0o755); err != nil { // a run may be another user's
 		return err
 	}
-	if err := os.Mkdir(f.inside(layers.ImportsFolder), 0o755); err != nil {
-		return err
+	if !allLegacy(shown) {
+		if err := os.Mkdir(f.inside(layers.ImportsFolder), 0o755); err != nil {
+			return err
+		}
 	}
 	if err := os.WriteFile(filepath.Join(f.dir, scriptName), []byte(script), 0o755); err != nil {
 		return err
@@ -54,6 +57,12 @@ func (f *stackerFolder) fill(script string, shown []imported, mirrors []*imports
 		}
 	}
 	return f.fixTimes()
+}
+
+// allLegacy reports whether there are imports, and all are seen in /stacker itself, where
+// scripts written for stacker take whatever they find for an import.
+func allLegacy(shown []imported) bool {
+	return len(shown) > 0 && !slices.ContainsFunc(shown, func(i imported) bool { return i.Folder() != layers.LegacyImportsFolder })
 }
 
 // inside returns where a path below /stacker is on this machine.
