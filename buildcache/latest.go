@@ -64,7 +64,7 @@ func (c *Cache) LatestOf(layer string) ([]Latest, error) {
 
 // LatestIn returns the last builds of all layers of one project, the newest first.
 func (c *Cache) LatestIn(project string) ([]Latest, error) {
-	return c.latestBuilds("*", "*.json", func(l *Latest) bool { return l.Project.Name == project })
+	return c.latestBuilds("*", "*.json", func(l *Latest) bool { return l.Name == project })
 }
 
 func (c *Cache) latestBuilds(stackerfile, layer string, wanted func(*Latest) bool) ([]Latest, error) {

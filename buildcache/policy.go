@@ -41,7 +41,7 @@ const (
 // treatment returns what becomes of a layer's step.
 func (p Policy) treatment(kind Kind, layer string) treatment {
 	t := p.allows(kind)
-	t.again = t.again && p.NoCache != nil && p.NoCache(layer) && !(p.Plan && t.plan == ifHere)
+	t.again = t.again && p.NoCache != nil && p.NoCache(layer) && (!p.Plan || t.plan != ifHere)
 	t.verify = t.verify && p.Verify != nil && p.Verify(layer) && !p.Plan
 	t.refuse = t.refuse && p.FailOnMiss
 	if !p.Plan {

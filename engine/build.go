@@ -296,7 +296,7 @@ func open(ctx context.Context, o Options, graph *layers.Graph) (*Builder, error)
 	}
 	b.Cache.Conceal(graph.Secrets)
 	if b.remote, err = b.openRemote(ctx); err != nil {
-		b.Set.Close()
+		b.Close()
 		return nil, err
 	}
 	b.session = b.newSession()
@@ -339,7 +339,7 @@ func (b *Builder) enter(ctx context.Context) error {
 // close ends the processes of the build and leaves its rooms.
 func (b *Builder) close() {
 	b.runtime.close()
-	b.Set.Close()
+	b.Close()
 }
 
 // canMount fails where root filesystems cannot be mounted. A trial costs as much as

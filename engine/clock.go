@@ -72,9 +72,3 @@ func epochText(epoch time.Time) string {
 	}
 	return epoch.Format(time.RFC3339)
 }
-
-// parseEpochText returns what epochText was given.
-func parseEpochText(text string) time.Time {
-	epoch, _ := time.Parse(time.RFC3339, text) // "now" is none
-	return epoch
-}

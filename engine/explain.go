@@ -272,7 +272,7 @@ func (b *Builder) labelReasons(s *rootfsStep, in buildcache.Inputs, miss error) 
 	}
 	latest, err := b.Cache.Latest(s.l.File.Path, s.l.Name)
 	if err != nil || latest.Keys[buildcache.Labels] == "" {
-		return explain.Miss{First: true}.Reasons(), nil
+		return explain.Miss{First: true}.Reasons(), nil //nolint:nilerr // there was none
 	}
 	key := latest.Keys[buildcache.Labels]
 	before, _ := b.lastRecord(buildcache.Labels, latest)

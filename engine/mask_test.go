@@ -18,7 +18,7 @@ var hardValues = []string{
 // words are what is recognizable of a value: runs of letters and digits.
 func words(value string) (words []string) {
 	for _, word := range strings.FieldsFunc(value, func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9')
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9')
 	}) {
 		if len(word) >= minMasked {
 			words = append(words, word)

@@ -124,7 +124,7 @@ func changedFiles(old, now map[string]content) (lines []string) {
 		for path, was := range old[by].status {
 			if is, ok := now[by].status[path]; ok {
 				c := explain.ChangeAt(path)
-				c.Attributes = append(changes[c.Path].Attributes, statusChange(was, is).Attributes...)
+				c.Attributes = slices.Concat(changes[c.Path].Attributes, statusChange(was, is).Attributes)
 				if len(c.Attributes) > 0 {
 					changes[c.Path] = c
 				}
@@ -143,7 +143,7 @@ func statusChange(old, now syscall.Stat_t) (c explain.Change) {
 	c.Add("owner", fmt.Sprintf("%d:%d", old.Uid, old.Gid), fmt.Sprintf("%d:%d", now.Uid, now.Gid))
 	c.Add("mtime", nanoText(old.Mtim.Nano()), nanoText(now.Mtim.Nano()))
 	if old.Mode&syscall.S_IFMT != syscall.S_IFDIR {
-		c.Add("hard links", strconv.FormatUint(uint64(old.Nlink), 10), strconv.FormatUint(uint64(now.Nlink), 10))
+		c.Add("hard links", strconv.FormatUint(uint64(old.Nlink), 10), strconv.FormatUint(uint64(now.Nlink), 10)) //nolint:unconvert // arm64 has 32 bits
 	}
 	return c
 }

@@ -72,7 +72,7 @@ func TestShellSpelling(t *testing.T) {
 1:44: unsupported placeholder "${A:Z}", although a substitution for A is given: write "${{A:Z}}" to use it, or "${A-}" for the shell's own variable`, ""},
 		{"beside a placeholder", "a: {" + layer + `, build_env: {A: "${{A:1}}"}, run: echo $A}`, "A=2", "", ""},
 		{"escaped", "a: {" + layer + ", run: 'echo ${A-}'}", "A=2", "", `nothing uses the substitution "A"`},
-		{"misspelt", "a: {" + layer + `, cmd: "${{VERSION:1}}"}`, "VERSOIN=2", "", `nothing uses the substitution "VERSOIN": did you mean "VERSION"?`},
+		{"misspelt", "a: {" + layer + `, cmd: "${{VERSION:1}}"}`, "VERSIO=2", "", `nothing uses the substitution "VERSIO": did you mean "VERSION"?`},
 		{"an argument's", "a: {" + layer + `, cmd: "${{ARG_V:1}}"}`, "V=2", "", `nothing uses the substitution "V": did you mean "ARG_V"?`},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -496,6 +496,11 @@ func (x *extractor) touch(in *openFolder) error {
 	if _, ok := x.times[in.path]; ok {
 		return nil
 	}
+	// While a file is written, overlayfs may copy folders up: those above have the time of
+	// now until it sets them back.
+	if err := x.settle(); err != nil {
+		return err
+	}
 	var st unix.Stat_t
 	err := unix.Fstat(in.fd, &st)
 	x.times[in.path] = times{st.Atim, st.Mtim}

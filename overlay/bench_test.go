@@ -83,7 +83,7 @@ func BenchmarkMadeAgain(b *testing.B) {
 				b.StartTimer()
 				diff, err := m.Normalize(b.Context(), epoch)
 				b.StopTimer()
-				if err != nil || diff.Empty != (mtime == epoch) {
+				if err != nil || diff.Empty != mtime.Equal(epoch) {
 					b.Fatal(diff, err)
 				}
 				m.Drop()

@@ -185,7 +185,7 @@ func scanLinks(ctx context.Context, up, low *os.File) (map[inode]*link, error) {
 func note(files map[inode]*link, st, below *unix.Stat_t) {
 	of := files[inodeOf(st)]
 	if of == nil {
-		of = &link{nlink: uint64(st.Nlink), apart: below == nil}
+		of = &link{nlink: uint64(st.Nlink), apart: below == nil} //nolint:unconvert // arm64 has 32 bits
 		if below != nil {
 			of.below = inodeOf(below)
 		}

@@ -58,7 +58,7 @@ func browse(t *testing.T) (ctx context.Context, complaints func() []string) {
 	}
 }
 
-func do(t *testing.T, ctx context.Context, actions ...chromedp.Action[chromedp.Void]) {
+func do(ctx context.Context, t *testing.T, actions ...chromedp.Action[chromedp.Void]) {
 	t.Helper()
 	if err := chromedp.Do(ctx, actions...); err != nil {
 		t.Fatal(err)
@@ -66,7 +66,7 @@ func do(t *testing.T, ctx context.Context, actions ...chromedp.Action[chromedp.V
 }
 
 // evaluate returns what an expression is on the page.
-func evaluate[T any](t *testing.T, ctx context.Context, expression string) T {
+func evaluate[T any](ctx context.Context, t *testing.T, expression string) T {
 	t.Helper()
 	value, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression))
 	if err != nil {
@@ -85,28 +85,28 @@ func TestBrowser(t *testing.T) {
 			t.Fatal(err)
 		}
 		const shown = `[...document.querySelectorAll(".layer")].filter(l => !l.hidden).length`
-		do(t, ctx, chromedp.Navigate("file://"+file))
-		if got := evaluate[int](t, ctx, shown); got != n {
+		do(ctx, t, chromedp.Navigate("file://"+file))
+		if got := evaluate[int](ctx, t, shown); got != n {
 			t.Errorf("%d layers are shown of %d", got, n)
 		}
-		do(t, ctx, chromedp.KeyEvent("/"))
-		if !evaluate[bool](t, ctx, `document.activeElement === search && (search.value = "", true)`) { // the protocol types what a browser would not
+		do(ctx, t, chromedp.KeyEvent("/"))
+		if !evaluate[bool](ctx, t, `document.activeElement === search && (search.value = "", true)`) { // the protocol types what a browser would not
 			t.Error("/ does not lead to the search")
 		}
-		do(t, ctx, chromedp.KeyEvent("needle in layer0"))
-		if got := evaluate[int](t, ctx, shown); got != 1 {
+		do(ctx, t, chromedp.KeyEvent("needle in layer0"))
+		if got := evaluate[int](ctx, t, shown); got != 1 {
 			t.Errorf("%d layers have the needle", got)
 		}
-		evaluate[bool](t, ctx, `search.value = "", search.dispatchEvent(new Event("input"))`)
-		do(t, ctx, chromedp.Click(chromedp.CSS("#only-missed")))
-		if got := evaluate[int](t, ctx, shown); got != (n+2)/3 {
+		evaluate[bool](ctx, t, `search.value = "", search.dispatchEvent(new Event("input"))`)
+		do(ctx, t, chromedp.Click(chromedp.CSS("#only-missed")))
+		if got := evaluate[int](ctx, t, shown); got != (n+2)/3 {
 			t.Errorf("%d of %d layers are shown as built", got, n)
 		}
-		do(t, ctx, chromedp.Click(chromedp.CSS("#timeline a rect")))
-		if !evaluate[bool](t, ctx, `document.querySelector("#layer-0").open`) {
+		do(ctx, t, chromedp.Click(chromedp.CSS("#timeline a rect")))
+		if !evaluate[bool](ctx, t, `document.querySelector("#layer-0").open`) {
 			t.Error("a click on the timeline does not open the layer")
 		}
-		if title := evaluate[string](t, ctx, "document.title"); title != "Build 7: ok" {
+		if title := evaluate[string](ctx, t, "document.title"); title != "Build 7: ok" {
 			t.Errorf("the title is %q", title)
 		}
 	}

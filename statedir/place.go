@@ -24,6 +24,7 @@ type Place struct {
 	// The identity of the folder. The number of its device is no part of that: it may change at a
 	// reboot.
 	Inode      uint64 `json:"inode"`
+	Born       int64  `json:"born,omitempty"` // nanoseconds since 1970; 0 where the filesystem does not know it. Inodes are used again
 	Filesystem string `json:"filesystem"`
 
 	// What the canary has, of what a copy may lose.
@@ -37,8 +38,8 @@ const (
 	canaryName = "canary"
 )
 
-// Place returns where the folder is, and notices if it came there from elsewhere: then its inode or
-// filesystem is another, or its canary has lost something. What cannot be noted, as on a full disk, is
+// Place returns where the folder is, and notices if it came there from elsewhere: then its inode, the
+// time that was made, or its filesystem is another, or its canary has lost something. What cannot be noted, as on a full disk, is
 // noticed again.
 func (d Dir) Place() (Place, error) {
 	var here Place
@@ -51,7 +52,7 @@ func (d Dir) Place() (Place, error) {
 	switch {
 	case !known:
 		here.Elders = d.hasElders()
-	case was.Inode != here.Inode || was.Filesystem != here.Filesystem || !was.canaryLives(d.Path(canaryName)):
+	case was.Inode != here.Inode || was.Born != here.Born || was.Filesystem != here.Filesystem || !was.canaryLives(d.Path(canaryName)):
 		here.Moved = true
 	case was.Owner || os.Geteuid() != 0:
 		return was, nil
@@ -62,7 +63,7 @@ func (d Dir) Place() (Place, error) {
 		here.ID = rand.Text()
 	}
 	if err := d.hatch(&here); err != nil {
-		return was, nil
+		return was, nil //nolint:nilerr // it is noticed again
 	}
 	if here != was {
 		_ = d.notePlace(here)
@@ -96,9 +97,12 @@ func (d Dir) notePlace(p Place) error {
 
 // identify fills in what tells the folder at path from any other.
 func (p *Place) identify(path string) error {
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_INO|unix.STATX_BTIME, &st); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
+	}
+	if st.Mask&unix.STATX_BTIME != 0 {
+		p.Born = st.Btime.Sec*1e9 + int64(st.Btime.Nsec)
 	}
 	var fs unix.Statfs_t
 	if err := unix.Statfs(path, &fs); err != nil {
@@ -129,7 +133,7 @@ func (d Dir) hatch(p *Place) error {
 	if os.Geteuid() == 0 {
 		_ = os.Lchown(path, 1, 1) // EINVAL where there are no other ids; it takes set-id bits away
 	}
-	_ = os.Chmod(path, 0o751|os.ModeSetuid|os.ModeSetgid)
+	_ = os.Chmod(path, 0o755|os.ModeSetuid|os.ModeSetgid) // all may read the attribute
 	p.Xattr = "user.layerbuild"
 	if os.Geteuid() == 0 && !userns.RunningInUserNS() {
 		p.Xattr = "trusted.layerbuild"

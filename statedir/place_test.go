@@ -25,7 +25,7 @@ func TestPlace(t *testing.T) {
 		{"a tar", "tar -C a -c . | tar -C b -x", true},
 		{"a careful tar", "tar --xattrs --xattrs-include='*' -C a -c . | tar --xattrs --xattrs-include='*' -C b -xp", true},
 		{"what is in it restored", "tar -C a -cf t .; rmdir b; mv a b; rm -rf b/*; tar -C b -xf t", true},
-		{"the canary's owner", "rmdir b; mv a b; chown -h 0:0 b/canary; chmod 6751 b/canary", true},
+		{"the canary's owner", "rmdir b; mv a b; chown -h 0:0 b/canary; chmod 6755 b/canary", true},
 		{"the canary's mode", "rmdir b; mv a b; chmod 755 b/canary", true},
 		{"no canary", "rmdir b; mv a b; rm b/canary", true},
 		{"the canary restored with all it has", "rmdir b; mv a b; cp -a b/canary c; rm b/canary; cp -a c b/canary", false},

@@ -22,9 +22,10 @@ func newDir(t *testing.T) Dir {
 	return d
 }
 
-func (d Dir) names(t *testing.T, folder string) []string {
+// born lists what is in tmp.
+func (d Dir) born(t *testing.T) []string {
 	t.Helper()
-	entries, err := os.ReadDir(d.Path(folder))
+	entries, err := os.ReadDir(d.Path("tmp"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		t.Fatal(err)
 	}
@@ -56,7 +57,7 @@ func TestWriteLeavesWhatWasThereAfterAnError(t *testing.T) {
 	if info, err := os.Stat(path); err != nil || info.Mode() != 0o640 {
 		t.Errorf("%v, %v", info.Mode(), err)
 	}
-	if left := d.names(t, "tmp"); len(left) > 0 {
+	if left := d.born(t); len(left) > 0 {
 		t.Errorf("left in tmp: %q", left)
 	}
 }
@@ -82,7 +83,7 @@ func TestSweepLeavesTheLiving(t *testing.T) {
 		}
 	}
 	living := []string{filepath.Base(file.Name()), filepath.Base(folder.Name())}
-	if left := d.names(t, "tmp"); !slices.Equal(left, []string{living[0], living[1], "other", "overlay-dead", "sandbox-dead"}) {
+	if left := d.born(t); !slices.Equal(left, []string{living[0], living[1], "other", "overlay-dead", "sandbox-dead"}) {
 		t.Errorf("left: %q", left)
 	}
 
@@ -90,14 +91,14 @@ func TestSweepLeavesTheLiving(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.SweepUnused(); err != nil || len(d.names(t, "tmp")) != 5 {
-		t.Errorf("while it is in use: %q, %v", d.names(t, "tmp"), err)
+	if err := d.SweepUnused(); err != nil || len(d.born(t)) != 5 {
+		t.Errorf("while it is in use: %q, %v", d.born(t), err)
 	}
 	user.Close()
 	file.Close()
 	folder.Close()
-	if err := d.SweepUnused(); err != nil || !slices.Equal(d.names(t, "tmp"), []string{"overlay-dead", "sandbox-dead"}) {
-		t.Errorf("when nobody uses it: %q, %v", d.names(t, "tmp"), err)
+	if err := d.SweepUnused(); err != nil || !slices.Equal(d.born(t), []string{"overlay-dead", "sandbox-dead"}) {
+		t.Errorf("when nobody uses it: %q, %v", d.born(t), err)
 	}
 }
 
@@ -162,7 +163,8 @@ func TestHeldNoticesAnotherFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		locked = 0
-		if hold() == nil || hold() == nil || locked != 1 {
+		first, second := hold(), hold()
+		if first == nil || second == nil || locked != 1 {
 			t.Errorf("locked %d times", locked)
 		}
 		if _, err := locks.TryOpen(path, os.O_RDONLY, locks.Exclusive); !errors.Is(err, locks.ErrHeld) {

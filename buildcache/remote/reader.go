@@ -196,7 +196,7 @@ func (s *source) has(d digest.Digest) bool {
 // Blob fetches a blob that Has has reported. Where no remote cache gives it whole, it
 // counts as lost: Has reports false from then on.
 func (r *Reader) Blob(ctx context.Context, d ispec.Descriptor, take func(fetch func(context.Context, Sink) error) error) error {
-	err := error(ErrNotFound)
+	err := ErrNotFound
 	for _, s := range r.sources {
 		if !s.has(d.Digest) {
 			continue

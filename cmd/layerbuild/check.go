@@ -20,7 +20,7 @@ func newCheckCommand(s *settings) *cobra.Command {
 		Long: `Try what a build needs of this machine: the kernel, root or a user namespace
 with subordinate ids, overlayfs below the state folder, an OCI runtime. Each is one line; what does not do comes with its
 cure, and makes the exit status 1. What only some builds need is marked with --.`,
-		Args: noArguments(""),
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			findings, err := engine.Check(cmd.Context(), s.stateDir, s.rootsDir, runtime)
 			if err != nil {

@@ -20,7 +20,7 @@ func newCleanCommand(s *settings) *cobra.Command {
 		Long: `Remove the OCI layout that builds write their images to. What is remembered
 between builds stays, so that the next build restores the images without running
 anything; --all removes that too.`,
-		Args: noArguments(""),
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if err = s.reading(cmd.Context(), &load, true); err != nil {
 				return err

@@ -35,7 +35,7 @@ been used for a day. An item must match all of them.`,
 		Example: `  layerbuild du
   layerbuild du --verbose --filter type=layer --filter until=168h
   layerbuild du --format json | jq '.items[] | select(.size > 1e9) | .description'`,
-		Args: noArguments(""),
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			parsed, err := gc.ParseFilters(filters)
 			if err != nil {

@@ -2,10 +2,7 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"io"
-	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -13,32 +10,23 @@ import (
 	"github.com/layerbuild/layerbuild/layers"
 )
 
-// A format is the value of --format: one of some, of which the first is the default.
-type format struct {
-	name  string
-	known []string
+// A format is the value of --format: text, which is the default, or json.
+type format string
+
+func addFormat(cmd *cobra.Command, f *format) {
+	*f = "text"
+	cmd.Flags().Var(f, "format", "the `FORMAT`: text or json")
 }
 
-// addFormat gives a command --format. Without names they are text and json.
-func addFormat(cmd *cobra.Command, f *format, names ...string) {
-	if len(names) == 0 {
-		names = []string{"text", "json"}
-	}
-	f.name, f.known = names[0], names
-	last := len(names) - 1
-	cmd.Flags().Var(f, "format", "the `FORMAT`: "+strings.Join(names[:last], ", ")+" or "+names[last])
-}
-
-func (f *format) String() string { return f.name }
+func (f *format) String() string { return string(*f) }
 func (f *format) Type() string   { return "" }
-func (f *format) json() bool     { return f.name == "json" }
+func (f *format) json() bool     { return *f == "json" }
 
 func (f *format) Set(name string) error {
-	if !slices.Contains(f.known, name) {
-		last := len(f.known) - 1
-		return fmt.Errorf("it should be %s or %s", strings.Join(f.known[:last], ", "), f.known[last])
+	if name != "text" && name != "json" {
+		return errors.New("it should be text or json")
 	}
-	f.name = name
+	*f = format(name)
 	return nil
 }
 

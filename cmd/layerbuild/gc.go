@@ -24,7 +24,7 @@ at most once an hour. The policy is a list of rules in the config file:
 
 Each rule is applied in turn as prune applies its flags. Without a config file
 there are rules like these; "gc: []" is none.`,
-		Args: noArguments(""),
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			policy, err := s.policy()
 			if err != nil {

@@ -29,7 +29,7 @@ cache had. "history show" explains one of them, "history diff" compares two.`,
   layerbuild history show 12
   layerbuild history show 12 web
   layerbuild history diff 11 12`,
-		Args: noArguments(""),
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return s.past(cmd.Context(), func(past *history.Past) error { return listBuilds(cmd.OutOrStdout(), past, format, terminalWidth()) })
 		},

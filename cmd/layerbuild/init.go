@@ -23,7 +23,7 @@ what it made. A file that is there is left as it is. For a project with a Docker
 layerbuild convert makes the stackerfile.`,
 		Example: `  layerbuild init
   layerbuild build`,
-		Args: noArguments(""),
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 			if errors.Is(err, fs.ErrExist) {

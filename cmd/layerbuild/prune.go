@@ -39,7 +39,7 @@ of the disk; durations 90m, 36h or 7d.`,
   layerbuild prune --force --keep-duration 7d
   layerbuild prune --all --keep-storage 20GB --dry-run
   layerbuild prune --all --force --filter type=download --filter until=720h`,
-		Args: noArguments(""),
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return s.prune(cmd, &f) },
 	}
 	flags := cmd.Flags()

@@ -22,7 +22,7 @@ that is a prerequisite of another is built once. Names of layers must be unique
 in all of them. The state folder and the OCI layout are not searched.`,
 		Example: `  layerbuild recursive-build -d images
   layerbuild recursive-build -p '/images/[^/]*\.yaml$'`,
-		Args: noArguments(""),
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			files, err := engine.Find(dir, pattern, s.stateDir, cmp.Or(s.rootsDir, s.stateDir), s.ociDir)
 			if err != nil {

@@ -23,7 +23,7 @@ names. It is run once, as root, with sudo by that very user or with --username.
 ` + "`layerbuild check`" + ` says to the user whether all is there.`,
 		Example: `  sudo layerbuild unpriv-setup
   layerbuild unpriv-setup --username builder --state-dir /var/cache/builder`,
-		Args: noArguments(""),
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			u, err := setupUser(name, uid, gid)
 			if err != nil {

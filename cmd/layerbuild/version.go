@@ -28,7 +28,7 @@ func newVersionCommand(s *settings) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Show the version of layerbuild",
-		Args:  noArguments(""),
+		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			w := cmd.OutOrStdout()
 			switch format {
