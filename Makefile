@@ -44,9 +44,9 @@ test: setup bases check ## everything that must pass
 	$(GO) test $(exec) -count=1 -timeout 30m ./...
 
 .PHONY: test-long
-test-long: setup bases ## the tests that take minutes each, and need buildah
-	@scripts/setup buildah
-	LAYERBUILD_LONG=1 $(GO) test $(exec) -count=1 -timeout 60m -run 'TestDockerfiles' -v ./cmd/layerbuild
+test-long: setup bases ## the tests that take minutes each, or need buildah or a browser
+	@scripts/setup buildah chromium
+	LAYERBUILD_LONG=1 $(GO) test $(exec) -count=1 -timeout 60m -run 'TestDockerfiles|TestBrowser' -v ./cmd/layerbuild ./report
 
 .PHONY: race
 race: bases ## the tests, under the race detector

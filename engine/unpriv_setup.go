@@ -6,8 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-
-	"golang.org/x/sys/unix"
+	"syscall"
 
 	"github.com/layerbuild/layerbuild/namespace"
 )
@@ -43,27 +42,46 @@ func UnprivSetup(u User, stateDir string) (done []string, err error) {
 	return done, nil
 }
 
-// give makes a folder, if need be, and the user its owner, with all that is in it.
-// One with snapshots of another's is refused: the owners of their files would be
-// none of the user's.
+// give makes a folder, if need be, and the user its owner, with all that is in it. Whoever
+// can change the folder meanwhile has nothing outside of it given away. One with
+// snapshots of another's is refused: the owners of their files would be none of the user's;
+// so is one with files of several owners, which may be links to files elsewhere.
 func give(dir string, u User) (bool, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return false, err
 	}
-	var st unix.Stat_t
-	if err := unix.Stat(dir, &st); err != nil {
-		return false, fmt.Errorf("stat %s: %w", dir, err)
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return false, err
 	}
-	if int(st.Uid) == u.UID {
-		return false, nil
+	defer root.Close()
+	owner, err := uidIn(root, ".")
+	if err != nil || owner == u.UID {
+		return false, err
 	}
-	if made, err := os.ReadDir(filepath.Join(dir, "snapshots")); err == nil && len(made) > 0 {
+	if made, err := fs.ReadDir(root.FS(), "snapshots"); err == nil && len(made) > 0 {
 		return false, fmt.Errorf("the state folder %s has layers of another user: `layerbuild clean --all --state-dir %s` removes them, or name another folder", dir, dir)
 	}
-	return true, filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+	return true, fs.WalkDir(root.FS(), ".", func(path string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		return os.Lchown(path, u.UID, u.GID)
+		is, err := uidIn(root, path)
+		if err == nil && is != owner {
+			err = fmt.Errorf("%s belongs to user %d, and the state folder to user %d: name another folder", filepath.Join(dir, path), is, owner)
+		}
+		if err != nil {
+			return err
+		}
+		return root.Lchown(path, u.UID, u.GID)
 	})
+}
+
+// uidIn returns the owner of a file, and not of what it may be a link to.
+func uidIn(root *os.Root, path string) (int, error) {
+	info, err := root.Lstat(path)
+	if err != nil {
+		return 0, err
+	}
+	return int(info.Sys().(*syscall.Stat_t).Uid), nil
 }
