@@ -80,38 +80,70 @@ func tell(ctx context.Context, doing string, h Holder) {
 }
 
 // Held returns the inodes of all files, on any device, that a process has a flock on,
-// and one such process, another than this if there is one (proc_locks(5)). Those of other pid namespaces are not seen, so
-// this serves only to tell people.
+// and one such process, another than this if there is one. Those of other pid namespaces
+// are not seen, so this serves only to tell people.
 func Held() (map[uint64]int, error) {
+	held := map[uint64]int{}
+	err := eachFlock(func(_ string, ino uint64, pid int) {
+		if known := held[ino]; known == 0 || known == os.Getpid() {
+			held[ino] = pid
+		}
+	})
+	return held, err
+}
+
+// eachFlock calls do with the device, the inode and the process of each flock
+// (proc_locks(5)).
+func eachFlock(do func(device string, ino uint64, pid int)) error {
 	f, err := os.Open("/proc/locks")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer f.Close()
-	held := map[uint64]int{}
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		words := strings.Fields(lines.Text())
 		if len(words) < 6 || words[1] != "FLOCK" {
 			continue
 		}
+		at := strings.LastIndexByte(words[5], ':')
 		pid, err1 := strconv.Atoi(words[4])
-		ino, err2 := strconv.ParseUint(words[5][strings.LastIndexByte(words[5], ':')+1:], 10, 64)
-		if known := held[ino]; err1 == nil && err2 == nil && (known == 0 || known == os.Getpid()) {
-			held[ino] = pid
+		ino, err2 := strconv.ParseUint(words[5][at+1:], 10, 64)
+		if err1 == nil && err2 == nil && at > 0 {
+			do(words[5][:at], ino, pid)
 		}
 	}
-	return held, lines.Err()
+	return lines.Err()
 }
 
-// other asks the kernel who else has a file; say is false if it is this process.
+// other asks the kernel who else has a file; say is false if it is this process. A file of
+// the same number on another device counts only where none is on this one: some
+// filesystems tell stat(2) of another device than the kernel has.
 func other(f *os.File) (h Holder, say bool) {
 	var st unix.Stat_t
-	held, err := Held()
-	if err != nil || unix.Fstat(int(f.Fd()), &st) != nil {
+	if unix.Fstat(int(f.Fd()), &st) != nil {
 		return Holder{}, true
 	}
-	pid := held[st.Ino]
+	device := fmt.Sprintf("%02x:%02x", unix.Major(uint64(st.Dev)), unix.Minor(uint64(st.Dev))) //nolint:unconvert // mips has 32 bits
+	best, pid := 0, 0
+	err := eachFlock(func(on string, ino uint64, by int) {
+		if ino != st.Ino {
+			return
+		}
+		rank := 1
+		if by != os.Getpid() {
+			rank++
+		}
+		if on == device {
+			rank += 2
+		}
+		if rank > best {
+			best, pid = rank, by
+		}
+	})
+	if err != nil {
+		return Holder{}, true
+	}
 	command, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 	if err != nil {
 		return Holder{}, true

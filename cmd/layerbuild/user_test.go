@@ -89,9 +89,10 @@ var unequal = map[string]string{
 	"dest-link":        "a link in them leads to the folder of the script",
 	"edges":            "without root they have no devices",
 	"flags":            "random numbers",
-	"layer-types":      "without root no folder is hidden in them",
+	"git-hostile":      "they name git commits, which have a time",
 	"projects":         "stacker's have wall-clock times",
 	"prune-limits":     "random numbers",
+	"remote-lost":      "random numbers",
 	"stacker-habits":   "the author is user@host",
 	"together":         "random numbers",
 }
