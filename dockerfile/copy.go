@@ -124,6 +124,10 @@ var symbolicMode = regexp.MustCompile(`^[ugoa]*[-+=]`)
 
 // put adds an import, with its mode and owner.
 func (s *stage) put(i mapping, t transfer) {
+	if dest, ok := i.get("dest"); ok && layers.OfEachRun(path.Clean("/"+value(dest.(string)))) {
+		s.c.note(t.here, "%s to %s is left out: each run has that place anew", t.what, value(dest.(string)))
+		return
+	}
 	mode := value(t.chmod)
 	_, err := strconv.ParseUint(mode, 8, 16)
 	switch {

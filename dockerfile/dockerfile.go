@@ -7,6 +7,7 @@
 package dockerfile
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
@@ -60,6 +62,9 @@ func Convert(r io.Reader, o Options) (*Result, error) {
 	text, err := io.ReadAll(r)
 	if err != nil {
 		return nil, err
+	}
+	if bytes.IndexByte(text, 0) >= 0 || !utf8.Valid(text) {
+		return nil, errors.New("it is no text: a Dockerfile is UTF-8 without NUL characters")
 	}
 	parsed, err := parse(string(text))
 	if err != nil {

@@ -7,11 +7,17 @@ import (
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+
+	"github.com/layerbuild/layerbuild/layers"
 )
 
 // mount makes of the i-th --mount of a RUN what its layer has for it.
 func (s *stage) mount(here, i int, m *instructions.Mount) {
 	target := strings.TrimSuffix(s.absolute(m.Target), "/")
+	if m.Type != instructions.MountTypeSecret && (target == "" || layers.OfEachRun(target)) {
+		s.c.note(here, "--mount=type=%s is left out: nothing can be mounted on %s, which is layerbuild's own in each run", m.Type, cmp.Or(target, "/"))
+		return
+	}
 	switch m.Type {
 	case instructions.MountTypeBind:
 		s.bind(here, i, m, target)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
 )
@@ -177,12 +179,20 @@ func encode(n *yaml.Node) ([]byte, error) {
 	return out.Bytes(), encoder.Close()
 }
 
+// printable replaces what YAML allows in no comment, and what would end one.
+func printable(r rune) rune {
+	if !unicode.IsPrint(r) || r == utf8.RuneError {
+		return ' '
+	}
+	return r
+}
+
 // comments are notes as YAML has them.
 func (c *converter) comments(notes []Note) string {
 	var lines []string
 	for _, note := range notes {
 		text := literal(fmt.Sprintf("%s:%d: %s", c.File, note.Line, note.Text))
-		lines = append(lines, "# "+strings.NewReplacer("\n", " ", "\r", " ").Replace(text))
+		lines = append(lines, "# "+strings.Map(printable, text))
 	}
 	return strings.Join(lines, "\n")
 }

@@ -110,15 +110,15 @@ func (p *parser) mountPath(n *yaml.Node, what string) string {
 		p.fail(n, "%s %s must be absolute: write %s", what, quote(text), quote("/"+text))
 	case climbs(text):
 		p.fail(n, "%s %s climbs: write a path without ..", what, quote(text))
-	case clean == "/" || ofEachRun(clean):
+	case clean == "/" || OfEachRun(clean):
 		p.fail(n, ofEachRunText, what, quote(text))
 	}
 	return clean
 }
 
-// ofEachRun reports whether a clean absolute path is in a folder that each run has anew.
+// OfEachRun reports whether a clean absolute path is in a folder that each run has anew.
 // What an image has there no run sees.
-func ofEachRun(at string) bool {
+func OfEachRun(at string) bool {
 	top, _, _ := strings.Cut(at[1:], "/")
 	return slices.Contains([]string{"dev", "proc", "stacker", "sys"}, top)
 }

@@ -226,7 +226,7 @@ func (p *parser) dest(n *yaml.Node) string { return p.seen(n, p.destText(n, p.no
 
 // seen refuses a dest that no run would see.
 func (p *parser) seen(n *yaml.Node, dest string) string {
-	if dest != "" && ofEachRun(dest) {
+	if dest != "" && OfEachRun(dest) {
 		p.fail(n, ofEachRunText, "dest", quote(dest))
 	}
 	return dest
@@ -236,7 +236,7 @@ func (p *parser) seen(n *yaml.Node, dest string) string {
 // /proc and /sys, but cannot take their places, nor that of imports.
 func (p *parser) bindDest(n *yaml.Node, text string) string {
 	dest := folder(p.destText(n, text))
-	if dest == "/stacker" || strings.HasPrefix(dest, "/stacker/") || path.Dir(dest) == "/" && dest != "/" && ofEachRun(dest) {
+	if dest == "/stacker" || strings.HasPrefix(dest, "/stacker/") || path.Dir(dest) == "/" && dest != "/" && OfEachRun(dest) {
 		p.fail(n, ofEachRunText, "dest", quote(dest))
 	}
 	return dest
