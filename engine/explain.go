@@ -181,7 +181,7 @@ func (b *Builder) said(s *rootfsStep) map[string]explain.Said {
 
 // baseline returns what a step is best compared with, or nil: the last good build
 // of the layer, else that of the same layer in another checkout of the project, else
-// what has most in common of the project's last builds. live tells whether it is
+// what has most in common of the project's last builds. live reports whether it is
 // still in the cache.
 func (b *Builder) baseline(ctx context.Context, s *rootfsStep, latest *buildcache.Latest) (r *buildcache.Record, kind string, live bool) {
 	if r, live := b.lastRecord(buildcache.Rootfs, latest); r != nil {

@@ -20,7 +20,7 @@ func Markdown(w io.Writer, r *Report, o Options) error {
 		if len(l.Because) > 0 {
 			why = []string{"rebuilt with " + markdown(names(l.Because))}
 		}
-		fmt.Fprintf(&out, "| %s | %s | %s |\n", markdown(l.Name), markdown(outcome(l)), strings.Join(why, "<br>"))
+		fmt.Fprintf(&out, "| %s | %s | %s |\n", markdown(l.Name), markdown(l.Said()), strings.Join(why, "<br>"))
 	}
 	for _, text := range r.Reused() {
 		fmt.Fprintf(&out, "\n%s\n", markdown(text))

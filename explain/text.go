@@ -38,7 +38,7 @@ func Text(w io.Writer, r *Report, o Options) error {
 		if len(l.Because) > 0 && !o.All {
 			continue // below its cause
 		}
-		line(0, escape(l.Name)+": "+outcome(l))
+		line(0, escape(l.Name)+": "+l.Said())
 		for _, text := range l.Lines(o) {
 			line(1, text)
 		}
@@ -76,9 +76,7 @@ func heading(r *Report, o Options) string {
 }
 
 // Said returns what became of the layer, in words.
-func (l *Layer) Said() string { return outcome(l) }
-
-func outcome(l *Layer) string {
+func (l *Layer) Said() string {
 	text := map[string]string{
 		Hit:        "found in the cache",
 		Built:      "built",

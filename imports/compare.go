@@ -13,7 +13,7 @@ import (
 
 // Compare returns in what two trees differ, as go-mtree's Compare tells it, sorted as entries are.
 //
-// That one alone does not do: it makes maps of both trees, takes a second for 100,000 entries, and
+// That one alone is not enough: it makes maps of both trees, takes a second for 100,000 entries, and
 // returns its findings in no order, while a mirror of as many files is changed in a tenth of that.
 // So what differs is found here, and go-mtree is given only that.
 func Compare(old, new []Entry) ([]gomtree.InodeDelta, error) {

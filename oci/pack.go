@@ -396,5 +396,5 @@ func openAt(dir *os.File, base string, flags int) (*os.File, error) {
 
 // procPath is a path to a name in an open folder that is short at any depth.
 func procPath(dir *os.File, base string) string {
-	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), base)
+	return fdPath(int(dir.Fd())) + "/" + base
 }

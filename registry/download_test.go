@@ -67,7 +67,7 @@ func TestHelpersOfDownloads(t *testing.T) {
 	}
 }
 
-// Each failure of a server of files is of a kind, and tells whether waiting may help.
+// Each failure of a server of files is of a kind, and reports whether waiting may help.
 func TestKindsOfFailedDownloads(t *testing.T) {
 	gone := httptest.NewServer(nil)
 	gone.Close()
